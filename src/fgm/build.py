@@ -1,0 +1,58 @@
+"""From a checked config to objects: the one place where the nouns of a recipe are put together."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch import LightningModule
+from rich.console import Console
+
+from fgm.config import digest
+from fgm.errors import Refusal
+from fgm.training.fit import Run
+from fgm.training.setting import Setting
+
+NOUNS = ("data", "path", "time", "optimizer")
+
+
+def build(config: dict[str, Any], console: Console) -> tuple[LightningModule, Run]:
+    """The module to train and what to train it with; a missing teacher is trained on the way.
+
+    Raises:
+        Refusal: a constructor finds its arguments wrong.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    try:
+        setting = build_setting(config)
+        module = instantiate(config["method"])(setting)
+        return module, build_run(config, console)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, Refusal):
+            raise cause from None
+        raise Refusal(f"{config['recipe']}: {cause or error}") from error
+    except ValueError as error:
+        raise Refusal(f"{config['recipe']}: {error}") from error
+
+
+def build_setting(config: dict[str, Any]) -> Setting:
+    teacher = instantiate(config["teacher"]) if config["teacher"] else None
+    nouns, schedule = {name: instantiate(config[name]) for name in NOUNS}, config["training"]
+    with torch.random.fork_rng():
+        torch.manual_seed(config["seed"])
+        net = instantiate(config["network"])
+    return Setting(
+        seed=config["seed"], net=net, teacher=teacher, **nouns,
+        **{name: schedule[name] for name in ("cycles", "batch_size", "warmup", "decay", "clip", "ema_decay")},
+    )  # fmt: skip
+
+
+def build_run(config: dict[str, Any], console: Console) -> Run:
+    return Run(
+        run_dir=Path(config["run_dir"]), name=config["recipe"], logger=config["logger"], console=console,
+        config=config | {"config_digest": digest(config)}, schedule=instantiate(config["training"]),
+        hardware=instantiate(config["trainer"]), evaluation=instantiate(config["evaluation"]),
+    )  # fmt: skip

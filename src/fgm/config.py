@@ -1,0 +1,124 @@
+"""Recipes: from a name and overrides to one resolved, checked config. Imports neither torch nor Lightning.
+
+A recipe is configs/experiment/<name>.yaml, a few values over nouns that configs/ defines. The same name and overrides
+always mean the same run directory, outputs/<name>[,<override>...], so that the same command again resumes.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fgm.errors import Refusal
+from fgm.signatures import check, check_arguments
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+PLACES = ("outputs", "experiments", "run_dir", "logger")  # change where a run writes, not what it is
+
+
+@dataclass(frozen=True)
+class Root:
+    """The keys of a config; those that are nouns are nodes with a _target_."""
+
+    data: Any
+    network: Any
+    path: Any
+    time: Any
+    method: Any
+    teacher: Any
+    optimizer: Any
+    evaluation: Any
+    training: Any
+    trainer: Any
+    recipe: str
+    run_dir: str
+    seed: Annotated[int, "[0, inf)"] = 0
+    logger: Literal["auto", "csv", "wandb"] = "auto"
+    outputs: str = "outputs"
+    experiments: str = "experiments"
+
+
+def recipes() -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+
+
+def read_recipe(recipe: str, overrides: list[str]) -> dict[str, Any]:
+    """The resolved config of a recipe, as plain containers.
+
+    Raises:
+        Refusal: unknown recipe, unknown key, wrong type or value out of range.
+    """
+    if recipe not in recipes():
+        near = get_close_matches(recipe, recipes(), 1)
+        hint = f"did you mean {near[0]}?" if near else "there are:"
+        raise Refusal(f"no recipe {recipe!r} in configs/experiment; {hint} {', '.join(recipes()) if not near else ''}".rstrip())
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base=None):
+            composed = compose("config", overrides=[f"experiment={recipe}", *overrides])
+        config: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise Refusal(one_line(error, recipe, overrides)) from error
+    config |= {"recipe": recipe, "teacher": config.get("teacher") or None}
+    config["run_dir"] = config.get("run_dir") or f"{config['outputs']}/{run_name(recipe, overrides)}"
+    check_arguments(config, "fgm.config.Root", recipe)
+    check(config)
+    return config
+
+
+def one_line(error: Exception, recipe: str, overrides: list[str]) -> str:
+    """Hydra's complaint in one line; for an unknown key, the nearest known one."""
+    text = f"{error}\n{error.__cause__ or ''}"
+    unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text)
+    if unknown is None or not overrides:
+        return str(error).strip().splitlines()[0]
+    key = unknown[1] or unknown[2]
+    known = settings(read_recipe(recipe, []))
+    near = get_close_matches(key, known, 1, 0.5)
+    return f"there is no setting {key}" + (f"; did you mean {near[0]}?" if near else f"; at the root there are {', '.join(k for k in known if '.' not in k)}")
+
+
+def settings(config: dict[str, Any], prefix: str = "") -> list[str]:
+    """All dotted keys."""
+    keys = []
+    for key, value in config.items():
+        keys += [prefix + key, *settings(value, f"{prefix}{key}.")] if isinstance(value, dict) else [prefix + key]
+    return [key for key in keys if not key.rpartition(".")[2].startswith("_")]
+
+
+def run_name(recipe: str, overrides: list[str]) -> str:
+    """recipe,key=value,... in the order given, hashed where it would be too long for a file system."""
+    told = [o for o in overrides if o.split("=")[0].lstrip("+~") not in PLACES]
+    name = ",".join([recipe, *(re.sub(r"[^\w.,=+~-]", "_", o) for o in told)])
+    return name if len(name) <= 120 else f"{recipe},{sha256(name.encode()).hexdigest()[:12]}"
+
+
+def digest(config: dict[str, Any]) -> str:
+    """Twelve hex digits of the resolved config, without the places that it writes to."""
+    content = {key: value for key, value in config.items() if key not in PLACES}
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def parse_arguments(arguments: list[str], default: str = "digits_fgm") -> tuple[str, list[str]]:
+    """The recipe, given as experiment=<name>, and the remaining overrides."""
+    wrong = [a for a in arguments if "=" not in a]
+    if wrong:
+        raise Refusal(f"{wrong[0]!r} is not of the form key=value")
+    named = [a.split("=", 1)[1] for a in arguments if a.startswith("experiment=")]
+    return (named or [default])[-1] or default, [a for a in arguments if not a.startswith("experiment=")]
+
+
+def write_yaml(config: dict[str, Any], path: Path) -> None:
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text())

@@ -1,0 +1,27 @@
+"""Training sets. Each draws batches from an explicit generator, so that a batch is a pure function of its key."""
+
+from typing import Protocol
+
+from torch import Generator, Tensor
+
+
+class Data(Protocol):
+    """A distribution to learn.
+
+    Attributes:
+        shape: of one x_0.
+        num_classes: 0 where there are none.
+        std: standard deviation of x_0 over samples and dims.
+    """
+
+    shape: tuple[int, ...]
+    num_classes: int
+    std: float
+
+    def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
+        """n independent training examples: x_0 (n, *shape) float32 and labels (n,) int64 or None."""
+        ...
+
+    def reference(self, n: int, generator: Generator) -> Tensor:
+        """Up to n examples that stand for the truth in pictures, (n, *shape)."""
+        ...

@@ -1,0 +1,91 @@
+"""Distributions of points in the plane, unlimited and drawn on the fly."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated
+
+import torch
+from torch import Generator, Tensor
+
+from fgm.analytic import GaussianMixture, ring
+from fgm.streams import stream
+
+
+class Points(ABC):
+    """Unlabelled points (n, 2)."""
+
+    shape = (2,)
+    num_classes = 0
+
+    @abstractmethod
+    def points(self, n: int, generator: Generator) -> Tensor: ...
+
+    def draw(self, n: int, generator: Generator) -> tuple[Tensor, None]:
+        return self.points(n, generator), None
+
+    def reference(self, n: int, generator: Generator) -> Tensor:
+        return self.points(n, generator)
+
+    @cached_property
+    def std(self) -> float:
+        return self.points(10_000, stream("data std", index=0)).std().item()
+
+
+@dataclass(frozen=True)
+class Ring(Points):
+    """Equal Gaussians on a circle; the exact velocity is known (analytic.ring)."""
+
+    modes: Annotated[int, "[1, inf)"] = 8
+    radius: Annotated[float, "(0, inf)"] = 2.0
+    mode_std: Annotated[float, "(0, inf)"] = 0.1
+
+    @property
+    def mixture(self) -> GaussianMixture:
+        return ring(self.modes, self.radius, self.mode_std)
+
+    def points(self, n: int, generator: Generator) -> Tensor:
+        return self.mixture.sample(n, generator)
+
+
+@dataclass(frozen=True)
+class Checkerboard(Points):
+    """Uniform on the dark squares of a board of cells x cells, side 4, centred."""
+
+    cells: Annotated[int, "[2, inf)"] = 4
+
+    def points(self, n: int, generator: Generator) -> Tensor:
+        within = torch.rand(n, 2, generator=generator)
+        row = torch.randint(self.cells, (n,), generator=generator)
+        dark = torch.randint(self.cells // 2, (n,), generator=generator)
+        cell = torch.stack([2 * dark + row % 2, row], 1)
+        return 4 * (cell + within) / self.cells - 2
+
+
+@dataclass(frozen=True)
+class TwoMoons(Points):
+    """Two interleaved half circles, scaled to about [-2, 2]."""
+
+    noise: Annotated[float, "[0, inf)"] = 0.05
+
+    def points(self, n: int, generator: Generator) -> Tensor:
+        angle = math.pi * torch.rand(n, generator=generator)
+        side = 2.0 * torch.randint(2, (n,), generator=generator) - 1
+        moons = torch.stack([side * angle.cos() + (1 - side) / 2 - 0.5, side * angle.sin() + (1 - side) / 4 - 0.25], 1)
+        return 1.3 * (moons + self.noise * torch.randn(n, 2, generator=generator))
+
+
+@dataclass(frozen=True)
+class Spirals(Points):
+    """Two arms of an Archimedean spiral, radius up to 2."""
+
+    turns: Annotated[float, "(0, inf)"] = 1.5
+    noise: Annotated[float, "[0, inf)"] = 0.05
+
+    def points(self, n: int, generator: Generator) -> Tensor:
+        fraction = torch.rand(n, generator=generator).sqrt()
+        arm = math.pi * torch.randint(2, (n,), generator=generator)
+        angle = 2 * math.pi * self.turns * fraction + arm
+        spiral = 2 * fraction[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
+        return spiral + self.noise * torch.randn(n, 2, generator=generator)

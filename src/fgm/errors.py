@@ -1,0 +1,20 @@
+"""One way to say no: a clear line and exit code 2, before anything is written."""
+
+import sys
+from collections.abc import Callable
+
+
+class Refusal(Exception):
+    """Bad input; the message says what, where, and what to do."""
+
+
+def entry(main: Callable[[list[str]], None]) -> None:
+    """Run a command on the arguments of the process; a Refusal is one line on stderr and exit code 2."""
+    try:
+        main(sys.argv[1:])
+    except Refusal as refusal:
+        print(f"error: {refusal}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: the same command again goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

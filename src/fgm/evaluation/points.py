@@ -1,0 +1,83 @@
+"""The panel for points. No one number suffices: each of these is blind to a failure that another one sees.
+
+    sliced_w2                 over the first N_SORTED samples
+    energy, mmd               over the first N_PAIRS samples, since they cost N^2
+    mode_kl                   KL(shares of the modes among samples || weights): dropped modes
+    mode_share_error          max_k |share_k / w_k - 1|
+    nll_gap                   E[-log p(x)] - entropy of p: positive for points where p is small, negative for collapse
+
+The last three exist where the mixture is known.
+"""
+
+import torch
+from torch import Tensor
+
+from fgm.analytic import GaussianMixture
+from fgm.data.points import Points
+from fgm.evaluation.distances import energy_distance, mmd, sliced_w2
+from fgm.paths import RectifiedPath
+from fgm.records import Measurement
+from fgm.streams import stream
+
+FLOOR_PAIRS = 5
+N_SORTED = 10_000
+N_PAIRS = 2_000
+
+
+class PointPanel:
+    """Samples against fresh draws of data.
+
+    Args:
+        data: the truth.
+    """
+
+    def __init__(self, data: Points) -> None:
+        self.data = data
+        self.mixture: GaussianMixture | None = getattr(data, "mixture", None)
+
+    def real(self, n: int, index: int) -> Tensor:
+        return self.data.points(n, stream("point panel", index=index))
+
+    def measure(self, x_0: Tensor, labels: Tensor | None = None) -> list[Measurement]:
+        return self.compare(x_0.float(), self.real(N_SORTED, 0)) + self.modes(x_0.float())
+
+    def compare(self, x: Tensor, y: Tensor) -> list[Measurement]:
+        x, y = x[: len(y)], y[: len(x)]
+        values = [
+            ("sliced_w2", sliced_w2(x, y), len(x)),
+            ("energy", energy_distance(x[:N_PAIRS], y[:N_PAIRS]), min(len(x), N_PAIRS)),
+            ("mmd", mmd(x[:N_PAIRS], y[:N_PAIRS]), min(len(x), N_PAIRS)),
+        ]
+        return [Measurement(metric, value, n, f"against {n} fresh points") for metric, value, n in values]
+
+    def modes(self, x: Tensor) -> list[Measurement]:
+        if self.mixture is None:
+            return []
+        share, weights = mode_shares(x, self.mixture), self.mixture.weights
+        values = {
+            "mode_kl": torch.xlogy(share, share / weights).sum().item(),
+            "mode_share_error": (share / weights - 1).abs().max().item(),
+            "nll_gap": negative_log_likelihood(x, self.mixture)
+            - negative_log_likelihood(self.real(100_000, 1), self.mixture),
+        }
+        return [Measurement(metric, value, len(x), "exact mixture") for metric, value in values.items()]
+
+    def bounds(self) -> list[Measurement]:
+        """The mean over FLOOR_PAIRS pairs of fresh real samples: what a perfect generator would get."""
+        sets = [self.real(N_SORTED, index) for index in range(2, 2 + 2 * FLOOR_PAIRS)]
+        fresh = [self.compare(x, y) for x, y in zip(sets[::2], sets[1::2], strict=True)]
+        return [
+            Measurement(same[0].metric, sum(m.value for m in same) / FLOOR_PAIRS, same[0].n, f"floor: {same[0].protocol}")
+            for same in zip(*fresh, strict=True)
+        ]
+
+
+def mode_shares(x: Tensor, mixture: GaussianMixture) -> Tensor:
+    """Share of points nearest to each mean, (k,)."""
+    nearest = torch.cdist(x, mixture.means).argmin(1)
+    return nearest.bincount(minlength=len(mixture.weights)) / len(x)
+
+
+def negative_log_likelihood(x: Tensor, mixture: GaussianMixture) -> float:
+    """E[-log p(x)] in nats."""
+    return -mixture.log_density(x.double(), torch.zeros((), dtype=torch.float64), RectifiedPath()).mean().item()

@@ -1,0 +1,50 @@
+"""Samples as a pure function of (seed, index): which device or batch draws them does not matter."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fgm.networks.ode import OdeSampler
+from fgm.paths import Path
+from fgm.solvers import TimeGrid
+from fgm.streams import sample_noise
+
+
+@dataclass(frozen=True)
+class Source:
+    """A sampler (z, condition) -> x_0 and what is to be said of its samples.
+
+    Attributes:
+        name: as in pictures and on the console.
+        nfe: network evaluations a sample.
+        weights: ema, raw or teacher.
+    """
+
+    name: str
+    sampler: nn.Module
+    nfe: int
+    weights: str
+
+
+def many_step(net: nn.Module, path: Path, steps: int) -> Source:
+    """The teacher's ODE by Euler's method."""
+    sampler = OdeSampler(net, path, TimeGrid(steps, t_min=path.t_min))
+    return Source(f"teacher, {steps} steps", sampler, sampler.nfe, "teacher")
+
+
+def labels_of(indices: Tensor, num_classes: int) -> Tensor | None:
+    """Sample i is of class i modulo num_classes, so that classes are balanced however the range is cut."""
+    return indices % num_classes if num_classes else None
+
+
+@torch.no_grad()
+def draw_samples(
+    source: Source, seed: int, n: int, shape: tuple[int, ...], num_classes: int, device: torch.device, batch: int = 1000
+) -> tuple[Tensor, Tensor | None]:
+    """Samples 0 to n - 1 and their labels, on the CPU."""
+    indices, samples = torch.arange(n), []
+    for chunk in indices.split(batch):
+        z, labels = sample_noise(seed, chunk.tolist(), shape), labels_of(chunk, num_classes)
+        samples.append(source.sampler(z.to(device), labels if labels is None else labels.to(device)).float().cpu())
+    return torch.cat(samples), labels_of(indices, num_classes)

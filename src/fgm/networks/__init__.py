@@ -1,0 +1,1 @@
+"""Velocity networks and their wrappers. One protocol: velocity(x_t, t, condition) -> (batch, *dims)."""

@@ -1,0 +1,98 @@
+"""A class-conditional diffusion transformer (Peebles and Xie, arXiv 2212.09748), small enough for a laptop.
+
+Tokens are patches; every block is modulated by time and class through adaLN-zero, so that a fresh network is the zero
+field. Shapes in the code: b batch, n tokens, w width, h heads.
+"""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+from fgm.networks.embedding import ConditionEmbedding
+
+
+class Attention(nn.Module):
+    """Self-attention, (b, n, w) -> (b, n, w)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (b, h, n, w/h)
+        return self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each shifted, scaled and gated by the condition (b, w)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.attention = Attention(width, heads)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
+        self.modulation = zeroed(nn.Linear(width, 6 * width))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, 2)
+        x = x + gate_a * self.attention(torch.addcmul(shift_a, self.norm(x), 1 + scale_a))
+        return x + gate_m * self.mlp(torch.addcmul(shift_m, self.norm(x), 1 + scale_m))
+
+
+class DiT(nn.Module):
+    """v(x_t, t, condition) for images x_t (b, channels, size, size).
+
+    Args:
+        size: side of the image, a multiple of patch.
+        channels: of the image.
+        patch: side of a patch.
+        width: of a token, a multiple of heads.
+        depth: number of blocks.
+        heads: of the attention.
+        num_classes: 0 for an unconditional network; else labels run from 0, and num_classes is the null label.
+    """
+
+    def __init__(
+        self,
+        size: Annotated[int, "[1, inf)"],
+        channels: Annotated[int, "[1, inf)"] = 1,
+        patch: Annotated[int, "[1, inf)"] = 2,
+        width: Annotated[int, "[1, inf)"] = 96,
+        depth: Annotated[int, "[1, inf)"] = 4,
+        heads: Annotated[int, "[1, inf)"] = 4,
+        num_classes: Annotated[int, "[0, inf)"] = 0,
+    ) -> None:
+        super().__init__()
+        if size % patch or width % heads:
+            raise ValueError(f"DiT: patch {patch} must divide size {size}, and heads {heads} must divide width {width}")
+        self.shape, self.num_classes = (channels, size, size), num_classes
+        self.patchify = nn.PixelUnshuffle(patch)
+        self.unpatchify = nn.PixelShuffle(patch)
+        self.embed = nn.Linear(channels * patch**2, width)
+        self.position = nn.Parameter(0.02 * torch.randn((size // patch) ** 2, width))
+        self.condition = ConditionEmbedding(width, num_classes)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = zeroed(nn.Linear(width, 2 * width))
+        self.head = zeroed(nn.Linear(width, channels * patch**2))
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        patches = self.patchify(x_t)
+        tokens = self.embed(patches.flatten(2).transpose(1, 2)) + self.position
+        features = silu(self.condition(t, condition))
+        for block in self.blocks:
+            tokens = block(tokens, features)
+        shift, scale = self.modulation(features)[:, None].chunk(2, 2)
+        output = self.head(torch.addcmul(shift, self.norm(tokens), 1 + scale))
+        return self.unpatchify(output.transpose(1, 2).unflatten(2, patches.shape[2:]))
+
+
+def zeroed(layer: nn.Linear) -> nn.Linear:
+    """The layer with weight and bias set to zero (adaLN-zero)."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

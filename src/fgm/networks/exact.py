@@ -1,0 +1,21 @@
+"""The exact velocity of a Gaussian mixture as a teacher: no weights, no training, no error."""
+
+from torch import Tensor, nn
+
+from fgm.analytic import GaussianMixture
+from fgm.paths import Path
+
+
+class ExactVelocity(nn.Module):
+    """v(x_t, t) = E[c | x_t] for mixture data on path, x_t (batch, d); takes and ignores a condition."""
+
+    def __init__(self, mixture: GaussianMixture, path: Path) -> None:
+        super().__init__()
+        self.path, self.shape, self.num_classes = path, tuple(mixture.means.shape[1:]), 0
+        for name in ("weights", "means", "stds"):
+            self.register_buffer(name, getattr(mixture, name))
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        del condition
+        buffers = (self.get_buffer(name).to(x_t.dtype) for name in ("weights", "means", "stds"))
+        return GaussianMixture(*buffers).velocity(x_t, t, self.path)

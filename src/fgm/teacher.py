@@ -1,0 +1,76 @@
+"""Where a teacher comes from: a run of ours, by the name of its recipe, or a file of weights. A config's `teacher` node.
+
+Any other `_target_` that returns a velocity network, velocity(x_t, t, condition), is a teacher as well.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from fgm.config import read_recipe, read_yaml
+from fgm.errors import Refusal
+
+WEIGHTS = "teacher.safetensors"
+
+
+def run_of(recipe: str, overrides: list[str], outputs: str, experiments: str) -> dict[str, Any]:
+    """The config of the run that trains, or has trained, the teacher."""
+    return read_recipe(recipe, [*overrides, f"outputs={outputs}", f"experiments={experiments}"])
+
+
+def from_run(
+    recipe: str, overrides: list[str], train: bool, guidance: Annotated[float, "[0, inf)"], outputs: str, experiments: str
+) -> Any:
+    """The averaged network of a teacher's run, trained first if it is not there.
+
+    Args:
+        recipe, overrides: which run.
+        train: whether to train it where it is missing.
+        guidance: scale of classifier-free guidance; 1 for none.
+        outputs, experiments: as in the root config.
+    """
+    config = run_of(recipe, overrides, outputs, experiments)
+    weights = Path(config["run_dir"]) / WEIGHTS
+    if not (weights.parent / "results.json").exists():
+        from fgm.train import train as train_recipe  # which needs this module
+
+        train_recipe(config)
+    return from_file(str(weights), read_yaml(weights.parent / "config.yaml")["network"], guidance)
+
+
+def run_dir(node: dict[str, Any] | None) -> Path | None:
+    """Of the run that a `teacher` node names, if it names one."""
+    if not node or node["_target_"] != "fgm.teacher.from_run":
+        return None
+    return Path(run_of(*(node[key] for key in ("recipe", "overrides", "outputs", "experiments")))["run_dir"])
+
+
+def require(node: dict[str, Any] | None) -> None:
+    """Refuse a teacher that is missing and may not be trained; cheap, before anything heavy is imported."""
+    directory = run_dir(node)
+    if node and directory and not node["train"] and not (directory / WEIGHTS).exists():
+        raise Refusal(f"the teacher {directory / WEIGHTS} is missing and teacher.train is false: make train EXP={node['recipe']}")
+    if node and node["_target_"] == "fgm.teacher.from_file" and not Path(node["file"]).is_file():
+        raise Refusal(f"teacher.file: there is no file {node['file']}")
+
+
+def from_file(file: str, network: Any, guidance: Annotated[float, "[0, inf)"] = 1.0) -> Any:
+    """A network with the weights of a .safetensors file.
+
+    Args:
+        file: its path.
+        network: config node of the architecture, or a network.
+        guidance: scale of classifier-free guidance; 1 for none.
+    """
+    from hydra.utils import instantiate
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from fgm.networks.guidance import Guided
+
+    net = instantiate(network) if isinstance(network, dict) else network
+    try:
+        net.load_state_dict(load_file(file))
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise Refusal(f"{file} does not hold the weights of this {type(net).__name__}: {reason}") from error
+    return net if guidance == 1 else Guided(net, guidance)

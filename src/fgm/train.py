@@ -1,0 +1,122 @@
+"""python -m fgm.train experiment=<recipe> [key=value ...]: train, measure, record. The same command again resumes."""
+
+import json
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fgm import teacher
+from fgm.config import PLACES, digest, parse_arguments, read_recipe, read_yaml, write_yaml
+from fgm.errors import Refusal, entry
+from fgm.records import Measurement, append_row, write_json
+
+
+def main(arguments: list[str]) -> None:
+    train(read_recipe(*parse_arguments(arguments)))
+
+
+def train(config: dict[str, Any]) -> None:
+    """Run one config to its end, or say that it is done.
+
+    Raises:
+        Refusal: bad input; nothing was written.
+    """
+    console, run_dir = Console(highlight=False, soft_wrap=True), Path(config["run_dir"])
+    if is_done(config, run_dir):
+        console.print(f"{run_dir} is done: its results.json, samples and weights are there (delete it to run again)")
+        return
+    teacher.require(config["teacher"])
+    console.print(f"{config['recipe']}: {run_dir}")
+    from fgm.build import build  # torch and Lightning, from here on
+
+    module, run = build(config, console)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_yaml(config, run_dir / "config.yaml")
+    fit_and_record(module, run, config)
+
+
+def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
+    """Train, export, measure, and append the row. A run's results.json comes last, and marks it done."""
+    from fgm.export import export_weights
+    from fgm.training.evaluation import final_measurements
+    from fgm.training.fit import fit
+
+    began = time.perf_counter()
+    timing = fit(module, run)
+    timing["train_s"] = time.perf_counter() - began - timing["evaluate_s"]
+    export_weights(module, run.run_dir)
+    results = final_measurements(run.evaluation, module, run.console, known_measurements(config))
+    run.evaluation.show(module.sources(), module.setting.data, module.device, run.run_dir / "samples" / "final.png")
+    row = provenance(config) | {"images_seen": module.images_seen, "wall_s": round(time.perf_counter() - began, 1)}
+    row |= {name: round(seconds, 1) for name, seconds in timing.items()} | {"results": [m.row() for m in results]}
+    append_row(Path(config["experiments"]) / config["recipe"] / "runs.jsonl", row)
+    write_json(run.run_dir / "results.json", row)
+    run.console.print(summary(results, config["recipe"]))
+    run.console.print(f"pictures in {run.run_dir}/samples, row in {config['experiments']}/{config['recipe']}/runs.jsonl (make table)")
+
+
+def known_measurements(config: dict[str, Any]) -> list[Measurement]:
+    """What the teacher's own run has measured on the very same noise, so that it need not be measured twice."""
+    run_dir = teacher.run_dir(config["teacher"])
+    if run_dir is None or read_yaml(run_dir / "config.yaml")["evaluation"] | {"every": 0} != config["evaluation"] | {"every": 0}:
+        return []
+    rows = json.loads((run_dir / "results.json").read_text())["results"]
+    return [Measurement(**{**row, "extra": {}}) for row in rows if row["weights"] == "teacher"]
+
+
+def provenance(config: dict[str, Any]) -> dict[str, Any]:
+    import platform
+
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+    return {
+        "recipe": config["recipe"], "commit": commit(), "config_digest": digest(config), "seed": config["seed"],
+        "device": device, "torch": torch.__version__, "python": platform.python_version(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+
+
+def commit() -> str:
+    """Of the working tree, with + where it has changes to tracked source or configs; unknown outside a checkout."""
+    try:
+        head = git("rev-parse", "--short=12", "HEAD")
+        return head + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", "src", "configs") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def git(*arguments: str) -> str:
+    root = Path(__file__).parents[2]
+    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def summary(results: list[Measurement], title: str) -> Table:
+    table = Table("metric", "value", "n", "nfe", "weights", "protocol", title=title)
+    for m in results:
+        table.add_row(m.metric, f"{m.value:.4g}", str(m.n), str(m.nfe), m.weights, m.protocol)
+    return table
+
+
+def is_done(config: dict[str, Any], run_dir: Path) -> bool:
+    """Whether run_dir holds the finished run of this very config.
+
+    Raises:
+        Refusal: it holds another config's run.
+    """
+    if not (run_dir / "config.yaml").exists():
+        return False
+    other = read_yaml(run_dir / "config.yaml")
+    if digest(other) != digest(config):
+        changed = [key for key in config if key not in PLACES and other.get(key) != config[key]]
+        raise Refusal(f"{run_dir} holds a run of another config (differs in {', '.join(changed)}): delete it or give run_dir=")
+    return (run_dir / "results.json").exists()
+
+
+if __name__ == "__main__":
+    entry(main)

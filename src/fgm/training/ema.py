@@ -1,0 +1,21 @@
+"""Exponential moving average of one network's weights: ema <- ema + (1 - decay) (weights - ema)."""
+
+from copy import deepcopy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def frozen_copy(net: Net) -> Net:
+    return deepcopy(net).requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, net: nn.Module, decay: float) -> None:
+    """One step of the average, in place; buffers are copied."""
+    torch._foreach_lerp_(list(ema.parameters()), [p.detach() for p in net.parameters()], 1 - decay)
+    for averaged, current in zip(ema.buffers(), net.buffers(), strict=True):
+        averaged.copy_(current)

@@ -1,0 +1,97 @@
+"""From a module to a fitted module: the Trainer, its callbacks, and the way back from a checkpoint."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from rich.console import Console
+from torch.utils.data import DataLoader
+
+from fgm.errors import Refusal
+from fgm.training.checkpoints import LAST, AtomicCheckpointIO, SaveLast
+from fgm.training.evaluation import Evaluate, Evaluation
+from fgm.training.logs import loggers, progress
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, how much at once, and how often to report; the first six are described in Setting."""
+
+    cycles: Annotated[int, "[1, inf)"]
+    batch_size: Annotated[int, "[1, inf)"]
+    warmup: Annotated[int, "[0, inf)"]
+    decay: Annotated[float, "[0, 1]"]
+    clip: Annotated[float, "(0, inf]"]
+    ema_decay: Annotated[float, "[0, 1)"]
+    log_every: Annotated[int, "[1, inf)"]
+    save_every: Annotated[int, "[1, inf)"]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where to run. bf16 is a precision of the networks' arithmetic alone; weights, times and losses are float32."""
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: Annotated[int, "[1, inf)"] = 1
+    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training is given besides its module."""
+
+    run_dir: Path
+    name: str
+    logger: Any
+    config: dict[str, Any]
+    schedule: Schedule
+    hardware: Hardware
+    evaluation: Evaluation
+    console: Console
+
+
+def last_checkpoint(run_dir: Path) -> tuple[Path | None, int]:
+    """The checkpoint to go on from, if there is one, and its cycle.
+
+    Raises:
+        Refusal: the file cannot be read.
+    """
+    path = run_dir / LAST
+    if not path.exists():
+        return None, 0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return path, int(state["state_dict"]["cycle"])
+    except Exception as error:
+        raise Refusal(f"{path} cannot be read ({type(error).__name__}): delete it to start again") from error
+
+
+def fit(module: LightningModule, run: Run) -> dict[str, float]:
+    """Train to the last cycle, from the last checkpoint where there is one; seconds spent, by kind."""
+    checkpoint, cycle = last_checkpoint(run.run_dir)
+    if checkpoint:
+        run.console.print(f"going on from cycle {cycle} of {run.schedule.cycles}")
+    chosen = loggers(run.logger, run.run_dir, run.name, run.config, cycle, run.console)
+    evaluate = Evaluate(run.evaluation, run.run_dir, run.console)
+    trainer = build_trainer(run, chosen, [evaluate, SaveLast(run.run_dir, run.schedule.save_every), progress(run.console)])
+    cycles = DataLoader(torch.arange(run.schedule.cycles), batch_size=1)  # a step draws all it needs from its streams
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers")
+        try:
+            trainer.fit(module, cycles, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as stop:  # Lightning's own answer to Ctrl-C
+            raise KeyboardInterrupt from stop
+    return {"evaluate_s": evaluate.seconds}
+
+
+def build_trainer(run: Run, loggers: list[Logger], callbacks: list[Any]) -> Trainer:
+    return Trainer(
+        max_epochs=1, accelerator=run.hardware.accelerator, devices=run.hardware.devices, precision=run.hardware.precision,
+        logger=loggers, callbacks=callbacks, plugins=[AtomicCheckpointIO()], log_every_n_steps=run.schedule.log_every,
+        enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=run.console.is_terminal,
+        num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False, default_root_dir=run.run_dir,
+    )  # fmt: skip

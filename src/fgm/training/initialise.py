@@ -1,0 +1,64 @@
+"""Where a network's weights come from before distillation: a named choice.
+
+    teacher   a copy of the teacher's own
+    fit       a fresh network, regressed onto the teacher's velocity around the teacher's own ODE samples;
+              for a teacher without weights (an exact velocity, another architecture), still without data
+    random    a fresh network
+"""
+
+from copy import deepcopy
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+
+from fgm.evaluation.sampling import draw_samples, many_step
+from fgm.networks.guidance import Guided
+from fgm.times import Uniform
+from fgm.training.optimizers import scheduled
+from fgm.training.setting import Setting
+
+Start = Literal["teacher", "fit", "random"]
+
+FIT_ITERATIONS, FIT_BATCH, FIT_RATE = 1500, 512, 2e-3
+FIT_POOL, FIT_STEPS = 10_000, 50
+
+
+def initialised(start: Start, setting: Setting) -> nn.Module:
+    """A trainable network of its own.
+
+    Raises:
+        ValueError: the teacher has no weights to copy, or start is unknown.
+    """
+    makers = {"teacher": copy_of_teacher, "fit": fitted, "random": lambda s: deepcopy(s.net)}
+    if start not in makers:
+        raise ValueError(f"start = {start!r} is none of {', '.join(makers)}")
+    return makers[start](setting).requires_grad_(True)
+
+
+def copy_of_teacher(setting: Setting) -> nn.Module:
+    net = setting.teacher.net if isinstance(setting.teacher, Guided) else setting.teacher
+    if not any(True for _ in net.parameters()):
+        raise ValueError(f"{type(net).__name__} has no weights to copy: choose fit or random")
+    return deepcopy(net)
+
+
+def fitted(setting: Setting) -> nn.Module:
+    """The fresh network after FIT_ITERATIONS of regression onto the teacher, at points of the path to its samples."""
+    net, data, path = deepcopy(setting.net), setting.data, setting.path
+    source = many_step(setting.teacher, path, FIT_STEPS)
+    pool, labels = draw_samples(source, setting.seed, FIT_POOL, data.shape, data.num_classes, torch.device("cpu"))
+    optimizer = torch.optim.AdamW(net.parameters(), FIT_RATE)
+    schedule = scheduled(optimizer, FIT_ITERATIONS, 50, 1.0)
+    for i in range(FIT_ITERATIONS):
+        noise = setting.stream("fit", 0, i)
+        chosen = torch.randint(len(pool), (FIT_BATCH,), generator=noise)
+        condition = None if labels is None else labels[chosen]
+        x_t, _, t = setting.noisy(pool[chosen], Uniform(), noise)
+        loss = mse_loss(net(x_t, t, condition), setting.teacher(x_t, t, condition))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return net

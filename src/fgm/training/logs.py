@@ -1,0 +1,104 @@
+"""Where scalars go: metrics.csv always; W&B if it is asked for and can work; and a line on the console."""
+
+import csv
+import os
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.fabric.loggers.csv_logs import _ExperimentWriter
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from rich.console import Console
+
+LoggerChoice = Literal["auto", "csv", "wandb"]
+
+
+class ContinuedWriter(_ExperimentWriter):
+    """Keeps the rows up to `step` of the file that is there, where Lightning's own deletes it."""
+
+    def __init__(self, log_dir: str, step: int) -> None:
+        kept = rows_until(Path(log_dir) / self.NAME_METRICS_FILE, step)
+        super().__init__(log_dir)
+        self.metrics, self.metrics_keys = kept, []
+        self.save()
+
+    def _check_log_dir_exists(self) -> None:
+        Path(self.metrics_file_path).unlink(missing_ok=True)
+
+
+def rows_until(path: Path, step: int) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if int(row["step"]) < step]
+
+
+class RunCsvLogger(CSVLogger):
+    """run_dir/metrics.csv, continued when the run is."""
+
+    def __init__(self, run_dir: Path, step: int) -> None:
+        super().__init__(run_dir, name="", version="")
+        self._experiment: Any = ContinuedWriter(str(run_dir), step)
+
+
+def wandb_works() -> bool:
+    """Whether a W&B run can start here without asking anybody."""
+    mode = os.environ.get("WANDB_MODE", "online")
+    key = os.environ.get("WANDB_API_KEY") or "api.wandb.ai" in netrc()
+    return find_spec("wandb") is not None and (mode == "offline" or (mode == "online" and bool(key)))
+
+
+def netrc() -> str:
+    path = Path.home() / ".netrc"
+    return path.read_text() if path.is_file() else ""
+
+
+def wandb_logger(run_dir: Path, name: str, config: dict[str, Any]) -> WandbLogger:
+    """Its axis is generator updates; the run's id is kept in the run directory, so that a resumed run goes on."""
+    id_file = run_dir / "wandb_id.txt"
+    logger = WandbLogger(
+        project="fgm", name=name, save_dir=run_dir, resume="allow", config=config,
+        id=id_file.read_text() if id_file.exists() else None,
+    )  # fmt: skip
+    id_file.write_text(logger.experiment.id)
+    return logger
+
+
+def loggers(choice: LoggerChoice, run_dir: Path, name: str, config: dict[str, Any], step: int, console: Console) -> list[Logger]:
+    """CSV, and W&B where chosen or possible. A W&B that fails to start costs one line, not the run."""
+    chosen: list[Logger] = [RunCsvLogger(run_dir, step)]
+    if choice == "wandb" or (choice == "auto" and wandb_works()):
+        try:
+            chosen.append(wandb_logger(run_dir, name, config))
+            console.print(f"logging to {run_dir}/metrics.csv and to W&B")
+            return chosen
+        except Exception as error:  # a logger is never a reason for a run to fail
+            console.print(f"W&B did not start ({error}): logging to metrics.csv alone")
+    else:
+        console.print(f"logging to {run_dir}/metrics.csv (W&B is not configured: set WANDB_API_KEY or WANDB_MODE=offline)")
+    return chosen
+
+
+class Lines(Callback):
+    """One plain line per logged interval, for pipes and files."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began, self.first = time.perf_counter(), pl_module.images_seen
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if int(pl_module.cycle) % trainer.log_every_n_steps == 0:
+            speed = (pl_module.images_seen - self.first) / (time.perf_counter() - self.began)
+            scalars = {k: float(v) for k, v in trainer.callback_metrics.items() if k not in ("images_seen", "skipped")}
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+            self.console.print(f"cycle {int(pl_module.cycle)}/{trainer.num_training_batches}  {shown}  {speed:.0f} images/s")
+
+
+def progress(console: Console) -> Callback:
+    """A bar on a terminal, lines elsewhere."""
+    return RichProgressBar(leave=True) if console.is_terminal else Lines(console)

@@ -1,0 +1,70 @@
+"""Optimizers as functions of a network, and the one schedule of the learning rate."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import torch
+from torch import nn
+from torch.optim import Adam, AdamW, Muon, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+Positive = Annotated[float, "(0, inf)"]
+
+
+def adam(net: nn.Module, lr: Positive, beta_1: float = 0.0, beta_2: float = 0.999, eps: Positive = 1e-8) -> Optimizer:
+    """Adam without momentum, as SiD and RealUID train both networks of a min-max game."""
+    return Adam(net.parameters(), lr, (beta_1, beta_2), eps)
+
+
+def adamw(net: nn.Module, lr: Positive, weight_decay: float = 0.0) -> Optimizer:
+    return AdamW(net.parameters(), lr, (0.9, 0.99), weight_decay=weight_decay)
+
+
+def muon(net: nn.Module, lr: Positive, weight_decay: float = 0.0) -> Optimizer:
+    """Muon on the matrices inside net.blocks, AdamW on everything else, at one rate (Jordan et al., 2024; arXiv 2502.16982)."""
+    matrices = [p for p in net.get_submodule("blocks").parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in net.parameters() if id(p) not in chosen]
+    return Joint(
+        Muon(matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw"),
+        AdamW(others, lr, (0.9, 0.99), weight_decay=weight_decay),
+    )
+
+
+class Joint(Optimizer):
+    """Several optimizers that step as one; their parameter groups and states stay their own."""
+
+    def __init__(self, *parts: Optimizer) -> None:
+        self.parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+
+    def step(self, closure: Any = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+def scheduled(optimizer: Optimizer, cycles: int, warmup: int, decay: float) -> LambdaLR:
+    """Linear growth over `warmup` steps, constant, linear decay to zero over the last share `decay` of `cycles`."""
+
+    def factor(step: int) -> float:
+        remaining = (cycles - step) / (decay * cycles) if decay else 1.0
+        return min(1.0, (step + 1) / (warmup + 1), max(remaining, 0.0))
+
+    return LambdaLR(optimizer, factor)
+
+
+def parameters_of(optimizer: Optimizer) -> Iterator[nn.Parameter]:
+    return (p for group in optimizer.param_groups for p in group["params"])

@@ -40,19 +40,18 @@ def build(config: dict[str, Any], console: Console) -> tuple[LightningModule, Ru
 
 def build_setting(config: dict[str, Any]) -> Setting:
     teacher = instantiate(config["teacher"]) if config["teacher"] else None
-    nouns, schedule = {name: instantiate(config[name]) for name in NOUNS}, config["training"]
+    nouns = {name: instantiate(config[name]) for name in NOUNS}
     with torch.random.fork_rng():
         torch.manual_seed(config["seed"])
         net = instantiate(config["network"])
     return Setting(
-        seed=config["seed"], net=net, teacher=teacher, **nouns,
-        **{name: schedule[name] for name in ("cycles", "batch_size", "warmup", "decay", "clip", "ema_decay")},
+        seed=config["seed"], schedule=instantiate(config["training"]), net=net, teacher=teacher, **nouns,
     )  # fmt: skip
 
 
 def build_run(config: dict[str, Any], console: Console) -> Run:
     return Run(
         run_dir=Path(config["run_dir"]), name=config["recipe"], logger=config["logger"], console=console,
-        config=config | {"config_digest": digest(config)}, schedule=instantiate(config["training"]),
+        config=config | {"config_digest": digest(config)},
         hardware=instantiate(config["trainer"]), evaluation=instantiate(config["evaluation"]),
     )  # fmt: skip

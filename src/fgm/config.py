@@ -60,7 +60,9 @@ def read_recipe(recipe: str, overrides: list[str]) -> dict[str, Any]:
     if recipe not in recipes():
         near = get_close_matches(recipe, recipes(), 1)
         hint = f"did you mean {near[0]}?" if near else "there are:"
-        raise Refusal(f"no recipe {recipe!r} in configs/experiment; {hint} {', '.join(recipes()) if not near else ''}".rstrip())
+        raise Refusal(
+            f"no recipe {recipe!r} in configs/experiment; {hint} {', '.join(recipes()) if not near else ''}".rstrip()
+        )
     try:
         with initialize_config_dir(str(CONFIGS), version_base=None):
             composed = compose("config", overrides=[f"experiment={recipe}", *overrides])
@@ -83,7 +85,11 @@ def one_line(error: Exception, recipe: str, overrides: list[str]) -> str:
     key = unknown[1] or unknown[2]
     known = settings(read_recipe(recipe, []))
     near = get_close_matches(key, known, 1, 0.5)
-    return f"there is no setting {key}" + (f"; did you mean {near[0]}?" if near else f"; at the root there are {', '.join(k for k in known if '.' not in k)}")
+    return f"there is no setting {key}" + (
+        f"; did you mean {near[0]}?"
+        if near
+        else f"; at the root there are {', '.join(k for k in known if '.' not in k)}"
+    )
 
 
 def settings(config: dict[str, Any], prefix: str = "") -> list[str]:

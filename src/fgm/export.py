@@ -14,7 +14,7 @@ def export_weights(module: Any, run_dir: Path) -> Path:
     Raises:
         Refusal: a weight is not finite.
     """
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.export().state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.result().state_dict().items()}
     broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
         raise Refusal(f"{run_dir}: {broken[0]} is not finite; training has diverged, and its weights are not exported")

@@ -112,9 +112,9 @@ class TrigonometricPath(Path):
 
 @dataclass(frozen=True)
 class VariancePreservingPath(Path):
-    """alpha = exp(-B/2), sigma^2 = 1 - alpha^2, B = beta_min t + (beta_max - beta_min) t^2 / 2 (Song et al., arXiv 2011.13456).
+    """alpha = exp(-B/2), sigma^2 = 1 - alpha^2, B = beta_min t + (beta_max - beta_min) t^2 / 2.
 
-    sigma' grows like t^(-1/2) at the data end, hence t_min.
+    (Song et al., arXiv 2011.13456.) sigma' grows like t^(-1/2) at the data end, hence t_min.
     """
 
     t_min: ClassVar[float] = 1e-3

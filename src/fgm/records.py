@@ -9,10 +9,8 @@ and each result is a Measurement. Rows are appended, never edited. A value witho
 
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 
@@ -35,15 +33,15 @@ class Measurement:
     protocol: str
     nfe: int = 0
     weights: str = "real"
-    extra: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.protocol or self.n < 1:
-            raise ValueError(f"{self.metric} = {self.value} has no protocol or no n: a value is never shown without them")
+            raise ValueError(
+                f"{self.metric} = {self.value} has no protocol or no n: a value is never shown without them"
+            )
 
     def row(self) -> dict[str, Any]:
-        row = asdict(self)
-        return row | row.pop("extra")
+        return asdict(self)
 
 
 def write_json(path: Path, content: Any) -> None:

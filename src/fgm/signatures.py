@@ -56,7 +56,9 @@ def parameters(target: str) -> dict[str, Parameter]:
     if isinstance(node, ast.ClassDef):
         constructor = [f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"]
         if not constructor:
-            fields = [f for f in node.body if isinstance(f, ast.AnnAssign) and "ClassVar" not in ast.unparse(f.annotation)]
+            fields = [
+                f for f in node.body if isinstance(f, ast.AnnAssign) and "ClassVar" not in ast.unparse(f.annotation)
+            ]
             return {ast.unparse(f.target): Parameter(f.annotation, f.value is None) for f in fields}
         node = constructor[0]
     assert isinstance(node, ast.FunctionDef)

@@ -8,7 +8,8 @@ Shapes: x is (batch, *dims); times is (steps + 1,), decreasing.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from itertools import pairwise
+from typing import Annotated, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -21,14 +22,14 @@ Field = Callable[[Tensor, Tensor], Tensor]
 class Solver(Protocol):
     """One step of an ODE solver; nfe counts velocity evaluations a step."""
 
-    nfe: int
+    nfe: ClassVar[int]
 
     def __call__(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Euler:
-    nfe: int = 1
+    nfe: ClassVar[int] = 1
 
     def __call__(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         return x + (t_next - t) * field(x, t)
@@ -36,11 +37,14 @@ class Euler:
 
 @dataclass(frozen=True)
 class Heun:
-    nfe: int = 2
+    nfe: ClassVar[int] = 2
 
     def __call__(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         v = field(x, t)
         return x + (t_next - t) / 2 * (v + field(x + (t_next - t) * v, t_next))
+
+
+EULER = Euler()
 
 
 @dataclass(frozen=True)
@@ -57,17 +61,16 @@ class TimeGrid:
         return shift_time(torch.linspace(self.t_max, self.t_min, self.steps + 1).to(like), self.shift)
 
 
-def trajectory(field: Field, x: Tensor, times: Tensor, solver: Solver | None = None) -> Tensor:
+def trajectory(field: Field, x: Tensor, times: Tensor, solver: Solver = EULER) -> Tensor:
     """Every state on the way, (steps + 1, batch, *dims), from x at times[0]."""
-    solver, states = solver or Euler(), [x]
-    for t, t_next in zip(times[:-1], times[1:], strict=True):
+    states = [x]
+    for t, t_next in pairwise(times):
         states.append(solver(field, states[-1], t, t_next))
     return torch.stack(states)
 
 
-def integrate(field: Field, x: Tensor, times: Tensor, solver: Solver | None = None) -> Tensor:
+def integrate(field: Field, x: Tensor, times: Tensor, solver: Solver = EULER) -> Tensor:
     """The state at times[-1], from x at times[0]."""
-    solver = solver or Euler()
-    for t, t_next in zip(times[:-1], times[1:], strict=True):
+    for t, t_next in pairwise(times):
         x = solver(field, x, t, t_next)
     return x

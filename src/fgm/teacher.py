@@ -1,4 +1,4 @@
-"""Where a teacher comes from: a run of ours, by the name of its recipe, or a file of weights. A config's `teacher` node.
+"""Where a teacher comes from, a config's `teacher` node: a run, by the name of its recipe, or a file of weights.
 
 Any other `_target_` that returns a velocity network, velocity(x_t, t, condition), is a teacher as well.
 """
@@ -18,7 +18,12 @@ def run_of(recipe: str, overrides: list[str], outputs: str, experiments: str) ->
 
 
 def from_run(
-    recipe: str, overrides: list[str], train: bool, guidance: Annotated[float, "[0, inf)"], outputs: str, experiments: str
+    recipe: str,
+    overrides: list[str],
+    train: bool,
+    guidance: Annotated[float, "[0, inf)"],
+    outputs: str,
+    experiments: str,
 ) -> Any:
     """The averaged network of a teacher's run, trained first if it is not there.
 
@@ -48,7 +53,9 @@ def require(node: dict[str, Any] | None) -> None:
     """Refuse a teacher that is missing and may not be trained; cheap, before anything heavy is imported."""
     directory = run_dir(node)
     if node and directory and not node["train"] and not (directory / WEIGHTS).exists():
-        raise Refusal(f"the teacher {directory / WEIGHTS} is missing and teacher.train is false: make train EXP={node['recipe']}")
+        raise Refusal(
+            f"the teacher {directory / WEIGHTS} is missing and teacher.train is false: make train EXP={node['recipe']}"
+        )
     if node and node["_target_"] == "fgm.teacher.from_file" and not Path(node["file"]).is_file():
         raise Refusal(f"teacher.file: there is no file {node['file']}")
 

@@ -57,16 +57,20 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
     append_row(Path(config["experiments"]) / config["recipe"] / "runs.jsonl", row)
     write_json(run.run_dir / "results.json", row)
     run.console.print(summary(results, config["recipe"]))
-    run.console.print(f"pictures in {run.run_dir}/samples, row in {config['experiments']}/{config['recipe']}/runs.jsonl (make table)")
+    run.console.print(
+        f"pictures in {run.run_dir}/samples, row in {config['experiments']}/{config['recipe']}/runs.jsonl (make table)"
+    )
 
 
 def known_measurements(config: dict[str, Any]) -> list[Measurement]:
     """What the teacher's own run has measured on the very same noise, so that it need not be measured twice."""
     run_dir = teacher.run_dir(config["teacher"])
-    if run_dir is None or read_yaml(run_dir / "config.yaml")["evaluation"] | {"every": 0} != config["evaluation"] | {"every": 0}:
+    if run_dir is None or read_yaml(run_dir / "config.yaml")["evaluation"] | {"every": 0} != config["evaluation"] | {
+        "every": 0
+    }:
         return []
     rows = json.loads((run_dir / "results.json").read_text())["results"]
-    return [Measurement(**{**row, "extra": {}}) for row in rows if row["weights"] == "teacher"]
+    return [Measurement(**row) for row in rows if row["weights"] == "teacher"]
 
 
 def provenance(config: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +80,8 @@ def provenance(config: dict[str, Any]) -> dict[str, Any]:
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
     return {
-        "recipe": config["recipe"], "commit": commit(), "config_digest": digest(config), "seed": config["seed"],
+        "recipe": config["recipe"], "commit": commit(), "config_digest": digest(config),
+        "study_digest": digest(config | {"seed": None}), "seed": config["seed"],
         "device": device, "torch": torch.__version__, "python": platform.python_version(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
@@ -114,7 +119,9 @@ def is_done(config: dict[str, Any], run_dir: Path) -> bool:
     other = read_yaml(run_dir / "config.yaml")
     if digest(other) != digest(config):
         changed = [key for key in config if key not in PLACES and other.get(key) != config[key]]
-        raise Refusal(f"{run_dir} holds a run of another config (differs in {', '.join(changed)}): delete it or give run_dir=")
+        raise Refusal(
+            f"{run_dir} holds a run of another config (differs in {', '.join(changed)}): delete it or give run_dir="
+        )
     return (run_dir / "results.json").exists()
 
 

@@ -20,7 +20,7 @@ class Digits:
         """Images and labels, keyed train and test; the split is fixed and stratified."""
         from sklearn.datasets import load_digits  # a second to import, needed here alone
 
-        pixels, labels = load_digits(return_X_y=True)
+        pixels, labels = map(np.asarray, load_digits(return_X_y=True))
         held_out = np.zeros(len(labels), dtype=bool)
         for label in range(10):
             held_out[np.flatnonzero(labels == label)[::TEST_SHARE]] = True

@@ -52,7 +52,9 @@ def frechet_distance(p: FeatureStatistics, q: FeatureStatistics) -> float:
         ValueError: a covariance from fewer samples than features + 1 is singular.
     """
     if min(p.n, q.n) <= len(p.mean):
-        raise ValueError(f"{min(p.n, q.n)} samples cannot fill a covariance of {len(p.mean)} features: use more samples")
+        raise ValueError(
+            f"{min(p.n, q.n)} samples cannot fill a covariance of {len(p.mean)} features: use more samples"
+        )
     root = matrix_sqrt(p.covariance)
     overlap = torch.linalg.eigvalsh(root @ q.covariance @ root).clamp_min(0).sqrt().sum()
     distance = (p.mean - q.mean).square().sum() + p.covariance.trace() + q.covariance.trace() - 2 * overlap

@@ -1,5 +1,6 @@
 """Pictures: a grid of images with one named row per source, and a scatter plot per source for points."""
 
+import math
 from pathlib import Path
 
 import matplotlib
@@ -8,22 +9,27 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchvision.utils import make_grid
 
 INK, POINT = "#1a1a1a", "#2b6cb0"
 
 
 def image_rows(rows: dict[str, Tensor], columns: int) -> Figure:
     """rows: name -> images (n, c, h, w) in [-1, 1], of which the first `columns` are shown."""
-    figure, axes = plt.subplots(len(rows), 1, figsize=(columns * 0.62 + 2.2, len(rows) * 0.78), squeeze=False)
+    figure, axes = plt.subplots(len(rows), 1, figsize=(columns * 0.6 + 1.6, len(rows) * 0.66), squeeze=False)
     for axis, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
-        strip = images[:columns].clamp(-1, 1).permute(2, 0, 3, 1).flatten(1, 2)  # (h, n w, c)
-        axis.imshow(strip, cmap="gray", vmin=-1, vmax=1, interpolation="nearest", aspect="equal")
+        axis.imshow(tiled(images[:columns], columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, color=INK)
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    figure.subplots_adjust(left=0.24, right=0.995, top=0.99, bottom=0.01, hspace=0.08)
+    figure.subplots_adjust(left=1.6 / (columns * 0.6 + 1.6), right=0.995, top=0.99, bottom=0.01, hspace=0.06)
     return figure
+
+
+def tiled(images: Tensor, columns: int) -> Tensor:
+    """Images (n, c, h, w) in [-1, 1] as one picture in [0, 1], (height, width[, 3]), with white seams."""
+    picture = make_grid((images.clamp(-1, 1) + 1) / 2, columns, padding=1, pad_value=1.0)
+    return picture[0] if images.shape[1] == 1 else picture.permute(1, 2, 0)
 
 
 def scatter_panels(sets: dict[str, Tensor], points: int = 4000) -> Figure:
@@ -48,3 +54,17 @@ def picture(sets: dict[str, Tensor], path: Path, columns: int = 20) -> None:
     """The picture that suits the samples: a scatter plot for (n, 2), a grid for images."""
     first = next(iter(sets.values()))
     save(scatter_panels(sets) if first.ndim == 2 else image_rows(sets, columns), path)
+
+
+def gallery(x_0: Tensor, path: Path) -> None:
+    """All samples: a square of images, or one scatter plot."""
+    if x_0.ndim == 2:
+        save(scatter_panels({f"{len(x_0)} samples": x_0}, len(x_0)), path)
+        return
+    columns = math.ceil(math.sqrt(len(x_0)))
+    picture, side = tiled(x_0, columns), 0.6 * columns
+    figure, axis = plt.subplots(figsize=(side, side * picture.shape[0] / picture.shape[1]))
+    axis.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axis.set_axis_off()
+    figure.subplots_adjust(left=0, right=1, top=1, bottom=0)
+    save(figure, path)

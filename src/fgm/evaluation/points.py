@@ -67,7 +67,9 @@ class PointPanel:
         sets = [self.real(N_SORTED, index) for index in range(2, 2 + 2 * FLOOR_PAIRS)]
         fresh = [self.compare(x, y) for x, y in zip(sets[::2], sets[1::2], strict=True)]
         return [
-            Measurement(same[0].metric, sum(m.value for m in same) / FLOOR_PAIRS, same[0].n, f"floor: {same[0].protocol}")
+            Measurement(
+                same[0].metric, sum(m.value for m in same) / FLOOR_PAIRS, same[0].n, f"floor: {same[0].protocol}"
+            )
             for same in zip(*fresh, strict=True)
         ]
 

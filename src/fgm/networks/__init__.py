@@ -1,1 +1,21 @@
-"""Velocity networks and their wrappers. One protocol: velocity(x_t, t, condition) -> (batch, *dims)."""
+"""Velocity networks and their wrappers, all of one interface."""
+
+from abc import abstractmethod
+
+from torch import Tensor, nn
+
+
+class Velocity(nn.Module):
+    """velocity(x_t, t, condition) -> (batch, *shape).
+
+    Attributes:
+        shape: of one x_t.
+        num_classes: 0 for an unconditional network; else labels run from 0, and num_classes is the null label.
+    """
+
+    shape: tuple[int, ...]
+    num_classes: int
+
+    @abstractmethod
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """x_t (batch, *shape), t (batch,), condition (batch,) int64 or None."""

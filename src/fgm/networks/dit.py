@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
+from fgm.networks import Velocity
 from fgm.networks.embedding import ConditionEmbedding
 
 
@@ -43,7 +44,7 @@ class Block(nn.Module):
         return x + gate_m * self.mlp(torch.addcmul(shift_m, self.norm(x), 1 + scale_m))
 
 
-class DiT(nn.Module):
+class DiT(Velocity):
     """v(x_t, t, condition) for images x_t (b, channels, size, size).
 
     Args:

@@ -18,7 +18,7 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         angle = t[:, None] * self.get_buffer("omega")
         features = torch.cat([angle.cos(), angle.sin()], 1)
-        return self.layers(features.to(self.layers[0].weight.dtype))
+        return self.layers(features.to(next(self.layers.parameters()).dtype))
 
 
 class ConditionEmbedding(nn.Module):

@@ -1,12 +1,13 @@
 """The exact velocity of a Gaussian mixture as a teacher: no weights, no training, no error."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fgm.analytic import GaussianMixture
+from fgm.networks import Velocity
 from fgm.paths import Path
 
 
-class ExactVelocity(nn.Module):
+class ExactVelocity(Velocity):
     """v(x_t, t) = E[c | x_t] for mixture data on path, x_t (batch, d); takes and ignores a condition."""
 
     def __init__(self, mixture: GaussianMixture, path: Path) -> None:

@@ -3,10 +3,12 @@
 from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from fgm.networks import Velocity
 
 
-class Guided(nn.Module):
+class Guided(Velocity):
     """A velocity from a conditional one and its null class; one call of net, on a doubled batch.
 
     Args:
@@ -14,13 +16,15 @@ class Guided(nn.Module):
         scale: 1 gives net back, larger favours the condition over diversity.
     """
 
-    def __init__(self, net: nn.Module, scale: Annotated[float, "[0, inf)"]) -> None:
+    def __init__(self, net: Velocity, scale: Annotated[float, "[0, inf)"]) -> None:
         super().__init__()
         if not net.num_classes:
             raise ValueError("guidance needs a network with classes, and this one has num_classes = 0")
         self.net, self.scale, self.shape, self.num_classes = net, scale, net.shape, net.num_classes
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        if condition is None:
+            return self.net(x_t, t)
         null = torch.full_like(condition, self.num_classes)
         both = self.net(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([condition, null]))
         v, v_null = both.chunk(2)

@@ -2,9 +2,9 @@
 
 from typing import Annotated
 
-import torch
 from torch import Tensor, nn
 
+from fgm.networks import Velocity
 from fgm.networks.embedding import ConditionEmbedding
 
 
@@ -21,7 +21,7 @@ class Block(nn.Module):
         return h + self.layers(self.norm(h) + self.condition(features))
 
 
-class VelocityMLP(nn.Module):
+class VelocityMLP(Velocity):
     """v(x_t, t, condition) for x_t (batch, dim).
 
     Args:

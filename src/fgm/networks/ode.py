@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from fgm.paths import Path
-from fgm.solvers import Euler, Field, Solver, TimeGrid, integrate, trajectory
+from fgm.solvers import EULER, Field, Solver, TimeGrid, integrate, trajectory
 
 
 class OdeSampler(nn.Module):
@@ -13,9 +13,9 @@ class OdeSampler(nn.Module):
         nfe: network evaluations a sample.
     """
 
-    def __init__(self, net: nn.Module, path: Path, grid: TimeGrid, solver: Solver | None = None) -> None:
+    def __init__(self, net: nn.Module, path: Path, grid: TimeGrid, solver: Solver = EULER) -> None:
         super().__init__()
-        self.net, self.path, self.grid, self.solver = net, path, grid, solver or Euler()
+        self.net, self.path, self.grid, self.solver = net, path, grid, solver
         self.nfe = grid.steps * self.solver.nfe
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from fgm.training.method import Method
 
 LAST = Path("checkpoints") / "last.ckpt"
 
@@ -31,10 +33,10 @@ class SaveLast(Callback):
     def __init__(self, run_dir: Path, every: int) -> None:
         self.path, self.every = run_dir / LAST, every
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Method, *_: Any) -> None:
         if int(pl_module.cycle) % self.every == 0:
             trainer.save_checkpoint(self.path)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Method) -> None:
         del pl_module
         trainer.save_checkpoint(self.path)

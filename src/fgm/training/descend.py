@@ -1,8 +1,10 @@
 """One update of one network under manual optimization."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
@@ -16,33 +18,45 @@ class Diverged(RuntimeError):
 
 
 class Descent:
-    """Backward, clip, and step unless the gradient is not finite.
+    """Backward, clip, step unless the gradient is not finite, and move the learning rate on.
+
+    Args:
+        name: of the network, for messages.
+        index: of its optimizer. The first one's steps are Lightning's global_step; the others step underneath it.
+        clip: largest L2 norm of the gradient.
 
     Attributes:
         skipped: updates left out, in all.
     """
 
-    def __init__(self, name: str, clip: float) -> None:
-        self.name, self.clip, self.skipped, self.in_a_row = name, clip, 0, 0
+    def __init__(self, name: str, index: int, clip: float) -> None:
+        self.name, self.index, self.clip, self.skipped, self.in_a_row = name, index, clip, 0, 0
 
-    def __call__(self, module: LightningModule, optimizer: LightningOptimizer, loss: Tensor, counted: bool) -> Tensor:
-        """The gradient's norm before clipping. Lightning's global_step advances if counted.
+    def __call__(self, module: LightningModule, loss: Tensor) -> Tensor:
+        """The gradient's norm before clipping.
 
         Raises:
             Diverged: after PATIENCE skipped updates in a row.
         """
+        optimizer = listed(module.optimizers())[self.index]
         optimizer.zero_grad(set_to_none=True)
         module.manual_backward(loss)
         norm = clip_grad_norm_(list(parameters_of(optimizer.optimizer)), self.clip)
         if torch.isfinite(norm):
+            (optimizer.optimizer if self.index else optimizer).step()
             self.in_a_row = 0
-            (optimizer if counted else optimizer.optimizer).step()
         else:
             self.skip()
         optimizer.zero_grad(set_to_none=True)
+        listed(module.lr_schedulers())[self.index].step()
         return norm
 
     def skip(self) -> None:
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         if self.in_a_row == PATIENCE:
-            raise Diverged(f"{self.name}: {PATIENCE} non-finite gradients in a row; lower the learning rate or raise online_turns")
+            raise Diverged(f"{self.name}: {PATIENCE} non-finite gradients in a row; lower optimizer.lr")
+
+
+def listed(one_or_many: Any) -> Sequence[Any]:
+    """Lightning hands out a single optimizer or scheduler bare, and several in a list."""
+    return one_or_many if isinstance(one_or_many, Sequence) else [one_or_many]

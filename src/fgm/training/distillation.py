@@ -1,13 +1,13 @@
-"""Flow Generator Matching: a teacher's field becomes a one-step generator, without data (arXiv 2410.19310, algorithm 1).
+"""Flow Generator Matching: a teacher becomes a one-step generator, without data (arXiv 2410.19310, algorithm 1).
 
 One training step is one cycle, and every network at the end of a cycle is a consistent state:
 
     x_0 = g(z, condition)                                drawn once, serves both turns
     online turn, K times     |v - c|^2                   x_0 detached; moves the online network alone
-    generator turn           w(t) lambda_1 L_1 + L_2     through x_t into u and v, and through c; moves the generator alone
+    generator turn           w(t) (lambda_1 L_1 + L_2)   through x_t into u, v and c; moves the generator alone
     ema                      follows the generator
 
-global_step counts generator updates. t, eps and x_t are float32 and drawn from streams keyed by (seed, role, rank, cycle).
+global_step counts generator updates. t, eps and x_t are float32, from streams keyed by (seed, role, rank, cycle).
 
 Logged scalars, means over the batch and over dims:
     mismatch        |u - v|^2 on the generator's samples: THE measure of progress among these
@@ -26,23 +26,23 @@ from collections.abc import Callable
 from typing import Annotated
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from fgm import losses
-from fgm.evaluation.sampling import Source, labels_of, many_step
+from fgm.evaluation.sampling import Source, many_step
 from fgm.networks.generator import InputScale, OneStepGenerator
-from fgm.training.descend import Descent
+from fgm.times import TimeDensity
+from fgm.training.descend import Descent, listed
 from fgm.training.ema import frozen_copy, update_ema
 from fgm.training.initialise import Start, initialised
+from fgm.training.method import Method
 from fgm.training.optimizers import scheduled
 from fgm.training.setting import Setting
-from fgm.times import TimeDensity
 
 Weighting = Callable[..., Tensor]
 
 
-class Distillation(LightningModule):
+class Distillation(Method):
     """Trains generator and online network against setting.teacher.
 
     Args:
@@ -74,18 +74,18 @@ class Distillation(LightningModule):
         normaliser: Weighting = losses.no_normaliser,
         teacher_steps: Annotated[int, "[1, inf)"] = 50,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.setting, self.online_turns, self.teacher_steps = setting, online_turns, teacher_steps
+        super().__init__(setting)
+        self.online_turns, self.teacher_steps = online_turns, teacher_steps
         self.lambda_1, self.detach, self.weighting, self.normaliser = lambda_1, detach, weighting, normaliser
         self.online_time = online_time or setting.time
+        if setting.teacher is None:
+            raise ValueError("a distillation needs a teacher: choose teacher=run, file or exact")
         self.unregistered = (setting.teacher,)  # in a tuple: frozen, and in no checkpoint
         net = initialised(generator_start, setting)
         self.generator = OneStepGenerator(net, setting.path, t_star, c_in, setting.data.std)
         self.online = initialised(online_start, setting)
         self.ema, self.start = frozen_copy(self.generator), (frozen_copy(self.generator),)
-        self.descents = Descent("generator", setting.clip), Descent("online network", setting.clip)
-        self.register_buffer("cycle", torch.zeros((), dtype=torch.int64))
+        self.descents = [Descent(name, i, self.schedule.clip) for i, name in enumerate(("generator", "online network"))]
 
     @property
     def teacher(self) -> nn.Module:
@@ -96,15 +96,16 @@ class Distillation(LightningModule):
         self.start[0].to(self.device)
 
     def configure_optimizers(self):
-        s = self.setting
-        optimizers = [s.optimizer(self.generator.net), s.optimizer(self.online)]
+        s = self.schedule
+        optimizers = [self.setting.optimizer(net) for net in (self.generator.net, self.online)]
         turns = [1, self.online_turns]
         schedules = [scheduled(o, s.cycles * k, s.warmup * k, s.decay) for o, k in zip(optimizers, turns, strict=True)]
         return optimizers, schedules
 
     def training_step(self, batch: Tensor) -> None:
         del batch
-        cycle, (generator_optimizer, online_optimizer) = int(self.cycle), self.optimizers()
+        cycle, (generator_optimizer, online_optimizer) = int(self.cycle), listed(self.optimizers())
+        online_scalars: dict[str, Tensor] = {}
         with self.toggled_optimizer(generator_optimizer):
             x_0, condition = self.generate(cycle)
         for turn in range(self.online_turns):
@@ -112,24 +113,22 @@ class Distillation(LightningModule):
                 online_scalars = self.online_turn(x_0.detach(), condition, cycle * self.online_turns + turn)
         with self.toggled_optimizer(generator_optimizer):
             generator_scalars = self.generator_turn(x_0, condition, cycle)
-        update_ema(self.ema, self.generator, self.setting.ema_decay)
-        self.cycle += 1
-        self.report(online_scalars | generator_scalars)
+        update_ema(self.ema, self.generator, self.schedule.ema_decay)
+        self.report(online_scalars | generator_scalars, sum(descent.skipped for descent in self.descents))
 
     def generate(self, cycle: int) -> tuple[Tensor, Tensor | None]:
         """The cycle's samples, with their graph, and labels drawn uniformly."""
         noise, data = self.setting.stream("latent", self.global_rank, cycle), self.setting.data
-        z = torch.randn(self.setting.batch_size, *data.shape, generator=noise)
+        z = torch.randn(self.schedule.batch_size, *data.shape, generator=noise, dtype=self.setting.dtype)
         condition = None
         if data.num_classes:
             condition = torch.randint(data.num_classes, (len(z),), generator=noise).to(self.device)
-        return self.generator(z.to(self.device, self.dtype), condition), condition
+        return self.generator(z.to(self.cycle.device), condition), condition
 
     def online_turn(self, x_0: Tensor, condition: Tensor | None, index: int) -> dict[str, Tensor]:
         x_t, c, t = self.setting.noisy(x_0, self.online_time, self.setting.stream("online", self.global_rank, index))
         loss = losses.flow_matching(self.online(x_t, t, condition), c).mean()
-        norm = self.descents[1](self, self.optimizers()[1], loss, counted=False)
-        self.lr_schedulers()[1].step()
+        norm = self.descents[1](self, loss)
         return {"online_loss": loss.detach(), "online_grad_norm": norm}
 
     def generator_turn(self, x_0: Tensor, condition: Tensor | None, cycle: int) -> dict[str, Tensor]:
@@ -137,8 +136,7 @@ class Distillation(LightningModule):
         x_t, c, t = s.noisy(x_0, s.time, s.stream("generator", self.global_rank, cycle))
         u, v = self.teacher(x_t, t, condition), self.online(x_t, t, condition)
         loss = (self.weight(x_0, x_t, t, u, v) * losses.fgm(u, v, c, self.lambda_1, self.detach)).mean()
-        norm = self.descents[0](self, self.optimizers()[0], loss, counted=True)
-        self.lr_schedulers()[0].step()
+        norm = self.descents[0](self, loss)
         return {
             "mismatch": losses.squared_norm(u - v).detach().mean(), "fgm_loss": loss.detach(),
             "sample_mean": x_0.detach().mean(), "sample_std": x_0.detach().std(), "generator_grad_norm": norm,
@@ -151,17 +149,7 @@ class Distillation(LightningModule):
         scale = self.normaliser(x_0, path.x_0_from_velocity(x_t, u, t), path.x_0_from_velocity(x_t, v, t))
         return scale * self.weighting(path, t)
 
-    def report(self, scalars: dict[str, Tensor]) -> None:
-        if int(self.cycle) % self.trainer.log_every_n_steps == 0:
-            counts = {"skipped": sum(d.skipped for d in self.descents), "images_seen": self.images_seen}
-            self.log_dict(scalars | {name: float(count) for name, count in counts.items()})
-
-    @property
-    def images_seen(self) -> int:
-        return int(self.cycle) * self.setting.batch_size * self.trainer.world_size
-
     def sources(self) -> list[Source]:
-        """What to measure and show; the first during training too."""
         return [
             Source("one step, ema", self.ema, 1, "ema"),
             Source("one step, raw", self.generator, 1, "raw"),
@@ -169,5 +157,5 @@ class Distillation(LightningModule):
             many_step(self.teacher, self.setting.path, self.teacher_steps),
         ]
 
-    def export(self) -> nn.Module:
+    def result(self) -> nn.Module:
         return self.ema.net

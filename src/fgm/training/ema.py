@@ -4,7 +4,7 @@ from copy import deepcopy
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -16,6 +16,7 @@ def frozen_copy(net: Net) -> Net:
 @torch.no_grad()
 def update_ema(ema: nn.Module, net: nn.Module, decay: float) -> None:
     """One step of the average, in place; buffers are copied."""
-    torch._foreach_lerp_(list(ema.parameters()), [p.detach() for p in net.parameters()], 1 - decay)
-    for averaged, current in zip(ema.buffers(), net.buffers(), strict=True):
-        averaged.copy_(current)
+    averaged: list[Tensor] = list(ema.parameters())
+    torch._foreach_lerp_(averaged, list[Tensor](net.parameters()), 1 - decay)
+    for buffer, current in zip(ema.buffers(), net.buffers(), strict=True):
+        buffer.copy_(current)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 
 from fgm.data import Data
@@ -14,8 +14,9 @@ from fgm.evaluation.pictures import picture
 from fgm.evaluation.sampling import Source, draw_samples
 from fgm.records import Measurement
 from fgm.streams import stream
+from fgm.training.method import Method
 
-SHOWN_POINTS, SHOWN_IMAGES = 4000, 20
+SHOWN_POINTS, SHOWN_IMAGES = 4000, 15
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,14 @@ class Evaluate(Callback):
         self.evaluation, self.run_dir, self.console = evaluation, run_dir, console
         self.seconds = 0.0
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Method, *_: Any) -> None:
         cycle, every = int(pl_module.cycle), self.evaluation.every
         if every and cycle % every == 0:
             began = time.perf_counter()
             self.measure(pl_module, cycle)
             self.seconds += time.perf_counter() - began
 
-    def measure(self, module: LightningModule, cycle: int) -> None:
+    def measure(self, module: Method, cycle: int) -> None:
         data, sources = module.setting.data, module.sources()
         measured = self.evaluation.measure(sources[0], data, module.device, self.evaluation.n_training)
         scalars = {f"eval/{m.metric}": m.value for m in measured}
@@ -75,7 +76,7 @@ class Evaluate(Callback):
 
 
 def final_measurements(
-    evaluation: Evaluation, module: LightningModule, console: Console, known: list[Measurement]
+    evaluation: Evaluation, module: Method, console: Console, known: list[Measurement]
 ) -> list[Measurement]:
     """Every source of the module at full n, then floor and ceiling; sources in `known` are not measured again."""
     results = []

@@ -1,12 +1,12 @@
 """From a module to a fitted module: the Trainer, its callbacks, and the way back from a checkpoint."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from torch.utils.data import DataLoader
@@ -15,20 +15,8 @@ from fgm.errors import Refusal
 from fgm.training.checkpoints import LAST, AtomicCheckpointIO, SaveLast
 from fgm.training.evaluation import Evaluate, Evaluation
 from fgm.training.logs import loggers, progress
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long, how much at once, and how often to report; the first six are described in Setting."""
-
-    cycles: Annotated[int, "[1, inf)"]
-    batch_size: Annotated[int, "[1, inf)"]
-    warmup: Annotated[int, "[0, inf)"]
-    decay: Annotated[float, "[0, 1]"]
-    clip: Annotated[float, "(0, inf]"]
-    ema_decay: Annotated[float, "[0, 1)"]
-    log_every: Annotated[int, "[1, inf)"]
-    save_every: Annotated[int, "[1, inf)"]
+from fgm.training.method import Method
+from fgm.training.setting import Schedule
 
 
 @dataclass(frozen=True)
@@ -48,7 +36,6 @@ class Run:
     name: str
     logger: Any
     config: dict[str, Any]
-    schedule: Schedule
     hardware: Hardware
     evaluation: Evaluation
     console: Console
@@ -70,28 +57,29 @@ def last_checkpoint(run_dir: Path) -> tuple[Path | None, int]:
         raise Refusal(f"{path} cannot be read ({type(error).__name__}): delete it to start again") from error
 
 
-def fit(module: LightningModule, run: Run) -> dict[str, float]:
+def fit(module: Method, run: Run) -> dict[str, float]:
     """Train to the last cycle, from the last checkpoint where there is one; seconds spent, by kind."""
     checkpoint, cycle = last_checkpoint(run.run_dir)
     if checkpoint:
-        run.console.print(f"going on from cycle {cycle} of {run.schedule.cycles}")
+        run.console.print(f"going on from cycle {cycle} of {module.schedule.cycles}")
     chosen = loggers(run.logger, run.run_dir, run.name, run.config, cycle, run.console)
     evaluate = Evaluate(run.evaluation, run.run_dir, run.console)
-    trainer = build_trainer(run, chosen, [evaluate, SaveLast(run.run_dir, run.schedule.save_every), progress(run.console)])
-    cycles = DataLoader(torch.arange(run.schedule.cycles), batch_size=1)  # a step draws all it needs from its streams
+    callbacks = [evaluate, SaveLast(run.run_dir, module.schedule.save_every), progress(run.console)]
+    trainer = build_trainer(run, module.schedule, chosen, callbacks)
+    cycles: Any = range(module.schedule.cycles)  # a step draws all that it needs from its streams
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers")
         try:
-            trainer.fit(module, cycles, ckpt_path=checkpoint, weights_only=True)
+            trainer.fit(module, DataLoader(cycles, batch_size=None), ckpt_path=checkpoint, weights_only=True)
         except SystemExit as stop:  # Lightning's own answer to Ctrl-C
             raise KeyboardInterrupt from stop
     return {"evaluate_s": evaluate.seconds}
 
 
-def build_trainer(run: Run, loggers: list[Logger], callbacks: list[Any]) -> Trainer:
+def build_trainer(run: Run, schedule: Schedule, loggers: list[Logger], callbacks: list[Any]) -> Trainer:
     return Trainer(
-        max_epochs=1, accelerator=run.hardware.accelerator, devices=run.hardware.devices, precision=run.hardware.precision,
-        logger=loggers, callbacks=callbacks, plugins=[AtomicCheckpointIO()], log_every_n_steps=run.schedule.log_every,
+        max_epochs=1, **asdict(run.hardware),
+        logger=loggers, callbacks=callbacks, plugins=[AtomicCheckpointIO()], log_every_n_steps=schedule.log_every,
         enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=run.console.is_terminal,
         num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False, default_root_dir=run.run_dir,
     )  # fmt: skip

@@ -1,9 +1,9 @@
 """Where a network's weights come from before distillation: a named choice.
 
-    teacher   a copy of the teacher's own
-    fit       a fresh network, regressed onto the teacher's velocity around the teacher's own ODE samples;
-              for a teacher without weights (an exact velocity, another architecture), still without data
-    random    a fresh network
+teacher   a copy of the teacher's own
+fit       a fresh network, regressed onto the teacher's velocity around the teacher's own ODE samples;
+          for a teacher without weights (an exact velocity, another architecture), still without data
+random    a fresh network
 """
 
 from copy import deepcopy
@@ -39,15 +39,16 @@ def initialised(start: Start, setting: Setting) -> nn.Module:
 
 def copy_of_teacher(setting: Setting) -> nn.Module:
     net = setting.teacher.net if isinstance(setting.teacher, Guided) else setting.teacher
-    if not any(True for _ in net.parameters()):
+    if net is None or not any(True for _ in net.parameters()):
         raise ValueError(f"{type(net).__name__} has no weights to copy: choose fit or random")
     return deepcopy(net)
 
 
 def fitted(setting: Setting) -> nn.Module:
     """The fresh network after FIT_ITERATIONS of regression onto the teacher, at points of the path to its samples."""
-    net, data, path = deepcopy(setting.net), setting.data, setting.path
-    source = many_step(setting.teacher, path, FIT_STEPS)
+    net, data, path, teacher = deepcopy(setting.net), setting.data, setting.path, setting.teacher
+    assert teacher is not None
+    source = many_step(teacher, path, FIT_STEPS)
     pool, labels = draw_samples(source, setting.seed, FIT_POOL, data.shape, data.num_classes, torch.device("cpu"))
     optimizer = torch.optim.AdamW(net.parameters(), FIT_RATE)
     schedule = scheduled(optimizer, FIT_ITERATIONS, 50, 1.0)
@@ -56,7 +57,7 @@ def fitted(setting: Setting) -> nn.Module:
         chosen = torch.randint(len(pool), (FIT_BATCH,), generator=noise)
         condition = None if labels is None else labels[chosen]
         x_t, _, t = setting.noisy(pool[chosen], Uniform(), noise)
-        loss = mse_loss(net(x_t, t, condition), setting.teacher(x_t, t, condition))
+        loss = mse_loss(net(x_t, t, condition), teacher(x_t, t, condition))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.fabric.loggers.csv_logs import _ExperimentWriter
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from rich.console import Console
+
+from fgm.training.method import Method
 
 LoggerChoice = Literal["auto", "csv", "wandb"]
 
@@ -67,7 +69,9 @@ def wandb_logger(run_dir: Path, name: str, config: dict[str, Any]) -> WandbLogge
     return logger
 
 
-def loggers(choice: LoggerChoice, run_dir: Path, name: str, config: dict[str, Any], step: int, console: Console) -> list[Logger]:
+def loggers(
+    choice: LoggerChoice, run_dir: Path, name: str, config: dict[str, Any], step: int, console: Console
+) -> list[Logger]:
     """CSV, and W&B where chosen or possible. A W&B that fails to start costs one line, not the run."""
     chosen: list[Logger] = [RunCsvLogger(run_dir, step)]
     if choice == "wandb" or (choice == "auto" and wandb_works()):
@@ -78,7 +82,9 @@ def loggers(choice: LoggerChoice, run_dir: Path, name: str, config: dict[str, An
         except Exception as error:  # a logger is never a reason for a run to fail
             console.print(f"W&B did not start ({error}): logging to metrics.csv alone")
     else:
-        console.print(f"logging to {run_dir}/metrics.csv (W&B is not configured: set WANDB_API_KEY or WANDB_MODE=offline)")
+        console.print(
+            f"logging to {run_dir}/metrics.csv (W&B is not configured: set WANDB_API_KEY or WANDB_MODE=offline)"
+        )
     return chosen
 
 
@@ -88,15 +94,17 @@ class Lines(Callback):
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Method) -> None:
         self.began, self.first = time.perf_counter(), pl_module.images_seen
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if int(pl_module.cycle) % trainer.log_every_n_steps == 0:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Method, *_: Any) -> None:
+        if int(pl_module.cycle) % pl_module.schedule.log_every == 0:
             speed = (pl_module.images_seen - self.first) / (time.perf_counter() - self.began)
             scalars = {k: float(v) for k, v in trainer.callback_metrics.items() if k not in ("images_seen", "skipped")}
             shown = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
-            self.console.print(f"cycle {int(pl_module.cycle)}/{trainer.num_training_batches}  {shown}  {speed:.0f} images/s")
+            self.console.print(
+                f"cycle {int(pl_module.cycle)}/{trainer.num_training_batches}  {shown}  {speed:.0f} images/s"
+            )
 
 
 def progress(console: Console) -> Callback:

@@ -21,7 +21,7 @@ def adamw(net: nn.Module, lr: Positive, weight_decay: float = 0.0) -> Optimizer:
 
 
 def muon(net: nn.Module, lr: Positive, weight_decay: float = 0.0) -> Optimizer:
-    """Muon on the matrices inside net.blocks, AdamW on everything else, at one rate (Jordan et al., 2024; arXiv 2502.16982)."""
+    """Muon on the matrices inside net.blocks, AdamW on everything else, at one rate (arXiv 2502.16982)."""
     matrices = [p for p in net.get_submodule("blocks").parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     others = [p for p in net.parameters() if id(p) not in chosen]

@@ -1,0 +1,57 @@
+# Flow Generator Matching. `make help` lists the targets; EXP= names a recipe, ARGS= holds overrides.
+
+PYTHON ?= python3
+VENV   ?= .venv
+EXP    ?= digits_fgm
+ARGS   ?=
+
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train eval sample test check format table notebooks
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo; echo "  recipes:"; for f in configs/experiment/*.yaml; do \
+	  printf "  EXP=%-22s %s\n" "$$(basename $$f .yaml)" "$$(sed -n '3s/^# //p' $$f)"; done
+
+setup: $(VENV)/installed ## make the virtual environment (every other target does it when needed)
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	@echo "setting up $(VENV) once: PyTorch and what the suite needs (some minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "error: Python 3.11 to 3.13 is needed: make PYTHON=python3.11 ..." >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+train: setup ## train a recipe, or go on with it: EXP=digits_fgm ARGS="seed=1 method.t_star=0.9"
+	@$(RUN) fgm.train experiment=$(EXP) $(ARGS)
+
+eval: setup ## measure a finished run again: EXP=, ARGS="n=50000 eval_seed=7"
+	@$(RUN) fgm.evaluate experiment=$(EXP) $(ARGS)
+
+sample: setup ## draw from a finished run: EXP=, ARGS="n=100 sample_seed=0 out=digits.png"
+	@$(RUN) fgm.sample experiment=$(EXP) $(ARGS)
+
+test: setup ## the whole test suite, on the CPU
+	@$(BIN)/pytest $(ARGS)
+
+check: setup ## format, lint, types, every recipe composes, tables are fresh
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/pyrefly check --summary=none
+	@$(RUN) fgm.config
+	@$(RUN) fgm.table check=true
+
+format: setup ## rewrite the code in the project's format
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+table: setup ## make the tables in README.md and experiments/README.md from runs.jsonl
+	@$(RUN) fgm.table
+
+notebooks: setup ## run the notebooks and keep their outputs
+	@cd notebooks && for f in *.ipynb; do ../$(RUN) jupyter_execute $$f --inplace || exit 1; done

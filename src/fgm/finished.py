@@ -1,0 +1,53 @@
+"""A finished run as objects: its config and the sampler whose weights it exported."""
+
+from pathlib import Path
+from typing import Any
+
+from fgm import teacher
+from fgm.config import parse_arguments, read_recipe, read_yaml
+from fgm.errors import Refusal
+
+
+def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The config of the run that the arguments name, and the command's own settings out of them.
+
+    Args:
+        arguments: experiment=, overrides of the recipe as given to `make train`, and the command's own key=value.
+        own: the command's settings with their defaults.
+
+    Raises:
+        Refusal: that run is not there.
+    """
+    mine = dict(a.split("=", 1) for a in arguments if a.split("=")[0] in own)
+    recipe, overrides = parse_arguments([a for a in arguments if a.split("=")[0] not in own])
+    run_dir = Path(read_recipe(recipe, overrides)["run_dir"])
+    if not (run_dir / "results.json").exists():
+        raise Refusal(
+            f"{run_dir} holds no finished run: make train EXP={recipe}"
+            + (f' ARGS="{" ".join(overrides)}"' if overrides else "")
+        )
+    return read_yaml(run_dir / "config.yaml"), own | mine
+
+
+def load_source(config: dict[str, Any]) -> Any:
+    """What the run is for, as a Source: the averaged one-step generator, or the teacher's ODE."""
+    from hydra.utils import instantiate
+
+    from fgm.evaluation.sampling import Source, many_step
+    from fgm.networks.generator import OneStepGenerator
+
+    run_dir, method, path = Path(config["run_dir"]), config["method"], instantiate(config["path"])
+    if (run_dir / teacher.WEIGHTS).exists():
+        net = teacher.from_file(str(run_dir / teacher.WEIGHTS), config["network"])
+        return many_step(net, path, method["steps"][0])
+    net = teacher.from_file(str(run_dir / "generator.safetensors"), generator_network(config))
+    std = instantiate(config["data"]).std
+    return Source("one step, ema", OneStepGenerator(net, path, method["t_star"], method["c_in"], std).eval(), 1, "ema")
+
+
+def generator_network(config: dict[str, Any]) -> dict[str, Any]:
+    """The generator has the teacher's architecture where it started from the teacher."""
+    teacher_dir = teacher.run_dir(config["teacher"])
+    if config["method"]["generator_start"] == "teacher" and teacher_dir:
+        return read_yaml(teacher_dir / "config.yaml")["network"]
+    return config["network"]

@@ -1,0 +1,126 @@
+"""python -m fgm.table [check=true]: write the tables of README.md and experiments/README.md from runs.jsonl.
+
+Between <!-- table: recipe, recipe --> and <!-- end --> stands one table: a row per (recipe, sampler), the mean and
+standard deviation over the seeds of the newest config. Runs of older configs stay in runs.jsonl.
+"""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from fgm.errors import Refusal, entry
+from fgm.records import Measurement, read_rows
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ("README.md", "experiments/README.md")
+BLOCK = re.compile(r"(<!-- table: (?P<recipes>[\w, *]+) -->\n).*?(<!-- end -->)", re.S)
+SAMPLERS = {"ema": "one step, ema", "raw": "one step, raw", "real": "real"}
+Key = tuple[str, int, str]
+
+
+def main(arguments: list[str]) -> None:
+    checking = "check=true" in arguments
+    unknown = [a for a in arguments if a != "check=true"]
+    if unknown:
+        raise Refusal(f"{unknown[0]!r}: fgm.table takes check=true or nothing")
+    for name in DOCUMENTS:
+        path = ROOT / name
+        fresh = render(path.read_text(), ROOT / "experiments")
+        if checking and fresh != path.read_text():
+            raise Refusal(f"the tables in {name} are stale: make table")
+        path.write_text(fresh)
+        print(f"{name}: tables are up to date")
+
+
+def render(document: str, experiments: Path) -> str:
+    """The document with every table block made anew."""
+
+    def fill(block: re.Match[str]) -> str:
+        return block[1] + table(chosen(block["recipes"], experiments), experiments) + block[3]
+
+    return BLOCK.sub(fill, document)
+
+
+def chosen(recipes: str, experiments: Path) -> list[str]:
+    """The recipes that a block names, or with * all that have runs."""
+    if recipes.strip() == "*":
+        return sorted(path.parent.name for path in experiments.glob("*/runs.jsonl"))
+    return [name.strip() for name in recipes.split(",")]
+
+
+def table(recipes: list[str], experiments: Path) -> str:
+    lines = []
+    for recipe in recipes:
+        runs = newest(read_rows(experiments / recipe / "runs.jsonl"))
+        if runs:
+            lines += [*rows_of(recipe, runs), ""]
+    return "\n".join(lines) + ("\n" if lines else "")
+
+
+def newest(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last run of each seed among those that differ from the last run in nothing but the seed."""
+    if not runs:
+        return []
+    alike = [run for run in runs if run["study_digest"] == runs[-1]["study_digest"]]
+    return list({run["seed"]: run for run in alike}.values())
+
+
+def rows_of(recipe: str, runs: list[dict[str, Any]]) -> list[str]:
+    """One Markdown table: samplers down, metrics across."""
+    values, metrics = collect(runs), []
+    for _, _, metric in values:
+        metrics += [metric] if metric not in metrics else []
+    seeds, minutes = len(runs), mean(run["train_s"] for run in runs) / 60
+    head = [
+        f"**{recipe}**, {seeds} seed{'s' if seeds > 1 else ''}, {minutes:.1f} min training on {runs[-1]['device']}",
+        "",
+    ]
+    head += ["| sampler | calls | " + " | ".join(metrics) + " |", "| --- | --- |" + " --- |" * len(metrics)]
+    samplers = list(dict.fromkeys((name, nfe) for name, nfe, _ in values))
+    body = [
+        f"| {name} | {nfe or ''} | "
+        + " | ".join(cell(values.get((name, nfe, metric), [])) for metric in metrics)
+        + " |"
+        for name, nfe in samplers
+    ]
+    return [*head, *body, "", *footnotes(runs[-1])]
+
+
+def collect(runs: list[dict[str, Any]]) -> dict[Key, list[float]]:
+    """(sampler, nfe, metric) -> values over runs; a value without protocol or n is refused by Measurement."""
+    values: dict[Key, list[float]] = defaultdict(list)
+    for run in runs:
+        for row in run["results"]:
+            m = Measurement(**row)
+            values[sampler_name(m), m.nfe, m.metric].append(m.value)
+    return values
+
+
+def sampler_name(m: Measurement) -> str:
+    if m.weights == "real":
+        return m.protocol.partition(";")[0] if ";" in m.protocol else "floor: fresh against fresh"
+    if m.weights == "teacher":
+        return "start: teacher at t*" if m.nfe == 1 else "teacher's ODE"
+    return SAMPLERS[m.weights]
+
+
+def cell(values: list[float]) -> str:
+    if not values:
+        return ""
+    spread = f" ± {stdev(values):.2g}" if len(values) > 1 and stdev(values) > 0 else ""
+    return f"{mean(values):.3g}{spread}"
+
+
+def footnotes(run: dict[str, Any]) -> list[str]:
+    """Protocol and n of every metric."""
+    notes = {}
+    for row in run["results"]:
+        if row["weights"] != "real":
+            notes[row["metric"]] = f"{row['metric']}: {row['protocol']}, n = {row['n']}"
+    return ["; ".join(notes.values()) + "."]
+
+
+if __name__ == "__main__":
+    entry(main)

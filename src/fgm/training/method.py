@@ -1,0 +1,48 @@
+"""What the rest of the suite asks of a training: its cycle count, what to measure, what to export."""
+
+from abc import abstractmethod
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from fgm.evaluation.sampling import Source
+from fgm.training.setting import Setting
+
+
+class Method(LightningModule):
+    """Manual optimization; one training_step is one cycle, after which every network is a consistent state.
+
+    Attributes:
+        cycle: finished cycles, () int64; saved with the weights, so that a resumed run draws what it would have drawn.
+        exported: stem of the file that holds the result.
+    """
+
+    exported: str
+    cycle: Tensor
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.setting, self.schedule = setting, setting.schedule
+        self.register_buffer("cycle", torch.zeros((), dtype=torch.int64))
+
+    @abstractmethod
+    def sources(self) -> list[Source]:
+        """What to measure and show; the first one during training too."""
+
+    @abstractmethod
+    def result(self) -> nn.Module:
+        """The averaged network, to be exported."""
+
+    @property
+    def images_seen(self) -> int:
+        """Samples used for training so far, over all devices."""
+        return int(self.cycle) * self.schedule.batch_size * self.trainer.world_size
+
+    def report(self, scalars: dict[str, Tensor], skipped: int) -> None:
+        """Count the cycle, and log every so often."""
+        self.cycle += 1
+        if int(self.cycle) % self.schedule.log_every == 0:
+            counts = {"skipped": float(skipped), "images_seen": float(self.images_seen)}
+            self.log_dict(scalars | {name: torch.tensor(count) for name, count in counts.items()})

@@ -7,18 +7,18 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.pytorch import LightningModule
 from rich.console import Console
 
 from fgm.config import digest
 from fgm.errors import Refusal
 from fgm.training.fit import Run
+from fgm.training.method import Method
 from fgm.training.setting import Setting
 
 NOUNS = ("data", "path", "time", "optimizer")
 
 
-def build(config: dict[str, Any], console: Console) -> tuple[LightningModule, Run]:
+def build(config: dict[str, Any], console: Console) -> tuple[Method, Run]:
     """The module to train and what to train it with; a missing teacher is trained on the way.
 
     Raises:

@@ -16,7 +16,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from fgm.errors import Refusal
 from fgm.signatures import check, check_arguments
@@ -78,7 +78,9 @@ def read_recipe(recipe: str, overrides: list[str]) -> dict[str, Any]:
 
 def one_line(error: Exception, recipe: str, overrides: list[str]) -> str:
     """Hydra's complaint in one line; for an unknown key, the nearest known one."""
-    text = f"{error}\n{error.__cause__ or ''}"
+    text, where = f"{error}\n{error.__cause__ or ''}", getattr(error, "full_key", None)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{where} has no value: give {where}=..."
     unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text)
     if unknown is None or not overrides:
         return str(error).strip().splitlines()[0]
@@ -109,8 +111,13 @@ def run_name(recipe: str, overrides: list[str]) -> str:
 
 def digest(config: dict[str, Any]) -> str:
     """Twelve hex digits of the resolved config, without the places that it writes to."""
-    content = {key: value for key, value in config.items() if key not in PLACES}
-    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    return sha256(json.dumps(without_places(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def without_places(node: Any) -> Any:
+    if not isinstance(node, dict):
+        return node
+    return {key: without_places(value) for key, value in node.items() if key not in PLACES}
 
 
 def parse_arguments(arguments: list[str], default: str = "digits_fgm") -> tuple[str, list[str]]:

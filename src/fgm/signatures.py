@@ -12,7 +12,6 @@ import ast
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,11 @@ class Parameter:
 
 @cache
 def syntax(module: str) -> ast.Module:
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
+    stem = Path(__file__).parents[1].joinpath(*module.split("."))
+    found = [path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.exists()]
+    if not found:
         raise Refusal(f"there is no module {module}")
-    return ast.parse(Path(spec.origin).read_text())
+    return ast.parse(found[0].read_text())
 
 
 def definition(module: str, name: str) -> tuple[str, ast.AST]:

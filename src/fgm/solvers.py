@@ -49,7 +49,7 @@ EULER = Euler()
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """steps + 1 times from t_max down to t_min, uniform before the shift (arXiv 2403.03206, eq. 23)."""
+    """steps + 1 times, uniform from t_max down to t_min before the shift (arXiv 2403.03206, eq. 23)."""
 
     steps: Annotated[int, "[1, inf)"]
     shift: Annotated[float, "(0, inf)"] = 1.0
@@ -58,7 +58,8 @@ class TimeGrid:
 
     def times(self, like: Tensor) -> Tensor:
         """(steps + 1,) on the device and in the dtype of like."""
-        return shift_time(torch.linspace(self.t_max, self.t_min, self.steps + 1).to(like), self.shift)
+        uniform = torch.linspace(self.t_max, self.t_min, self.steps + 1, dtype=like.dtype, device=like.device)
+        return shift_time(uniform, self.shift).clamp_max(1)
 
 
 def trajectory(field: Field, x: Tensor, times: Tensor, solver: Solver = EULER) -> Tensor:

@@ -23,5 +23,5 @@ def stream(*key: int | str, index: int) -> Generator:
 
 def sample_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...], role: str = "z") -> Tensor:
     """Standard normal noise (len(indices), *shape), float32; row i depends on seed, role and indices[i] alone."""
-    rows = [torch.randn(shape, generator=stream(seed, role, index=i)) for i in indices]
+    rows = [torch.randn(shape, generator=stream(seed, role, index=i), dtype=torch.float32) for i in indices]
     return torch.stack(rows) if rows else torch.empty(0, *shape)

@@ -57,7 +57,7 @@ class Uniform(TimeDensity):
 
     def log_density(self, t: Tensor) -> Tensor:
         inside = (self.low <= t) & (t <= self.high)
-        return torch.where(inside, -math.log(self.high - self.low), -torch.inf).to(t.dtype)
+        return torch.full_like(t, -math.log(self.high - self.low)).where(inside, -torch.inf)
 
 
 @dataclass(frozen=True)

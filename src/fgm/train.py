@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fgm import teacher
-from fgm.config import PLACES, digest, parse_arguments, read_recipe, read_yaml, write_yaml
+from fgm.config import digest, parse_arguments, read_recipe, read_yaml, without_places, write_yaml
 from fgm.errors import Refusal, entry
 from fgm.records import Measurement, append_row, write_json
 
@@ -118,7 +118,9 @@ def is_done(config: dict[str, Any], run_dir: Path) -> bool:
         return False
     other = read_yaml(run_dir / "config.yaml")
     if digest(other) != digest(config):
-        changed = [key for key in config if key not in PLACES and other.get(key) != config[key]]
+        changed = [
+            key for key in without_places(config) if without_places(other.get(key)) != without_places(config[key])
+        ]
         raise Refusal(
             f"{run_dir} holds a run of another config (differs in {', '.join(changed)}): delete it or give run_dir="
         )

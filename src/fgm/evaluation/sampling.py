@@ -44,7 +44,10 @@ def draw_samples(
 ) -> tuple[Tensor, Tensor | None]:
     """Samples 0 to n - 1 and their labels, on the CPU."""
     indices, samples = torch.arange(n), []
+    dtype = next(source.sampler.parameters(), torch.empty(0)).dtype
     for chunk in indices.split(batch):
         z, labels = sample_noise(seed, chunk.tolist(), shape), labels_of(chunk, num_classes)
-        samples.append(source.sampler(z.to(device), labels if labels is None else labels.to(device)).float().cpu())
+        samples.append(
+            source.sampler(z.to(device, dtype), labels if labels is None else labels.to(device)).float().cpu()
+        )
     return torch.cat(samples), labels_of(indices, num_classes)

@@ -82,6 +82,8 @@ class DiT(Velocity):
         self.head = zeroed(nn.Linear(width, channels * patch**2))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        if x_t.shape[1:] != self.shape:
+            raise ValueError(f"DiT of shape {self.shape} was given {tuple(x_t.shape[1:])}")
         patches = self.patchify(x_t)
         tokens = self.embed(patches.flatten(2).transpose(1, 2)) + self.position
         features = silu(self.condition(t, condition))

@@ -35,6 +35,8 @@ class ConditionEmbedding(nn.Module):
     def forward(self, t: Tensor, condition: Tensor | None) -> Tensor:
         features = self.time(t)
         if self.label is None:
+            if condition is not None:
+                raise ValueError("this network has no classes, and was given labels")
             return features
         if condition is None:
             condition = torch.full((len(t),), self.label.num_embeddings - 1, device=t.device)

@@ -92,8 +92,8 @@ class Distillation(Method):
         return self.unregistered[0]
 
     def on_fit_start(self) -> None:
-        self.teacher.to(self.device).requires_grad_(False).eval()
-        self.start[0].to(self.device)
+        for frozen in (self.teacher, self.start[0]):
+            frozen.to(self.device, self.weight_dtype).requires_grad_(False).eval()
 
     def configure_optimizers(self):
         s = self.schedule
@@ -119,22 +119,22 @@ class Distillation(Method):
     def generate(self, cycle: int) -> tuple[Tensor, Tensor | None]:
         """The cycle's samples, with their graph, and labels drawn uniformly."""
         noise, data = self.setting.stream("latent", self.global_rank, cycle), self.setting.data
-        z = torch.randn(self.schedule.batch_size, *data.shape, generator=noise, dtype=self.setting.dtype)
+        z = torch.randn(self.schedule.batch_size, *data.shape, generator=noise, dtype=self.weight_dtype)
         condition = None
         if data.num_classes:
             condition = torch.randint(data.num_classes, (len(z),), generator=noise).to(self.device)
-        return self.generator(z.to(self.cycle.device), condition), condition
+        return self.generator(z.to(self.device), condition), condition
 
     def online_turn(self, x_0: Tensor, condition: Tensor | None, index: int) -> dict[str, Tensor]:
         x_t, c, t = self.setting.noisy(x_0, self.online_time, self.setting.stream("online", self.global_rank, index))
-        loss = losses.flow_matching(self.online(x_t, t, condition), c).mean()
+        loss = losses.flow_matching(self.online(x_t, t, condition).to(x_t.dtype), c).mean()
         norm = self.descents[1](self, loss)
         return {"online_loss": loss.detach(), "online_grad_norm": norm}
 
     def generator_turn(self, x_0: Tensor, condition: Tensor | None, cycle: int) -> dict[str, Tensor]:
         s = self.setting
         x_t, c, t = s.noisy(x_0, s.time, s.stream("generator", self.global_rank, cycle))
-        u, v = self.teacher(x_t, t, condition), self.online(x_t, t, condition)
+        u, v = (net(x_t, t, condition).to(x_t.dtype) for net in (self.teacher, self.online))
         loss = (self.weight(x_0, x_t, t, u, v) * losses.fgm(u, v, c, self.lambda_1, self.detach)).mean()
         norm = self.descents[0](self, loss)
         return {

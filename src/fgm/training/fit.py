@@ -68,7 +68,13 @@ def fit(module: Method, run: Run) -> dict[str, float]:
     trainer = build_trainer(run, module.schedule, chosen, callbacks)
     cycles: Any = range(module.schedule.cycles)  # a step draws all that it needs from its streams
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers")
+        for known in (
+            ".*does not have many workers",
+            ".*your dataloader is not resumable",
+            ".*LeafSpec",
+            "Found .* eval mode",
+        ):
+            warnings.filterwarnings("ignore", message=known)
         try:
             trainer.fit(module, DataLoader(cycles, batch_size=None), ckpt_path=checkpoint, weights_only=True)
         except SystemExit as stop:  # Lightning's own answer to Ctrl-C

@@ -58,8 +58,8 @@ class FlowMatching(Method):
         if condition is not None:
             dropped = torch.rand(len(x_0), generator=noise) < self.null_share
             condition = condition.masked_fill(dropped, s.data.num_classes).to(self.device)
-        x_t, c, t = s.noisy(x_0.to(self.device, s.dtype), s.time, noise)
-        return losses.flow_matching(self.net(x_t, t, condition), c).mean()
+        x_t, c, t = s.noisy(x_0.to(self.device, self.weight_dtype), s.time, noise)
+        return losses.flow_matching(self.net(x_t, t, condition).to(x_t.dtype), c).mean()
 
     def sources(self) -> list[Source]:
         return [many_step(self.ema, self.setting.path, steps) for steps in self.steps]

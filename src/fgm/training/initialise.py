@@ -7,6 +7,7 @@ random    a fresh network
 """
 
 from copy import deepcopy
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -31,19 +32,20 @@ def initialised(start: Start, setting: Setting) -> nn.Module:
     Raises:
         ValueError: the teacher has no weights to copy, or start is unknown.
     """
-    makers = {"teacher": copy_of_teacher, "fit": fitted, "random": lambda s: deepcopy(s.net)}
+    makers = {"teacher": teacher_network, "fit": fitted, "random": lambda s: s.net}
     if start not in makers:
         raise ValueError(f"start = {start!r} is none of {', '.join(makers)}")
-    return makers[start](setting).requires_grad_(True)
+    return deepcopy(makers[start](setting)).requires_grad_(True)
 
 
-def copy_of_teacher(setting: Setting) -> nn.Module:
+def teacher_network(setting: Setting) -> nn.Module:
     net = setting.teacher.net if isinstance(setting.teacher, Guided) else setting.teacher
     if net is None or not any(True for _ in net.parameters()):
         raise ValueError(f"{type(net).__name__} has no weights to copy: choose fit or random")
-    return deepcopy(net)
+    return net
 
 
+@lru_cache(maxsize=1)
 def fitted(setting: Setting) -> nn.Module:
     """The fresh network after FIT_ITERATIONS of regression onto the teacher, at points of the path to its samples."""
     net, data, path, teacher = deepcopy(setting.net), setting.data, setting.path, setting.teacher
@@ -57,7 +59,9 @@ def fitted(setting: Setting) -> nn.Module:
         chosen = torch.randint(len(pool), (FIT_BATCH,), generator=noise)
         condition = None if labels is None else labels[chosen]
         x_t, _, t = setting.noisy(pool[chosen], Uniform(), noise)
-        loss = mse_loss(net(x_t, t, condition), teacher(x_t, t, condition))
+        with torch.no_grad():
+            u = teacher(x_t, t, condition)
+        loss = mse_loss(net(x_t, t, condition), u)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -36,6 +36,11 @@ class Method(LightningModule):
         """The averaged network, to be exported."""
 
     @property
+    def weight_dtype(self) -> torch.dtype:
+        """Of weights, noise, times and losses; bf16-mixed leaves it float32."""
+        return next(self.parameters()).dtype
+
+    @property
     def images_seen(self) -> int:
         """Samples used for training so far, over all devices."""
         return int(self.cycle) * self.schedule.batch_size * self.trainer.world_size

@@ -61,11 +61,6 @@ class Setting:
     data: Data
     teacher: nn.Module | None = None
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of weights, noise, times and losses."""
-        return next(self.net.parameters()).dtype
-
     def stream(self, role: str, rank: int, index: int) -> Generator:
         """The generator of one role on one rank, in one cycle or turn."""
         return stream(self.seed, role, rank, index=index)

@@ -1,0 +1,154 @@
+"""Distances agree with closed forms and with independent implementations."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.stats
+import torch
+
+from fgm.analytic import ring
+from fgm.data.digits import Digits
+from fgm.data.points import Checkerboard, Points, Ring, Spirals, TwoMoons
+from fgm.evaluation.classifier import accuracy, digit_classifier, train_classifier
+from fgm.evaluation.distances import energy_distance, mmd, sliced_w2
+from fgm.evaluation.frechet import FeatureStatistics, frechet_distance
+from fgm.evaluation.images import DigitPanel, blur, dequantise, quantise
+from fgm.evaluation.points import PointPanel, mode_shares
+from fgm.evaluation.sampling import Source, draw_samples, labels_of
+from fgm.streams import stream
+
+
+def normal(n: int, d: int, index: int = 0) -> torch.Tensor:
+    return torch.randn(n, d, generator=stream("test", index=index), dtype=torch.float64)
+
+
+def test_frechet_distance_of_shifted_and_scaled_sets_is_the_closed_form() -> None:
+    """For y = 2 x + 1, whatever x: |mean x + 1|^2 + tr S, since the roots commute."""
+    x = normal(500, 6)
+    p, q = FeatureStatistics.of(x), FeatureStatistics.of(2 * x + 1)
+    expected = (p.mean + 1).square().sum() + p.covariance.trace()
+    assert frechet_distance(p, q) == pytest.approx(expected.item(), rel=1e-10)
+    assert frechet_distance(p, p) == pytest.approx(0, abs=1e-10)
+
+
+def test_frechet_distance_equals_the_formula_by_scipy() -> None:
+    x, y = normal(400, 5), normal(300, 5, 1) @ normal(5, 5, 2)
+    a, b = np.cov(x.numpy().T), np.cov(y.numpy().T)
+    root = scipy.linalg.sqrtm(a @ b).real
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum().item() + np.trace(a + b - 2 * root)
+    assert frechet_distance(FeatureStatistics.of(x), FeatureStatistics.of(y)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_statistics_of_parts_add_up_to_those_of_the_whole() -> None:
+    x = normal(100, 4)
+    parts, whole = FeatureStatistics.of(x[:37]) + FeatureStatistics.of(x[37:]), FeatureStatistics.of(x)
+    assert parts.n == whole.n
+    torch.testing.assert_close(parts.covariance, whole.covariance, rtol=1e-12, atol=1e-12)
+
+
+def test_too_few_samples_for_a_covariance_are_refused() -> None:
+    with pytest.raises(ValueError, match="use more samples"):
+        frechet_distance(FeatureStatistics.of(normal(5, 5)), FeatureStatistics.of(normal(100, 5)))
+
+
+def test_sliced_w2_of_a_translation_is_its_length_over_root_d() -> None:
+    x = normal(300, 2).float()
+    assert sliced_w2(x, x + torch.tensor([3.0, 4.0])) == pytest.approx(5 / math.sqrt(2), rel=0.05)
+    assert sliced_w2(x, x.flip(0)) == 0
+
+
+def test_energy_distance_equals_scipys_in_one_dimension() -> None:
+    """scipy gives the square root of the biased statistic; the difference of the two is the diagonals' share."""
+    x, y = normal(2000, 1), normal(2000, 1, 1) + 1
+    assert energy_distance(x, y) == pytest.approx(
+        scipy.stats.energy_distance(x[:, 0].numpy(), y[:, 0].numpy()) ** 2, abs=2e-3
+    )
+
+
+def test_mmd_is_unbiased_and_sees_a_shift() -> None:
+    same = [mmd(normal(200, 2, 2 * i), normal(200, 2, 2 * i + 1)) for i in range(20)]
+    assert abs(np.mean(same)) < 3 * np.std(same) / math.sqrt(20)
+    assert mmd(normal(200, 2), normal(200, 2, 1) + 1) > 10 * np.std(same)
+
+
+def test_the_point_panel_sees_each_failure() -> None:
+    data = Ring()
+    panel, x = PointPanel(data), data.points(20_000, stream("test", index=9))
+    good = {m.metric: m.value for m in panel.measure(x)}
+    dropped = {m.metric: m.value for m in panel.measure(x[mode_of(x) != 0])}
+    narrow = {m.metric: m.value for m in panel.measure(sharpened(x))}
+    assert dropped["mode_kl"] == pytest.approx(math.log(8 / 7), abs=0.01) and good["mode_kl"] < 0.001
+    assert dropped["mode_share_error"] == 1
+    assert narrow["nll_gap"] < -0.5 < abs(good["nll_gap"]) + 0.1
+    floor = {m.metric: m.value for m in panel.bounds()}
+    assert good["sliced_w2"] < 2 * floor["sliced_w2"] < dropped["sliced_w2"]
+
+
+def mode_of(x: torch.Tensor) -> torch.Tensor:
+    return torch.cdist(x, ring().means).argmin(1)
+
+
+def sharpened(x: torch.Tensor) -> torch.Tensor:
+    """Half the width of every mode."""
+    centres = ring().means[mode_of(x)]
+    return centres + (x - centres) / 2
+
+
+def test_mode_shares_sum_to_one() -> None:
+    assert mode_shares(ring().sample(1000, stream("test", index=0)), ring()).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("data", [Ring(), Checkerboard(), TwoMoons(), Spirals()], ids=lambda d: type(d).__name__)
+def test_points_are_centred_and_of_one_scale(data: Points) -> None:
+    x = data.points(20_000, stream("test", index=1))
+    assert x.mean(0).abs().max() < 0.35
+    assert 0.5 < data.std < 2
+    assert x.abs().max() < 3
+
+
+def test_the_checkerboard_has_no_point_on_a_light_square() -> None:
+    cell = ((Checkerboard().points(5000, stream("test", index=2)) + 2).clamp(0, 3.999)).long()
+    assert ((cell.sum(1) % 2) == 0).all()
+
+
+def test_quantising_is_rounding_and_inverts_up_to_half_a_level() -> None:
+    x = torch.linspace(-1, 1, 1001)
+    assert (dequantise(quantise(x)) - x).abs().max() <= 0.5 / 127.5 + 1e-6
+    assert quantise(torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])).tolist() == [0, 0, 128, 255, 255]
+
+
+def test_the_digit_split_is_stratified_and_disjoint() -> None:
+    split = Digits().split
+    (train, train_labels), (test, test_labels) = split["train"], split["test"]
+    assert len(train) + len(test) == 1797
+    assert (train_labels.bincount() - 4 * test_labels.bincount()).abs().max() <= 4
+    assert torch.cdist(train.flatten(1), test.flatten(1)).min() > 0
+
+
+def test_the_digit_panel_orders_real_blurred_and_noise() -> None:
+    bounds = {(m.protocol.partition(";")[0], m.metric): m.value for m in DigitPanel().bounds()}
+    assert bounds["floor: held-out scans", "fd"] < 0.1 * bounds["ceiling: blurred scans", "fd"]
+    assert bounds["floor: held-out scans", "accuracy"] > 0.95 > bounds["ceiling: noise", "accuracy"]
+
+
+def test_the_shipped_classifier_is_what_its_recipe_trains() -> None:
+    """Retrained for a fifth of its iterations it reads the held-out scans almost as well, within three points."""
+    shipped, name = digit_classifier()
+    scans = Digits().split["test"]
+    assert len(name) == 8
+    assert accuracy(train_classifier(iterations=300), *scans) == pytest.approx(accuracy(shipped, *scans), abs=0.03)
+
+
+def test_a_blur_keeps_the_mean_of_a_constant() -> None:
+    assert torch.equal(blur(torch.ones(1, 1, 8, 8)), torch.ones(1, 1, 8, 8))
+
+
+def test_samples_do_not_depend_on_the_batch_that_draws_them() -> None:
+    source = Source("identity", torch.nn.Module(), 1, "ema")
+    source.sampler.forward = lambda z, condition: z  # type: ignore[method-assign]
+    whole = draw_samples(source, 1, 10, (2,), 3, torch.device("cpu"), batch=10)
+    parts = draw_samples(source, 1, 10, (2,), 3, torch.device("cpu"), batch=3)
+    assert torch.equal(whole[0], parts[0])
+    assert whole[1].tolist() == labels_of(torch.arange(10), 3).tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]

@@ -1,0 +1,78 @@
+"""The house stands: a room imports only what is below it, and each library lives where the design puts it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src"
+FLOORS = {
+    0: ("errors", "paths", "times", "losses", "solvers", "analytic", "streams"),
+    1: ("networks",),
+    2: ("records", "data", "evaluation"),
+    3: ("training",),
+    4: ("signatures", "config", "build", "teacher", "train", "finished", "evaluate", "sample", "export", "table"),
+}  # fmt: skip
+HOMES = {"hydra": {4}, "omegaconf": {4}, "lightning": {3}, "wandb": {3}, "diffusers": {1, 4}}
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def floor_of(module: str) -> int:
+    room = module.split(".")[1]
+    return next(floor for floor, rooms in FLOORS.items() if room in rooms)
+
+
+def imports_of(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            inside = node.module == "fgm"
+            names |= {f"fgm.{alias.name}" for alias in node.names} if inside else {node.module}
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_room_imports_only_what_stands_below_it(path: Path) -> None:
+    module = name_of(path)
+    if module == "fgm":
+        assert imports_of(path) == set()
+        return
+    floor = floor_of(module)
+    for imported in imports_of(path):
+        if imported.startswith("fgm."):
+            assert floor_of(imported) <= floor, f"{module} (floor {floor}) imports {imported}"
+        home = HOMES.get(imported.split(".")[0])
+        assert home is None or floor in home, f"{imported} does not live on floor {floor} ({module})"
+
+
+def test_floor_0_needs_torch_alone() -> None:
+    allowed = {"torch", "fgm"} | set(__import__("sys").stdlib_module_names)
+    for room in FLOORS[0]:
+        outside = {name.split(".")[0] for name in imports_of(SOURCE / "fgm" / f"{room}.py")} - allowed
+        assert not outside, f"{room} imports {outside}"
+
+
+def test_no_two_modules_import_each_other() -> None:
+    graph = {name_of(path): {i for i in imports_of(path) if i.startswith("fgm.")} for path in MODULES}
+    lazy = {("fgm.teacher", "fgm.train")}  # inside a function: a missing teacher is trained by the command itself
+    for a, targets in graph.items():
+        for b in targets:
+            mutual = a in graph.get(b, set()) and (a, b) not in lazy and (b, a) not in lazy
+            assert not mutual, f"{a} and {b} import each other"
+
+
+def test_files_and_functions_stay_readable() -> None:
+    lengths = []
+    for path in MODULES:
+        lengths.append(len(path.read_text().splitlines()))
+        assert lengths[-1] <= 300, f"{path.name} has {lengths[-1]} lines"
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.body[0].lineno < 30, f"{path.name}: {node.name} is too long"
+    assert sorted(lengths)[len(lengths) // 2] <= 120

@@ -1,0 +1,175 @@
+"""Networks and their wrappers: what holds of a velocity before any training."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from fgm.analytic import gaussian, ring
+from fgm.networks import Velocity
+from fgm.networks.dit import DiT
+from fgm.networks.exact import ExactVelocity
+from fgm.networks.generator import InputScale, OneStepGenerator, input_scale
+from fgm.networks.guidance import Guided
+from fgm.networks.mlp import VelocityMLP
+from fgm.networks.ode import OdeSampler
+from fgm.paths import Path, RectifiedPath, TrigonometricPath
+from fgm.solvers import Euler, Heun, Solver, TimeGrid
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def perturbed(net: Velocity) -> Velocity:
+    """The network with noise on every weight, so that no zero of its initialisation hides a term."""
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    return net
+
+
+def small_dit() -> Velocity:
+    return perturbed(DiT(size=4, channels=2, width=8, depth=2, heads=2, num_classes=3))
+
+
+def small_mlp() -> Velocity:
+    return perturbed(VelocityMLP(dim=2, width=8, depth=2, num_classes=3))
+
+
+@pytest.fixture(params=[small_dit, small_mlp])
+def net(request: pytest.FixtureRequest) -> Velocity:
+    return request.param()
+
+
+def inputs(net: Velocity, n: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+    """x_t, t and labels."""
+    return torch.randn(n, *net.shape), torch.rand(n), torch.arange(n) % 3
+
+
+def calls(net: Velocity) -> list[int]:
+    """A list that grows by the batch size at each call of net."""
+    sizes: list[int] = []
+    net.register_forward_hook(lambda module, arguments, output: sizes.append(len(output)))
+    return sizes
+
+
+def test_a_fresh_dit_is_the_zero_field() -> None:
+    """adaLN-zero: v = 0 everywhere, and yet the gradient of its head is not."""
+    net = DiT(size=4, channels=2, width=8, depth=2, heads=2, num_classes=3)
+    v = net(*inputs(net))
+    assert torch.equal(v, torch.zeros(6, 2, 4, 4))
+    (slope,) = torch.autograd.grad((v - 1).square().sum(), net.head.bias)
+    assert slope.abs().min() > 0
+
+
+@pytest.mark.parametrize("build", [lambda: DiT(size=5), lambda: DiT(size=4, width=10, heads=4)])
+def test_a_dit_refuses_sizes_that_do_not_divide(build: Callable) -> None:
+    """patch must divide size, and heads must divide width."""
+    with pytest.raises(ValueError, match="must divide"):
+        build()
+
+
+def test_the_class_matters(net: Velocity) -> None:
+    """Another label, or none, changes every sample's velocity, and none is the label num_classes."""
+    x_t, t, labels = inputs(net)
+    v, other, null, none = (net(x_t, t, y) for y in (labels, (labels + 1) % 3, torch.full_like(labels, 3), None))
+    assert (v - other).flatten(1).norm(dim=1).min() > 1e-3
+    assert (v - none).flatten(1).norm(dim=1).min() > 1e-3
+    assert_close(null, none)
+
+
+def test_time_matters(net: Velocity) -> None:
+    """Another t changes every sample's velocity."""
+    x_t, t, labels = inputs(net)
+    assert (net(x_t, t, labels) - net(x_t, 1 - t, labels)).flatten(1).norm(dim=1).min() > 1e-3
+
+
+def test_samples_do_not_see_each_other(net: Velocity) -> None:
+    """Permuting the batch permutes the output, and a part of the batch gives a part of it."""
+    order, batch = torch.randperm(6), inputs(net)
+    v = net(*batch)
+    assert_close(net(*(x[order] for x in batch)), v[order])
+    assert_close(net(*(x[:2] for x in batch)), v[:2])
+
+
+def test_the_generator_starts_as_one_euler_step(net: Velocity) -> None:
+    """At t* = 1, c_in = one on the rectified path, g(z) is the teacher's ODE in one Euler step."""
+    z, _, labels = inputs(net)
+    generator = OneStepGenerator(net, RectifiedPath(), t_star=1.0, c_in="one")
+    assert_close(generator(z, labels), OdeSampler(net, RectifiedPath(), TimeGrid(1))(z, labels))
+
+
+@pytest.mark.parametrize("c_in", ["one", "t_star", "variance"])
+@pytest.mark.parametrize("t_star", [0.3, 0.97])
+def test_the_generator_reads_x_0_off_its_net(path: Path, t_star: float, c_in: InputScale) -> None:
+    """c_in z = alpha g + sigma eps, with g and eps the two readings of v(c_in z, t*)."""
+    net, z, t = small_mlp(), torch.randn(6, 2), torch.full((6,), t_star)
+    generator = OneStepGenerator(net, path, t_star, c_in)
+    x, k = generator.c_in * z, path.at(t, z)
+    v = net(x, t, None)
+    assert_close(generator(z), path.x_0_from_velocity(x, v, t))
+    assert_close(k.alpha * generator(z) + k.sigma * path.eps_from_velocity(x, v, t), x)
+
+
+@pytest.mark.parametrize("t_star", [0.3, 0.97])
+def test_with_the_exact_velocity_the_generator_is_the_posterior_mean(path: Path, t_star: float) -> None:
+    """For N(m, s^2) data, g = E[x_0 | x] = m + alpha s^2 / (alpha^2 s^2 + sigma^2) (x - alpha m) at t*, x = c_in z."""
+    m, s, z = torch.tensor([0.5, -1.0]), torch.tensor(0.6), torch.randn(6, 2)
+    generator, k = OneStepGenerator(ExactVelocity(gaussian(m, s), path), path, t_star), path.at(torch.tensor(t_star), z)
+    gain = k.alpha * s**2 / (k.alpha**2 * s**2 + k.sigma**2)
+    assert_close(generator(z), m + gain * (generator.c_in * z - k.alpha * m))
+
+
+def test_input_scales(path: Path) -> None:
+    """c_in is 1, sigma_t*, or the standard deviation of x_t* for data of standard deviation data_std."""
+    k = path.coefficients(torch.tensor(0.7))
+    scales = [input_scale(path, 0.7, "one", 0.4), input_scale(path, 0.7, "t_star", 0.4)]
+    assert_close(torch.tensor(scales), torch.stack([torch.tensor(1.0), k.sigma]))
+    assert_close(input_scale(path, 0.7, "variance", 0.4) ** 2, float(0.16 * k.alpha**2 + k.sigma**2))
+
+
+@pytest.mark.parametrize("t_star", [0.0, 1.1])
+def test_a_generator_refuses_times_off_the_path(t_star: float) -> None:
+    """0 < t* <= 1: at t = 0 there is no noise to start from."""
+    with pytest.raises(ValueError, match="t_star"):
+        OneStepGenerator(small_mlp(), RectifiedPath(), t_star)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 0.4, 4.5])
+def test_guidance_is_affine_in_its_scale(net: Velocity, scale: float) -> None:
+    """v = (1 - scale) v_null + scale v_condition: 0 is the null class, 1 the net itself; no condition stays null."""
+    x_t, t, labels = inputs(net)
+    v, v_null = net(x_t, t, labels), net(x_t, t, None)
+    assert_close(Guided(net, scale)(x_t, t, labels), (1 - scale) * v_null + scale * v)
+    assert_close(Guided(net, scale)(x_t, t), v_null)
+
+
+def test_guidance_costs_one_call(net: Velocity) -> None:
+    """The net is called once, on the batch twice; a net without classes is refused."""
+    asked = calls(net)
+    Guided(net, 2.0)(*inputs(net))
+    assert asked == [12]
+    with pytest.raises(ValueError, match="num_classes"):
+        Guided(VelocityMLP(), 2.0)
+
+
+@pytest.mark.parametrize(("solver", "steps"), [(Euler(), 1), (Euler(), 5), (Heun(), 5)])
+def test_nfe_is_the_number_of_calls(net: Velocity, solver: Solver, steps: int) -> None:
+    """nfe of an ODE sampler, and 1 of a generator, as counted; the trajectory ends at the sample."""
+    path = TrigonometricPath()
+    sampler, generator = OdeSampler(net, path, TimeGrid(steps), solver), OneStepGenerator(net, path)
+    (z, _, labels), asked = inputs(net), calls(net)
+    x_0 = sampler(z, labels)
+    assert len(asked) == sampler.nfe
+    generator(z, labels)
+    assert (len(asked), generator.nfe) == (sampler.nfe + 1, 1)
+    assert torch.equal(sampler.trajectory(z, labels)[-1], x_0)
+
+
+def test_the_exact_network_is_the_analytic_velocity(path: Path) -> None:
+    """ExactVelocity is the mixture's velocity, has no weights, and ignores its condition."""
+    mixture, x_t, t = ring(5), torch.randn(6, 2), torch.linspace(0.1, 0.9, 6)
+    net = ExactVelocity(mixture, path)
+    assert_close(net(x_t, t, torch.arange(6)), mixture.velocity(x_t, t, path))
+    assert not list(net.parameters())

@@ -1,0 +1,73 @@
+"""A value is never shown without protocol and n; tables are what the runs say; old rows stay."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fgm.records import Measurement, append_row, read_rows, write_json
+from fgm.table import ROOT, render, table
+
+
+def run(value: float, seed: int = 0, study: str = "a") -> dict[str, Any]:
+    results = [
+        Measurement("fd", value, 100, "features-12345678", 1, "ema").row(),
+        Measurement("fd", 2.0, 100, "features-12345678", 50, "teacher").row(),
+        Measurement("fd", 0.5, 30, "floor: held-out; features-12345678").row(),
+    ]
+    return {"seed": seed, "study_digest": study, "device": "cpu", "train_s": 60.0, "results": results}
+
+
+def written(rows: list[dict[str, Any]], experiments: Path) -> Path:
+    for row in rows:
+        append_row(experiments / "toy" / "runs.jsonl", row)
+    return experiments
+
+
+@pytest.mark.parametrize("protocol, n", [("", 10), ("p", 0)])
+def test_a_value_without_protocol_or_n_is_refused(protocol: str, n: int, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="never shown without"):
+        Measurement("fd", 1.0, n, protocol)
+    bad = run(1.0)
+    bad["results"][0] |= {"protocol": protocol, "n": n}
+    with pytest.raises(ValueError, match="never shown without"):
+        table(["toy"], written([bad], tmp_path))
+
+
+def test_a_table_shows_mean_and_sd_over_the_seeds_of_the_newest_config(tmp_path: Path) -> None:
+    rows = [run(9.0, study="old"), run(1.0), run(2.0, seed=1), run(100.0, seed=2), run(3.0, seed=2)]
+    text = table(["toy"], written(rows, tmp_path))
+    assert "| one step, ema | 1 | 2 ± 1 |" in text
+    assert "| teacher's ODE | 50 | 2 |" in text
+    assert "3 seeds, 1.0 min training on cpu" in text
+    assert "fd: features-12345678, n = 100" in text
+    assert len(read_rows(tmp_path / "toy" / "runs.jsonl")) == 5
+
+
+def test_only_what_stands_between_the_marks_is_rewritten(tmp_path: Path) -> None:
+    experiments = written([run(1.0)], tmp_path)
+    document = "before\n<!-- table: toy -->\nstale\n<!-- end -->\nafter\n"
+    fresh = render(document, experiments)
+    assert fresh.startswith("before\n<!-- table: toy -->\n**toy**") and fresh.endswith("<!-- end -->\nafter\n")
+    assert "stale" not in fresh and render(fresh, experiments) == fresh
+
+
+def test_json_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    write_json(path, {"a": 1})
+    write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 2}
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_every_folder_of_experiments_belongs_to_a_recipe_and_has_a_verdict() -> None:
+    from fgm.config import recipes
+
+    for folder in (path.parent for path in (ROOT / "experiments").glob("*/runs.jsonl")):
+        assert folder.name in recipes()
+        diary = (folder / "README.md").read_text()
+        for word in ("Question", "Command", "Finding", "Verdict"):
+            assert f"**{word}" in diary, f"{folder.name} says no {word.lower()}"
+        for row in read_rows(folder / "runs.jsonl"):
+            assert row["recipe"] == folder.name

@@ -78,7 +78,7 @@ def test_every_noun_fits_its_constructor() -> None:
 
 def test_the_same_command_names_the_same_run() -> None:
     assert run_name("digits_fgm", []) == "digits_fgm"
-    assert run_name("digits_fgm", ["seed=1", "outputs=/tmp/x"]) == "digits_fgm,seed=1"
+    assert run_name("digits_fgm", ["seed=1", "outputs=/tmp/x"]) == "digits_fgm__seed-1"
     assert len(run_name("digits_fgm", [f"a{i}=1" for i in range(100)])) <= 120
     assert digest(read_recipe("digits_fgm", [])) == digest(read_recipe("digits_fgm", ["outputs=/tmp/x"]))
     assert digest(read_recipe("digits_fgm", [])) != digest(read_recipe("digits_fgm", ["seed=1"]))

@@ -1,7 +1,7 @@
 """Recipes: from a name and overrides to one resolved, checked config. Imports neither torch nor Lightning.
 
 A recipe is configs/experiment/<name>.yaml, a few values over nouns that configs/ defines. The same name and overrides
-always mean the same run directory, outputs/<name>[,<override>...], so that the same command again resumes.
+always mean the same run directory, outputs/<name>[__<override>...], so that the same command again resumes.
 """
 
 import json
@@ -103,10 +103,10 @@ def settings(config: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 def run_name(recipe: str, overrides: list[str]) -> str:
-    """recipe,key=value,... in the order given, hashed where it would be too long for a file system."""
+    """recipe__key-value__... in the order given, hashed where it would be too long for a file system."""
     told = [o for o in overrides if o.split("=")[0].lstrip("+~") not in PLACES]
-    name = ",".join([recipe, *(re.sub(r"[^\w.,=+~-]", "_", o) for o in told)])
-    return name if len(name) <= 120 else f"{recipe},{sha256(name.encode()).hexdigest()[:12]}"
+    name = "__".join([recipe, *(re.sub(r"[^\w.-]", "-", o) for o in told)])
+    return name if len(name) <= 120 else f"{recipe}__{sha256(name.encode()).hexdigest()[:12]}"
 
 
 def digest(config: dict[str, Any]) -> str:

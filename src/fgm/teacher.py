@@ -35,10 +35,10 @@ def from_run(
     """
     config = run_of(recipe, overrides, outputs, experiments)
     weights = Path(config["run_dir"]) / WEIGHTS
-    if not (weights.parent / "results.json").exists():
-        from fgm.train import train as train_recipe  # which needs this module
+    from fgm import train as command  # which needs this module
 
-        train_recipe(config)
+    if not command.is_done(config, weights.parent):
+        command.train(config)
     return from_file(str(weights), read_yaml(weights.parent / "config.yaml")["network"], guidance)
 
 

@@ -22,7 +22,7 @@ from fgm.training.setting import Setting
 
 Start = Literal["teacher", "fit", "random"]
 
-FIT_ITERATIONS, FIT_BATCH, FIT_RATE = 1500, 512, 2e-3
+FIT_ITERATIONS, FIT_BATCH, FIT_RATE = 1000, 256, 2e-3
 FIT_POOL, FIT_STEPS = 10_000, 50
 
 

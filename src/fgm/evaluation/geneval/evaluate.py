@@ -1,0 +1,73 @@
+"""From pictures to verdicts: see, keep, ask for the colours that matter, judge.
+
+The official evaluator's order. A colour classifier is asked for nothing but the boxes that a clause with a colour sees,
+and only where the detector told no colour. With recorded detections the pictures are not even opened otherwise.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fgm.evaluation.geneval.detections import ColourClassifier, Detection, Detector, RecordedDetector
+from fgm.evaluation.geneval.layout import Sample, read_layout
+from fgm.evaluation.geneval.prompts import Metadata, digest, has_official_counts
+from fgm.evaluation.geneval.results import Details, Result
+from fgm.evaluation.geneval.rules import OFFICIAL, GenEvalRules, Kept, judge, keep, seen
+
+
+class GenEval:
+    """Pictures in, verdicts out.
+
+    Args:
+        detector: finds objects, or remembers them.
+        colours: names the colours that the detector leaves open; not needed where no prompt names a colour.
+        rules: the official ones unless stated.
+    """
+
+    def __init__(
+        self,
+        detector: Detector | RecordedDetector,
+        colours: ColourClassifier | None = None,
+        rules: GenEvalRules = OFFICIAL,
+    ) -> None:
+        self.detector, self.colours, self.rules = detector, colours, rules
+
+    def protocol(self, prompts: Sequence[Metadata]) -> str:
+        """All that defines a score but the sampler."""
+        colours = [self.colours.protocol] if self.colours else []
+        shape = " in GenEval's counts" if has_official_counts(prompts) else ""
+        asked = f"{len(prompts)} prompts{shape}, {digest(prompts)}"
+        return "; ".join([self.rules.protocol, self.detector.protocol, *colours, asked])
+
+    def evaluate(self, directory: Path, prompts: Sequence[Metadata], per_prompt: int = 4) -> list[Result]:
+        """Verdicts on a whole layout, by prompt and sample."""
+        return [self.verdict(sample, prompts[sample.index]) for sample in read_layout(directory, prompts, per_prompt)]
+
+    def verdict(self, sample: Sample, metadata: Metadata) -> Result:
+        detections = self.see(sample)
+        kept = self.coloured(keep(detections, metadata.tag, self.rules), metadata, sample)
+        verdict = judge(metadata, [detection for found in kept.values() for detection in found], self.rules)
+        return Result(sample.key, metadata, verdict.correct, verdict.reason, details(kept))
+
+    def see(self, sample: Sample) -> list[Detection]:
+        if isinstance(self.detector, RecordedDetector):
+            return self.detector.recall(sample.key)
+        return self.detector.detect(sample.pixels())
+
+    def coloured(self, kept: Kept, metadata: Metadata, sample: Sample) -> Kept:
+        """The same boxes, with colours where a clause looks for one."""
+        asked = list(dict.fromkeys(colourless(metadata, kept)))
+        if not asked or self.colours is None:
+            return kept
+        answers = dict(zip(asked, self.colours.classify(sample.pixels(), asked), strict=True))
+        return {cls: [replace(d, colour=answers.get(d, d.colour)) for d in found] for cls, found in kept.items()}
+
+
+def colourless(metadata: Metadata, kept: Kept) -> Iterable[Detection]:
+    """What the clauses with a colour see, as far as its colour is open."""
+    clauses = [clause for clause in metadata.include if clause.colour]
+    return (d for clause in clauses for d in seen(clause, kept) if d.colour is None)
+
+
+def details(kept: Kept) -> Details:
+    return {cls: [[*map(float, d.box), float(d.score)] for d in found] for cls, found in kept.items()}

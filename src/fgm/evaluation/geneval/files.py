@@ -1,0 +1,48 @@
+"""Text and JSON that a user holds, read with one clear line where they are not as expected; files written whole."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fgm.errors import Refusal
+
+
+def read_text(path: Path, should_hold: str) -> str:
+    """UTF-8, with or without a byte order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise Refusal(f"{path} is missing: it should hold {should_hold}") from error
+    except UnicodeDecodeError as error:
+        raise Refusal(
+            f"{path}: is no UTF-8 text ({error.reason} at byte {error.start}); it should hold {should_hold}"
+        ) from error
+
+
+def read_lines(path: Path, should_hold: str) -> Iterator[tuple[str, str]]:
+    """(where it stands, line); at least one. Only a line feed ends a line: JSON texts may hold other separators."""
+    text = read_text(path, should_hold)
+    if not text.strip():
+        raise Refusal(f"{path} is empty: it should hold {should_hold}")
+    for number, line in enumerate(text.rstrip().split("\n"), 1):
+        yield f"{path}, line {number}", line
+
+
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """One JSON object."""
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise Refusal(f"{where}: is no JSON ({error.msg} at column {error.colno})") from error
+    if not isinstance(content, dict):
+        raise Refusal(f"{where}: must be a JSON object, not {json.dumps(content)[:40]}")
+    return content
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Atomically, also among processes that write the same file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)

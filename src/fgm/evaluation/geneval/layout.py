@@ -1,0 +1,116 @@
+"""The folder layout that GenEval's official evaluator reads:
+
+    <directory>/<index, 5 digits>/metadata.jsonl             the prompt's metadata, one JSON object
+    <directory>/<index, 5 digits>/samples/<ordinal, 5 digits>.png
+
+Indices count the prompts from 0 and ordinals the samples of one prompt. Folders of 4 digits and files of any number of
+digits are read too. Every file is written atomically: what is there is whole. What is read must be complete, hold the
+prompts that were asked for, and decode.
+"""
+
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from fgm.errors import Refusal
+from fgm.evaluation.geneval.completeness import require_complete
+from fgm.evaluation.geneval.detections import Pixels
+from fgm.evaluation.geneval.files import parse_object, read_text, write_bytes
+from fgm.evaluation.geneval.prompts import Metadata
+
+FOLDER, FILE = re.compile(r"\d{4,5}"), re.compile(r"\d+\.png")
+PNG_END = b"IEND\xaeB`\x82"
+
+
+@dataclass(frozen=True, order=True)
+class Sample:
+    """One picture: the ordinal-th one of prompt index."""
+
+    index: int
+    ordinal: int
+    path: Path
+
+    @property
+    def key(self) -> str:
+        """Its path relative to the layout's directory."""
+        return "/".join(self.path.parts[-3:])
+
+    def pixels(self) -> Pixels:
+        return read_png(self.path)
+
+
+def write_layout(
+    directory: Path, prompts: Sequence[Metadata], draw: Callable[[int, int], Pixels], per_prompt: int = 4
+) -> None:
+    """Export draw(index, ordinal), uint8 (h, w, 3), for all prompts."""
+    for index, metadata in enumerate(prompts):
+        for ordinal in range(per_prompt):
+            write_sample(directory, index, ordinal, metadata, draw(index, ordinal))
+
+
+def write_sample(directory: Path, index: int, ordinal: int, metadata: Metadata, pixels: Pixels) -> Path:
+    """Export one picture and, before it, its prompt.
+
+    Raises:
+        Refusal: the folder holds another prompt.
+    """
+    folder = directory / f"{index:05d}"
+    path = folder / "samples" / f"{ordinal:05d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if (folder / "metadata.jsonl").exists():
+        require_prompt(folder, metadata)
+    else:
+        write_bytes(folder / "metadata.jsonl", metadata.line().encode())
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    write_bytes(path, png.getvalue())
+    return path
+
+
+def read_layout(directory: Path, prompts: Sequence[Metadata], per_prompt: int = 4) -> list[Sample]:
+    """All samples, by index and ordinal.
+
+    Raises:
+        Refusal: a prompt or a sample is missing, too many or there twice, or a folder holds another prompt.
+    """
+    if not directory.is_dir():
+        raise Refusal(f"{directory} is missing: it should hold folders such as 00000/samples")
+    samples = sorted(
+        Sample(int(path.parts[-3]), int(path.stem), path)
+        for path in directory.glob("*/samples/*.png")
+        if FOLDER.fullmatch(path.parts[-3]) and FILE.fullmatch(path.name)
+    )
+    require_complete([(sample.index, sample.ordinal) for sample in samples], len(prompts), per_prompt, str(directory))
+    for folder, index in {sample.path.parents[1]: sample.index for sample in samples}.items():
+        require_prompt(folder, prompts[index])
+    return samples
+
+
+def require_prompt(folder: Path, metadata: Metadata) -> None:
+    """Refuse unless the folder's metadata are these, whatever the order of their keys."""
+    path = folder / "metadata.jsonl"
+    row = parse_object(read_text(path, f"the metadata of {metadata.prompt!r}"), str(path))
+    if row != json.loads(metadata.line()):
+        raise Refusal(f"{path}: is not the metadata of {metadata.prompt!r}; the pictures were made for other prompts")
+
+
+def read_png(path: Path) -> Pixels:
+    """uint8 (h, w, 3), upright.
+
+    Raises:
+        Refusal: the file is missing, truncated or no PNG.
+    """
+    try:
+        content = path.read_bytes()
+        image = Image.open(io.BytesIO(content), formats=["PNG"])
+        if not content.endswith(PNG_END):
+            raise EOFError("truncated")
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, EOFError, SyntaxError, ValueError) as error:
+        raise Refusal(f"{path}: is no whole PNG ({error}); draw it again") from error

@@ -1,0 +1,94 @@
+"""GenEval's numbers, from the verdicts on all samples of all prompts.
+
+    score of a tag     share of its pictures that are correct
+    overall            mean of the tags' scores, UNWEIGHTED: the one that is called GenEval
+    images             share of all pictures that are correct
+    prompts            share of the prompts of which any sample is correct
+
+A prompt's samples share their prompt, so the interval of overall resamples PROMPTS, within their tags and with
+replacement (percentile bootstrap, seeded). It tells how far the number would move with other prompts of the same kinds
+and other noise. A tag of one prompt adds nothing to its width. Incomplete sets are refused.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fgm.errors import Refusal
+from fgm.evaluation.geneval.completeness import require_complete
+from fgm.evaluation.geneval.prompts import Metadata
+from fgm.evaluation.geneval.results import Result
+from fgm.records import Measurement
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All in [0, 1].
+
+    Attributes:
+        interval: of overall, at the level that was asked for.
+        n: number of pictures.
+    """
+
+    overall: float
+    interval: tuple[float, float]
+    tags: dict[str, float]
+    images: float
+    prompts: float
+    n: int
+
+    def measurement(self, protocol: str, nfe: int, weights: str, metric: str = "geneval") -> Measurement:
+        """A row's entry; the tags' scores and the interval travel with it."""
+        extra = {"low": self.interval[0], "high": self.interval[1], "images": self.images, "prompts": self.prompts}
+        return Measurement(metric, self.overall, self.n, protocol, nfe, weights, extra | self.tags)
+
+
+def summarise(
+    results: Sequence[Result],
+    prompts: Sequence[Metadata],
+    per_prompt: int = 4,
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Scores:
+    """The scores of a complete set of results.
+
+    Raises:
+        Refusal: a prompt or sample is missing, too many or there twice, or a result belongs to another prompt.
+    """
+    correct = correctness(results, prompts, per_prompt)
+    shares = by_tag(correct.mean(1), prompts)
+    tags = {tag: float(share.mean()) for tag, share in shares.items()}
+    interval = bootstrap(list(shares.values()), seed, resamples, level)
+    any_right = float(correct.any(1).mean())
+    return Scores(float(np.mean(list(tags.values()))), interval, tags, float(correct.mean()), any_right, correct.size)
+
+
+def correctness(results: Sequence[Result], prompts: Sequence[Metadata], per_prompt: int) -> Array:
+    """1 where right and 0 where wrong, (prompts, per_prompt)."""
+    require_complete([result.sample for result in results], len(prompts), per_prompt, "results")
+    correct = np.zeros((len(prompts), per_prompt))
+    for result in results:
+        asked, judged = prompts[result.sample[0]], result.metadata
+        if judged != asked:
+            raise Refusal(f"{result.filename}: was judged as {judged.prompt!r}, but asked for {asked.prompt!r}")
+        correct[result.sample] = result.correct
+    return correct
+
+
+def by_tag(values: Array, prompts: Sequence[Metadata]) -> dict[str, Array]:
+    """One value per prompt, sorted into the tags, which keep the prompts' order."""
+    tags = np.array([metadata.tag for metadata in prompts])
+    return {tag: values[tags == tag] for tag in dict.fromkeys(tags.tolist())}
+
+
+def bootstrap(shares: Sequence[Array], seed: int, resamples: int, level: float) -> tuple[float, float]:
+    """Interval of the mean over tags of the mean over prompts; shares holds one value per prompt, by tag."""
+    generator = np.random.default_rng(seed)
+    means = [share[generator.integers(len(share), size=(resamples, len(share)))].mean(1) for share in shares]
+    low, high = np.quantile(np.mean(means, axis=0), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,43 @@
+"""Shapes as a training set: images with the token ids of their captions as the condition."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Literal
+
+from torch import Generator, Tensor
+
+from fgm.data.shapes.render import render
+from fgm.data.shapes.scenes import draw_scenes
+from fgm.data.shapes.vocabulary import EASY
+from fgm.streams import stream
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Captioned renders, unlimited.
+
+    Args:
+        size: pixels of a side.
+        shapes: how many of the vocabulary's; 6 is hard mode.
+    """
+
+    size: Literal[32, 64] = 32
+    shapes: Annotated[int, "[2, 6]"] = EASY
+
+    num_classes = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return 3, self.size, self.size
+
+    def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Images (n, 3, size, size) and tokens (n, LENGTH)."""
+        scenes = draw_scenes(n, generator, self.size, self.shapes)
+        return render(scenes, self.size), scenes.captions.tokens()
+
+    def reference(self, n: int, generator: Generator) -> Tensor:
+        return self.draw(n, generator)[0]
+
+    @cached_property
+    def std(self) -> float:
+        return self.reference(2000, stream("data std", index=0)).std().item()

@@ -1,0 +1,93 @@
+"""An exact detector for renders of shapes: no weights, no training, and right on the truth by construction.
+
+shape_segments finds blobs and shape_fit the best template of each: its class, and its soft IoU as the score. A blob
+whose score is below `accept` is unexplained. Box: the template's. Colour: the palette's nearest to the blob's.
+
+    parse_rate  share of images with at least one blob in which every blob is explained
+    stray       share of the pixels that differ from the background, over all images, beyond REACH of explained blobs
+    crispness   mean over detections of the soft IoU with the unblurred template of the same class, if there are any
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fgm.data.shapes.vocabulary import COLOUR_NAMES, EASY, PALETTE, SHAPE_NAMES
+from fgm.evaluation.geneval.detections import Detection
+from fgm.evaluation.images import quantise
+from fgm.evaluation.shape_fit import Fit, fit
+from fgm.evaluation.shape_segments import Blob, Bools, segment
+from fgm.records import Measurement
+
+BATCH = 64  # images whose blobs are fitted at once
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is in one image: objects, the crispness of each, and numbers of blobs, visible pixels and stray pixels."""
+
+    detections: list[Detection]
+    crispness: list[float]
+    blobs: int
+    visible: int
+    stray: int
+
+
+@dataclass(frozen=True)
+class ShapeDetector:
+    """Finds the shapes of an image.
+
+    Args:
+        shapes: how many of the vocabulary's are looked for; 6 is hard mode.
+        accept: least soft IoU of an object.
+        least: pixels of the smallest blob that is looked at; smaller ones are stray.
+    """
+
+    shapes: Annotated[int, "[1, 6]"] = EASY
+    accept: Annotated[float, "[0, 1]"] = 0.7
+    least: Annotated[int, "[1, inf)"] = 10
+
+    @property
+    def protocol(self) -> str:
+        return f"soft-fit detector of {self.shapes} shapes, soft IoU >= {self.accept:g}, blobs >= {self.least} pixels"
+
+    def detect(self, image: NDArray[np.uint8]) -> list[Detection]:
+        """Of one image (h, w, 3)."""
+        return self.read_pixels(image[None])[0].detections
+
+    def read(self, images: Tensor) -> list[Reading]:
+        """Of images (n, 3, h, w) in [-1, 1], quantised as a PNG would be."""
+        pixels = quantise(images).permute(0, 2, 3, 1).cpu().numpy()
+        return [reading for i in range(0, len(pixels), BATCH) for reading in self.read_pixels(pixels[i : i + BATCH])]
+
+    def read_pixels(self, pixels: NDArray[np.uint8]) -> list[Reading]:
+        """Of images (n, h, w, 3); the blobs of all of them are fitted at once."""
+        segments = [segment(image, self.least) for image in pixels]
+        fits = iter(fit([blob for s in segments for blob in s.blobs], self.shapes))
+        return [self.reading([(b, next(fits)) for b in s.blobs], s.visible) for s in segments]
+
+    def reading(self, found: Sequence[tuple[Blob, Fit]], visible: Bools) -> Reading:
+        explained = [(blob, best) for blob, best in found if best.score >= self.accept]
+        stray = visible & ~np.logical_or.reduce([np.zeros_like(visible), *(blob.region for blob, _ in explained)])
+        detections, crispness = [detection(*pair) for pair in explained], [best.crispness for _, best in explained]
+        return Reading(detections, crispness, len(found), int(visible.sum()), int(stray.sum()))
+
+
+def detection(blob: Blob, best: Fit) -> Detection:
+    x, y, r = best.x, best.y, best.radius
+    colour = COLOUR_NAMES[int(np.linalg.norm(PALETTE.numpy() - blob.colour, axis=1).argmin())]
+    return Detection(SHAPE_NAMES[best.shape], (x - r, y - r, x + r, y + r), min(best.score, 1.0), blob.mask, colour)
+
+
+def legibility(readings: Sequence[Reading], protocol: str) -> list[Measurement]:
+    """parse_rate, stray and crispness of at least one image."""
+    parsed = [len(r.detections) == r.blobs > 0 for r in readings]
+    visible, stray = sum(r.visible for r in readings), sum(r.stray for r in readings)
+    crispness = [value for r in readings for value in r.crispness]
+    values = {"parse_rate": sum(parsed) / len(parsed), "stray": stray / max(visible, 1)}
+    values |= {"crispness": sum(crispness) / len(crispness)} if crispness else {}
+    return [Measurement(metric, value, len(readings), protocol) for metric, value in values.items()]

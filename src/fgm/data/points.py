@@ -42,7 +42,7 @@ class Ring(Points):
 
     modes: Annotated[int, "[1, inf)"] = 8
     radius: Annotated[float, "(0, inf)"] = 2.0
-    mode_std: Annotated[float, "(0, inf)"] = 0.2
+    mode_std: Annotated[float, "(0, inf)"] = 0.3
 
     @property
     def mixture(self) -> GaussianMixture:

@@ -9,9 +9,9 @@ and each result is a Measurement. Rows are appended, never edited. A value witho
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Measurement:
         n: number of samples behind it.
         nfe: network evaluations a sample; 0 for real data.
         protocol: everything else that defines the value.
-        weights: ema, raw, teacher, or real for data.
+        weights: ema, raw, teacher, real for data, or folder for pictures of unknown origin.
+        extra: numbers that stand beside the value in its row, such as an interval.
     """
 
     metric: str
@@ -33,6 +34,7 @@ class Measurement:
     protocol: str
     nfe: int = 0
     weights: str = "real"
+    extra: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.protocol or self.n < 1:
@@ -41,7 +43,17 @@ class Measurement:
             )
 
     def row(self) -> dict[str, Any]:
-        return asdict(self)
+        row = asdict(self)
+        return row | row.pop("extra")
+
+    @classmethod
+    def of_row(cls, row: dict[str, Any]) -> Self:
+        """The inverse of row()."""
+        own = {key: value for key, value in row.items() if key in KEYS}
+        return cls(**own, extra={key: value for key, value in row.items() if key not in KEYS})
+
+
+KEYS = tuple(field.name for field in fields(Measurement) if field.name != "extra")
 
 
 def write_json(path: Path, content: Any) -> None:

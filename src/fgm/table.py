@@ -93,7 +93,7 @@ def collect(runs: list[dict[str, Any]]) -> dict[Key, list[float]]:
     values: dict[Key, list[float]] = defaultdict(list)
     for run in runs:
         for row in run["results"]:
-            m = Measurement(**row)
+            m = Measurement.of_row(row)
             values[sampler_name(m), m.nfe, m.metric].append(m.value)
     return values
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from fgm.data.digits import Digits
-from fgm.evaluation.classifier import accuracy, digit_classifier
+from fgm.errors import Refusal
+from fgm.evaluation.classifier import digit_classifier
 from fgm.evaluation.frechet import FeatureStatistics, frechet_distance
 from fgm.records import Measurement
 from fgm.streams import sample_noise
@@ -37,13 +38,24 @@ class DigitPanel:
     def statistics(self, x_0: Tensor) -> FeatureStatistics:
         return FeatureStatistics.of(self.classifier.features(dequantise(quantise(x_0))))
 
-    def measure(self, x_0: Tensor, labels: Tensor | None) -> list[Measurement]:
-        fd = frechet_distance(self.statistics(x_0), self.reference)
-        measurements = [Measurement("fd", fd, len(x_0), f"{self.protocol}, uint8, training split")]
-        if labels is not None:
-            correct = accuracy(self.classifier, dequantise(quantise(x_0)), labels)
-            measurements.append(Measurement("accuracy", correct, len(x_0), f"{self.protocol}, uint8"))
+    def rows(self, x_0: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        if tuple(x_0.shape[1:]) != self.data.shape:
+            raise Refusal(f"digits are measured at {self.data.shape}, and these samples are {tuple(x_0.shape[1:])}")
+        x = dequantise(quantise(x_0))
+        told = {} if labels is None else {"predictions": self.classifier(x).argmax(1), "labels": labels}
+        return {"features": self.classifier.features(x)} | told
+
+    def judge(self, rows: dict[str, Tensor]) -> list[Measurement]:
+        n = len(rows["features"])
+        fd = frechet_distance(FeatureStatistics.of(rows["features"]), self.reference)
+        measurements = [Measurement("fd", fd, n, f"{self.protocol}, uint8, training split")]
+        if "labels" in rows:
+            correct = (rows["predictions"] == rows["labels"]).double().mean().item()
+            measurements.append(Measurement("accuracy", correct, n, f"{self.protocol}, uint8"))
         return measurements
+
+    def measure(self, x_0: Tensor, labels: Tensor | None) -> list[Measurement]:
+        return self.judge(self.rows(x_0, labels))
 
     def bounds(self) -> list[Measurement]:
         scans, labels = self.data.split["test"]

@@ -13,7 +13,15 @@ from torch import Tensor
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.files import parse_object, read_text
 
-MODES = {"L": "grey", "RGB": "RGB", "RGBA": "RGBA", "LA": "grey with alpha", "P": "palette", "I;16": "16-bit grey"}
+MODES = {
+    "L": "grey",
+    "RGB": "RGB",
+    "RGBA": "RGBA",
+    "LA": "grey with alpha",
+    "P": "palette",
+    "I;16": "16-bit grey",
+    "1": "1-bit",
+}
 END = b"IEND\xaeB`\x82"
 LABELS = "dataset.json"  # {"labels": [[name, label], ...]}, as StyleGAN's and EDM's tools have it
 

@@ -1,6 +1,6 @@
 """Where an evaluation's numbers come from: the key under which its shards are kept, and its results.json.
 
-    schema, key, date
+    schema, key, date, commit
     results        measurements
     evaluation     what the key hashes: source, panel, n, shard_size, and the code that ran
     env            torch, torchmetrics, torch_fidelity, python, device, world_size, tf32

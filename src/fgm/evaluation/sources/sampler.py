@@ -6,7 +6,7 @@ arithmetic may differ in its last bits between batch sizes, and does not between
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -45,7 +45,9 @@ class SamplerSource:
     identity: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, source: Source, data: Data, seed: int, n: int, device: torch.device, batch: int, **identity: Any):
+    def of(
+        cls, source: Source, data: Data, seed: int, n: int, device: torch.device, batch: int, **identity: Any
+    ) -> Self:
         """Of data's shape, class by class."""
 
         def condition(indices: Tensor) -> Tensor | None:

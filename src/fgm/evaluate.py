@@ -1,32 +1,110 @@
-"""python -m fgm.evaluate experiment=<recipe> [n=10000] [seed=1234]: measure a finished run's exported weights again."""
+"""Measure a finished run, or a folder of PNGs.
 
+    python -m fgm.evaluate experiment=<recipe> [n=10000] [eval_seed=1234] [evaluator=<name>]    its exported weights
+    python -m fgm.evaluate samples_dir=<folder> evaluator=<name> [n=] [recursive=true]          what it holds
+
+Evaluators are named in configs/evaluation. Samples are measured in shards of shard_size, which stay in
+<run>/evaluation/<key>/ (of a folder: <outputs>/evaluation/<key>/) beside results.json, so that the same command goes on
+where it was cut off. `torchrun --nproc-per-node 2 -m fgm.evaluate ...` shares the work, with the same bits.
+"""
+
+import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from fgm.arguments import read_settings, required, whole_or, yes
+from fgm.config import parse_arguments
 from fgm.errors import Refusal, entry
-from fgm.finished import finished_run, load_source
+from fgm.evaluators import device_of_rank, make, read_noun
+from fgm.finished import finished_run, sampler_source
+from fgm.records import write_json
+
+RUN = {"n": "", "eval_seed": "", "evaluator": "", "shard_size": ""}
+FOLDER = {"samples_dir": "", "evaluator": "", "n": "", "recursive": "false", "shard_size": "", "outputs": "outputs"}
+SHARD = 1000  # samples, unless one batch is larger
 
 
 def main(arguments: list[str]) -> None:
-    config, own = finished_run(arguments, {"n": "", "eval_seed": ""})
-    numbers = {key: int(value) for key, value in own.items() if value.isdigit()}
-    if any(value and key not in numbers for key, value in own.items()):
-        raise Refusal("n and eval_seed are whole numbers")
+    is_folder = any(argument.startswith("samples_dir=") for argument in arguments)
+    (measure_folder if is_folder else measure_run)(arguments)
+
+
+def measure_run(arguments: list[str]) -> None:
+    config, own = finished_run(arguments, RUN)
+    node = config["evaluation"]
+    if own["evaluator"]:
+        recipe, overrides = parse_arguments([a for a in arguments if a.split("=")[0] not in RUN])
+        node = read_noun("evaluation", own["evaluator"], "evaluator", recipe, overrides)
+    n, seed = whole_or(own, "n", node["n"], 1), whole_or(own, "eval_seed", node["seed"])
+    cut = shard_size(own, node["batch"])
+    device, data = device_of_rank(), make(config["data"], "data")
+    source = sampler_source(config, data, seed, n, node["batch"], device)
+    measure(source, node["panel"], cut, Path(config["run_dir"]), device)
+
+
+def measure_folder(arguments: list[str]) -> None:
+    own = read_settings(arguments, FOLDER)
+    required(own, "samples_dir", "evaluator")
+    node, n = read_noun("evaluation", own["evaluator"], "evaluator"), whole_or(own, "n", None, 1)
+    cut, recursive = shard_size(own, 1), yes(own, "recursive")
+    if not Path(own["samples_dir"]).is_dir():
+        raise Refusal(f"samples_dir = {own['samples_dir']} is no folder: it should hold PNGs")
+    from fgm.evaluation.sources.folder import FolderSource
+
+    source = FolderSource(own["samples_dir"], n, recursive)
+    measure(source, node["panel"], cut, Path(own["outputs"]), device_of_rank(), own["samples_dir"])
+
+
+def shard_size(own: dict[str, str], batch: int) -> int:
+    """Whole batches, so that the borders of shards never cut one."""
+    size = whole_or(own, "shard_size", batch * max(1, SHARD // batch), 1)
+    if size % batch:
+        raise Refusal(f"shard_size = {size} must be a multiple of the evaluator's batch, {batch}")
+    return size
+
+
+def measure(source: Any, panel_node: dict[str, Any], cut: int, place: Path, device: Any, title: str = "") -> None:
+    """Through shards, on all ranks; rank 0 prints and writes results.json."""
+    from fgm.evaluation.comm import comm_of_environment
+    from fgm.evaluation.provenance import definition, key_of
+    from fgm.evaluation.shards import Plan, evaluate
+
+    comm, console, panel = comm_of_environment(), Console(highlight=False, soft_wrap=True), make(panel_node, "panel")
+    told = {"config": panel_node, "protocol": getattr(panel, "protocol", None)}
+    evaluation, began = definition(source.describe(), told, source.n, cut), time.perf_counter()
+    plan = Plan(source.n, cut, place / "evaluation" / key_of(evaluation))
+    found = len(plan.shards()) - len(plan.missing())
+    measured = evaluate(source, panel, plan, comm, console)
+    if comm.rank == 0:
+        timing = {"wall": round(time.perf_counter() - began, 2), "shards": len(plan.shards()), "found": found}
+        conclude(evaluation, measured_as(source, measured) + panel.bounds(), plan, (device, comm.world), timing, title)
+
+
+def measured_as(source: Any, measured: list[Any]) -> list[Any]:
     from dataclasses import replace
 
-    import torch
-    from hydra.utils import instantiate
+    return [replace(m, nfe=source.nfe, weights=source.weights) for m in measured]
 
-    from fgm.train import summary
 
-    evaluation = instantiate(config["evaluation"])
-    evaluation = replace(evaluation, n=numbers.get("n", evaluation.n), seed=numbers.get("eval_seed", evaluation.seed))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    source = load_source(config)
-    source.sampler.to(device)
-    measured = evaluation.measure(source, instantiate(config["data"]), device, evaluation.n)
-    Console(soft_wrap=True).print(summary(measured + evaluation.panel.bounds(), str(Path(config["run_dir"]))))
+def conclude(
+    evaluation: dict[str, Any],
+    results: list[Any],
+    plan: Any,
+    where: tuple[Any, int],
+    timing: dict[str, Any],
+    title: str,
+) -> None:
+    """The table for people, and results.json for programs."""
+    from fgm.evaluation.provenance import record
+    from fgm.train import commit, summary
+
+    path = plan.directory / "results.json"
+    write_json(path, record(evaluation, results, *where, timing) | {"commit": commit()})
+    console = Console(soft_wrap=True)
+    console.print(summary(results, title or str(plan.directory.parents[1])))
+    print(f"results and their provenance: {path}")
 
 
 if __name__ == "__main__":

@@ -42,9 +42,9 @@ def train(config: dict[str, Any]) -> None:
 
 def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
     """Train, export, measure, and append the row. A run's results.json comes last, and marks it done."""
-    from fgm.export import export_weights
     from fgm.training.evaluation import final_measurements
     from fgm.training.fit import fit
+    from fgm.training.weights import export_weights
 
     began = time.perf_counter()
     timing = fit(module, run)
@@ -70,7 +70,7 @@ def known_measurements(config: dict[str, Any]) -> list[Measurement]:
     }:
         return []
     rows = json.loads((run_dir / "results.json").read_text())["results"]
-    return [Measurement(**row) for row in rows if row["weights"] == "teacher"]
+    return [Measurement.of_row(row) for row in rows if row["weights"] == "teacher"]
 
 
 def provenance(config: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from fgm.arguments import read_settings, required, whole_or, yes
 from fgm.config import parse_arguments
 from fgm.errors import Refusal, entry
 from fgm.evaluators import device_of_rank, make, read_noun
-from fgm.finished import finished_run, sampler_source
+from fgm.finished import finished_run, sampler_source, split
 from fgm.records import write_json
 
 RUN = {"n": "", "eval_seed": "", "evaluator": "", "shard_size": ""}
@@ -35,7 +35,7 @@ def measure_run(arguments: list[str]) -> None:
     config, own = finished_run(arguments, RUN)
     node = config["evaluation"]
     if own["evaluator"]:
-        recipe, overrides = parse_arguments([a for a in arguments if a.split("=")[0] not in RUN])
+        recipe, overrides = parse_arguments(split(arguments, RUN)[1])
         node = read_noun("evaluation", own["evaluator"], "evaluator", recipe, overrides)
     n, seed = whole_or(own, "n", node["n"], 1), whole_or(own, "eval_seed", node["seed"])
     cut = shard_size(own, node["batch"])

@@ -20,8 +20,8 @@ def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, A
     Raises:
         Refusal: that run is not there.
     """
-    mine = dict(a.split("=", 1) for a in arguments if a.split("=")[0] in own)
-    recipe, overrides = parse_arguments([a for a in arguments if a.split("=")[0] not in own])
+    mine, rest = split(arguments, own)
+    recipe, overrides = parse_arguments(rest)
     run_dir = Path(read_recipe(recipe, overrides)["run_dir"])
     if not (run_dir / "results.json").exists():
         raise Refusal(
@@ -29,6 +29,12 @@ def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, A
             + (f' ARGS="{" ".join(overrides)}"' if overrides else "")
         )
     return read_yaml(run_dir / "config.yaml") | {"run_dir": str(run_dir)}, own | mine
+
+
+def split(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+    """A command's own key=value settings, and the other arguments."""
+    mine = [a for a in arguments if "=" in a and a.split("=")[0] in own]
+    return dict(a.split("=", 1) for a in mine), [a for a in arguments if a not in mine]
 
 
 def load_source(config: dict[str, Any]) -> Any:

@@ -1,14 +1,15 @@
 """python -m fgm.score geneval_dir=<folder> metadata=<file>.jsonl detections=<file>.json: GenEval's score of a layout.
 
-    detector=json           boxes from detections=, which another tool wrote (the default), and colours
-    detector=mask2former    boxes by the weights in detector_dir=, colours by those in clip_dir=, which you hold
-                            where the detections tell no colours, clip_dir= finds them for json too
+    detector=json           boxes, and colours where it has them, from detections=: what another tool wrote (default)
+    detector=mask2former    boxes by the weights in detector_dir=, colours by those in clip_dir=; you hold both
     detector=shapes         ShapeEval's exact detector; vocabulary=shapes
 
-samples=4 pictures a prompt. Results go to out=, <geneval_dir>/score unless given: results.jsonl with the verdicts in
-the official schema, and results.json with the scores.
+clip_dir= finds colours for json too. samples=4 pictures a prompt; nfe= and weights= say what drew them. Results
+go to out=, <geneval_dir>/score unless given: results.jsonl with the verdicts in the official schema, and results.json
+with the scores and their provenance.
 """
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ OWN = {
     "geneval_dir": "", "metadata": "", "detections": "", "detector": "json", "detector_dir": "", "clip_dir": "",
     "samples": "4", "vocabulary": "geneval", "out": "", "nfe": "0", "weights": "folder",
 }  # fmt: skip
+WEIGHTS = ("folder", "ema", "raw", "teacher", "real")
+FILES = {"json": ("detections",)}
 NEEDS = {"json": ("detections",), "mask2former": ("detector_dir", "clip_dir"), "shapes": ()}
 
 
@@ -28,16 +31,19 @@ def main(arguments: list[str]) -> None:
     own = read_settings(arguments, OWN)
     required(own, "geneval_dir", "metadata", *NEEDS[choice(own, "detector", tuple(NEEDS))])
     each, nfe = whole(own, "samples", 1), whole(own, "nfe")
+    choice(own, "weights", WEIGHTS)
     if not Path(own["geneval_dir"]).is_dir():
         raise Refusal(f"geneval_dir = {own['geneval_dir']} is no folder: it should hold folders such as 00000/samples")
     prompts = read_questions(own)
-    from fgm.evaluation.geneval.scores import summarise
-
-    judge = build(own)
+    judge, began = judge_of(own), time.perf_counter()
     results = judge.evaluate(Path(own["geneval_dir"]), prompts, each)
-    scores = summarise(results, prompts, each)
+    from fgm.evaluation.geneval.scores import summarise
+    from fgm.evaluation.sources.geneval import GenEvalSource
+
+    scores, source = summarise(results, prompts, each), GenEvalSource(Path(own["geneval_dir"]), prompts, each)
     measurement = scores.measurement(judge.protocol(prompts), nfe, own["weights"], metric_of(own))
-    write(Path(own["out"] or f"{own['geneval_dir']}/score"), results, measurement)
+    out = Path(own["out"] or f"{own['geneval_dir']}/score")
+    write(out, own, source, results, measurement, time.perf_counter() - began)
     tell(scores, measurement)
 
 
@@ -63,7 +69,7 @@ def metric_of(own: dict[str, str]) -> str:
     return {"geneval": "geneval", "shapes": "shapeeval"}[own["vocabulary"]]
 
 
-def build(own: dict[str, str]) -> Any:
+def judge_of(own: dict[str, str]) -> Any:
     """The judge with the detector that was chosen."""
     from fgm.evaluation.geneval.evaluate import GenEval
 
@@ -92,13 +98,20 @@ def colours_of(directory: str) -> Any:
     return ClipColours(directory, str(device_of_rank()))
 
 
-def write(out: Path, results: list[Any], measurement: Any) -> None:
+def write(out: Path, own: dict[str, str], source: Any, results: list[Any], measurement: Any, seconds: float) -> None:
+    """The verdicts, and the score with its provenance."""
     from fgm.evaluation.geneval.results import write_results
+    from fgm.evaluation.provenance import definition, file_sha256, record
+    from fgm.train import commit
 
+    hashes = {f"{key}_sha256": file_sha256(Path(own[key])) for key in ("metadata", *FILES.get(own["detector"], ()))}
+    panel = {"metric": measurement.metric, "protocol": measurement.protocol} | hashes
+    evaluation = definition(source.describe(), panel, source.n, source.n)
+    told = record(evaluation, [measurement], device_of_rank(), 1, {"wall": round(seconds, 2)})
     out.mkdir(parents=True, exist_ok=True)
     write_results(out / "results.jsonl", results)
-    write_json(out / "results.json", {"schema": 1, "results": [measurement.row()]})
-    print(f"verdicts and scores: {out}")
+    write_json(out / "results.json", told | {"commit": commit()})
+    print(f"verdicts and scores with their provenance: {out}")
 
 
 def tell(scores: Any, measurement: Any) -> None:

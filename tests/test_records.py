@@ -38,7 +38,7 @@ def test_a_value_without_protocol_or_n_is_refused(protocol: str, n: int, tmp_pat
 def test_a_row_comes_back_with_what_stands_beside_its_value() -> None:
     told = Measurement("geneval", 0.5, 40, "GenEval rules", 1, "ema", {"low": 0.4, "counting": 0.2})
     assert told.row()["counting"] == 0.2 and "extra" not in told.row()
-    assert Measurement.of_row(told.row()) == told
+    assert Measurement.from_row(told.row()) == told
 
 
 def test_a_table_shows_mean_and_sd_over_the_seeds_of_the_newest_config(tmp_path: Path) -> None:
@@ -49,6 +49,12 @@ def test_a_table_shows_mean_and_sd_over_the_seeds_of_the_newest_config(tmp_path:
     assert "3 seeds, 1.0 min training on cpu" in text
     assert "fd: features-12345678, n = 100" in text
     assert len(read_rows(tmp_path / "toy" / "runs.jsonl")) == 5
+
+
+def test_a_measurement_survives_its_row() -> None:
+    measured = Measurement("shapeeval", 0.5, 10, "p", 1, "ema", {"ci95": [0.4, 0.6]})
+    assert measured.row()["ci95"] == [0.4, 0.6]
+    assert Measurement.from_row(measured.row()) == measured
 
 
 def test_only_what_stands_between_the_marks_is_rewritten(tmp_path: Path) -> None:

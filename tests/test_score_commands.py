@@ -44,7 +44,7 @@ def test_a_reference_of_a_folder_is_that_of_its_images(tmp_path: Path) -> None:
     asked = [f"samples_dir={tmp_path / 'png'}", "recursive=true", "n=50", f"out={tmp_path / 'refs.npz'}"]
     fgm.reference.main(asked)
     with np.load(tmp_path / "refs.npz") as moments:
-        features = DigitPanel().rows(source.take(range(50)).x_0(), None)["features"].double().numpy()
+        features = DigitPanel().rows(source.take(range(50)).x, None)["features"].double().numpy()
         np.testing.assert_allclose(moments["mu"], features.mean(0), atol=1e-12)
         np.testing.assert_allclose(moments["sigma"], np.cov(features, rowvar=False), atol=1e-10)
 

@@ -62,7 +62,7 @@ def refused(
     said.readouterr()
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
     with pytest.raises(SystemExit) as stop:
-        entry(main)
+        entry(main, None)
     line = said.readouterr().err
     assert stop.value.code == 2 and line.startswith("error: ") and line.count("\n") == 1
     return line

@@ -108,4 +108,4 @@ def conclude(
 
 
 if __name__ == "__main__":
-    entry(main)
+    entry(main, __doc__)

@@ -49,7 +49,8 @@ def export_flat(config: dict[str, Any], data: Any, numbers: tuple[int, int], lay
 
 
 def export_prompts(config: dict[str, Any], data: Any, own: dict[str, str], seed: int, out: Path) -> None:
-    if not hasattr(data, "encode"):
+    prompted = getattr(data, "data", data)  # a pool's own data
+    if not hasattr(prompted, "encode"):
         raise Refusal(f"format = geneval: {config['recipe']} is no model with prompts; choose format=png or edm")
     required(own, "metadata")
     if own["n"]:
@@ -59,7 +60,7 @@ def export_prompts(config: dict[str, Any], data: Any, own: dict[str, str], seed:
 
     from fgm.evaluation.exporting import export_geneval
 
-    batch, tokens = config["evaluation"]["batch"], data.encode([metadata.prompt for metadata in prompts])
+    batch, tokens = config["evaluation"]["batch"], prompted.encode([metadata.prompt for metadata in prompts])
     source = sampler_source(config, data, seed, len(prompts) * each, batch, device_of_rank())
     asked = replace(source, condition=lambda indices: tokens[indices // each], labelled=False)
     export_geneval(asked, out, prompts, each, batch)
@@ -67,4 +68,4 @@ def export_prompts(config: dict[str, Any], data: Any, own: dict[str, str], seed:
 
 
 if __name__ == "__main__":
-    entry(main)
+    entry(main, __doc__)

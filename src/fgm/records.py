@@ -25,7 +25,7 @@ class Measurement:
         nfe: network evaluations a sample; 0 for real data.
         protocol: everything else that defines the value.
         weights: ema, raw, teacher, real for data, or folder for pictures of unknown origin.
-        extra: numbers that stand beside the value in its row, such as an interval.
+        extra: numbers beside the value: ci95, tags and the like.
     """
 
     metric: str
@@ -34,7 +34,7 @@ class Measurement:
     protocol: str
     nfe: int = 0
     weights: str = "real"
-    extra: dict[str, float] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not self.protocol or self.n < 1:
@@ -47,13 +47,10 @@ class Measurement:
         return row | row.pop("extra")
 
     @classmethod
-    def of_row(cls, row: dict[str, Any]) -> Self:
-        """The inverse of row()."""
-        own = {key: value for key, value in row.items() if key in KEYS}
-        return cls(**own, extra={key: value for key, value in row.items() if key not in KEYS})
-
-
-KEYS = tuple(field.name for field in fields(Measurement) if field.name != "extra")
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        known = {f.name for f in fields(cls)}
+        extra = {key: value for key, value in row.items() if key not in known}
+        return cls(**{key: value for key, value in row.items() if key in known}, extra=extra)
 
 
 def write_json(path: Path, content: Any) -> None:

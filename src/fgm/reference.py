@@ -54,7 +54,7 @@ def moments(source: Any, panel: Any) -> Any:
     total = None
     for start in range(0, source.n, STEP):
         samples = source.take(range(start, min(start + STEP, source.n)))
-        part = FeatureStatistics.of(panel.rows(samples.x_0(), None)["features"])
+        part = FeatureStatistics.of(panel.rows(samples.x, None)["features"])
         total = part if total is None else total + part
     return total
 
@@ -69,4 +69,4 @@ def save_moments(path: Path, statistics: Any) -> None:
 
 
 if __name__ == "__main__":
-    entry(main)
+    entry(main, __doc__)

@@ -122,4 +122,4 @@ def tell(scores: Any, measurement: Any) -> None:
 
 
 if __name__ == "__main__":
-    entry(main)
+    entry(main, __doc__)

@@ -93,7 +93,7 @@ def collect(runs: list[dict[str, Any]]) -> dict[Key, list[float]]:
     values: dict[Key, list[float]] = defaultdict(list)
     for run in runs:
         for row in run["results"]:
-            m = Measurement.of_row(row)
+            m = Measurement.from_row(row)
             values[sampler_name(m), m.nfe, m.metric].append(m.value)
     return values
 
@@ -123,4 +123,4 @@ def footnotes(run: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    entry(main)
+    entry(main, __doc__)

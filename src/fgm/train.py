@@ -1,4 +1,10 @@
-"""python -m fgm.train experiment=<recipe> [key=value ...]: train, measure, record. The same command again resumes."""
+"""python -m fgm.train experiment=<recipe> [key=value ...]: train, measure, record. The same command again resumes.
+
+experiment=digits_fgm           a recipe of configs/experiment; make help lists them
+seed=1 method.t_star=0.9        any value of the config, by its dotted name
+time=uniform                    any noun, by its file's name in configs/<group>
+run_dir=... outputs=...         where the run lives; outputs/<recipe>[__<override>...] unless given
+"""
 
 import json
 import subprocess
@@ -70,7 +76,7 @@ def known_measurements(config: dict[str, Any]) -> list[Measurement]:
     }:
         return []
     rows = json.loads((run_dir / "results.json").read_text())["results"]
-    return [Measurement.of_row(row) for row in rows if row["weights"] == "teacher"]
+    return [Measurement.from_row(row) for row in rows if row["weights"] == "teacher"]
 
 
 def provenance(config: dict[str, Any]) -> dict[str, Any]:
@@ -128,4 +134,4 @@ def is_done(config: dict[str, Any], run_dir: Path) -> bool:
 
 
 if __name__ == "__main__":
-    entry(main)
+    entry(main, __doc__)

@@ -173,7 +173,7 @@ def test_a_panel_hears_the_rows_of_all_samples_in_their_order(reference: tuple[P
     first = load_file(plan(reference[0]).file(range(20)))
     assert torch.equal(rows["features"][:20], first["features"])
     panel, samples = DigitPanel(), source().take(range(N))
-    whole = {m.metric: m.value for m in panel.measure(samples.x_0(), samples.labels)}
+    whole = {m.metric: m.value for m in panel.measure(samples.x, samples.labels)}
     assert {m.metric: m.value for m in reference[1]} == pytest.approx(whole, rel=1e-5)
 
 

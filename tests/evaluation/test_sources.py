@@ -48,6 +48,8 @@ def sampler(n: int = 25, shape: tuple[int, ...] = (1, 8, 8), batch: int = 10, cl
     class Like:
         num_classes = classes
 
+        def conditions(self, n: int, generator: torch.Generator) -> None: ...
+
     Like.shape = shape
     return SamplerSource.of(Source("mixer", Mixer(shape), 1, "ema"), Like(), 7, n, CPU, batch, weights_sha256="0")
 
@@ -82,16 +84,27 @@ def test_a_sampler_draws_what_draw_samples_draws_quantised() -> None:
         assert torch.equal(samples.labels, labels[indices.start : indices.stop])
 
 
+def test_captions_are_a_function_of_seed_and_index() -> None:
+    class Words(torch.nn.Module):
+        def forward(self, z: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+            return dequantise(tokens.to(torch.uint8)).view(-1, 1, 3, 4)
+
+    one, other = (SamplerSource.of(Source("words", Words(), 1, "ema"), Shapes(), s, 6, CPU, 3) for s in (1, 2))
+    assert torch.equal(one.take(range(3, 6)).x, everything(one)[3:]) and one.take(range(6)).labels is None
+    assert everything(one).flatten(1).unique(dim=0).shape[0] > 3
+    assert not torch.equal(everything(one), everything(other))
+
+
 def test_points_stay_as_they_are() -> None:
     source = sampler(shape=(2,), classes=0)
     samples = source.take(range(25))
-    assert samples.x.dtype == torch.float32 and samples.labels is None and samples.x_0() is samples.x
+    assert samples.x.dtype == torch.float32 and samples.labels is None
     assert torch.equal(samples.x, draw_samples(source.source, 7, 25, (2,), 0, CPU, batch=10)[0])
 
 
 def test_bytes_survive_the_way_to_a_panel_and_back() -> None:
     every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    assert torch.equal(quantise(dequantise(every)), every)
+    assert torch.equal(quantise(dequantise(every)), every) and quantise(every) is every
     assert torch.equal(decode(encode(every[0]), Path("x")), every[0])
 
 

@@ -13,7 +13,8 @@ Rows = dict[str, "Tensor"]
 class Panel(Protocol):
     """A fixed set of metrics against one reference, in two steps, so that samples may come in shards:
 
-    rows(x_0, labels)    what is kept of each sample, tensors whose first axis counts samples
+    rows(x_0, labels)    what is kept of each sample, tensors whose first axis counts samples; x_0 (n, *shape) is
+                         float32, images in [-1, 1], or uint8
     judge(rows)          the metrics, from the rows of all samples in their order
     """
 

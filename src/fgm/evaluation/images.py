@@ -17,7 +17,9 @@ from fgm.streams import sample_noise
 
 
 def quantise(x: Tensor) -> Tensor:
-    """[-1, 1] to uint8 by rounding, clipped (EDM's mode)."""
+    """[-1, 1] to uint8 by rounding, clipped (EDM's mode); bytes are taken as they are."""
+    if x.dtype == torch.uint8:
+        return x
     return (x * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

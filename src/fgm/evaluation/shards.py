@@ -72,7 +72,7 @@ def compute(source: SampleSource, panel: Panel, plan: Plan, shards: list[range],
     for shard in shards:
         began = time.perf_counter()
         samples = source.take(shard)
-        save_shard(plan.file(shard), shard, panel.rows(samples.x_0(), samples.labels))
+        save_shard(plan.file(shard), shard, panel.rows(samples.x, samples.labels))
         tell(shard, time.perf_counter() - began)
 
 

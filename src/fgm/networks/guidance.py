@@ -25,7 +25,6 @@ class Guided(Velocity):
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         if condition is None:
             return self.net(x_t, t)
-        null = torch.full_like(condition, self.num_classes)
-        both = self.net(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([condition, null]))
+        both = self.net(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([condition, self.net.null(condition)]))
         v, v_null = both.chunk(2)
         return torch.lerp(v_null, v, self.scale)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from torch import Generator, Tensor
 
+from fgm.data.shapes.grammar import draw_captions
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import draw_scenes
 from fgm.data.shapes.vocabulary import EASY, encode
@@ -39,6 +40,10 @@ class Shapes:
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """The condition of each prompt, (n, LENGTH)."""
         return encode(prompts)
+
+    def conditions(self, n: int, generator: Generator) -> Tensor:
+        """Tokens of random captions, (n, LENGTH)."""
+        return draw_captions(n, generator, self.shapes).tokens()
 
     def reference(self, n: int, generator: Generator) -> Tensor:
         return self.draw(n, generator)[0]

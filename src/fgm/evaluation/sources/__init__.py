@@ -8,16 +8,14 @@ does, before anything measures them. Points, which have no PNG, stay float32.
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from fgm.errors import Refusal
-from fgm.evaluation.images import dequantise
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Some samples of a source.
+    """Some samples of a source, as a panel takes them.
 
     Attributes:
         x: images uint8 (n, c, h, w), or points float32 (n, d).
@@ -26,10 +24,6 @@ class Samples:
 
     x: Tensor
     labels: Tensor | None = None
-
-    def x_0(self) -> Tensor:
-        """As a panel takes them: float32, images in [-1, 1]."""
-        return dequantise(self.x) if self.x.dtype == torch.uint8 else self.x
 
 
 class SampleSource(Protocol):

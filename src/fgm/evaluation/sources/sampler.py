@@ -16,6 +16,7 @@ from fgm.errors import Refusal
 from fgm.evaluation.images import quantise
 from fgm.evaluation.sampling import Source, draw, labels_of
 from fgm.evaluation.sources import Samples
+from fgm.streams import stream
 
 Condition = Callable[[Tensor], Tensor | None]
 
@@ -48,12 +49,13 @@ class SamplerSource:
     def of(
         cls, source: Source, data: Data, seed: int, n: int, device: torch.device, batch: int, **identity: Any
     ) -> Self:
-        """Of data's shape, class by class."""
+        """Of data's shape, class by class; where conditions are no classes, sample i has its own of the seed."""
 
         def condition(indices: Tensor) -> Tensor | None:
-            return labels_of(indices, data.num_classes)
+            return conditions_of(data, seed, indices)
 
-        return cls(source, seed, n, data.shape, condition, device, batch, identity=identity)
+        labelled = bool(data.num_classes)
+        return cls(source, seed, n, data.shape, condition, device, batch, labelled, identity)
 
     @property
     def nfe(self) -> int:
@@ -79,6 +81,19 @@ class SamplerSource:
         drawn = {"name": self.source.name, "nfe": self.nfe, "weights": self.weights, "seed": self.seed}
         where = {"batch": self.batch, "device": self.device.type, "shape": list(self.shape)}
         return {"kind": "sampler", **drawn, **where, **self.identity}
+
+
+def conditions_of(data: Data, seed: int, indices: Tensor) -> Tensor | None:
+    """Labels in turn, or each index's own draw, (n, ...); None where data has neither."""
+    if data.num_classes:
+        return labels_of(indices, data.num_classes)
+    rows: list[Tensor] = []
+    for i in indices.tolist():
+        condition = data.conditions(1, stream(seed, "condition", index=i))
+        if condition is None:
+            return None
+        rows.append(condition)
+    return torch.cat(rows)
 
 
 def require_finite(x: Tensor, start: int, name: str) -> None:

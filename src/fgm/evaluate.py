@@ -72,7 +72,7 @@ def measure(source: Any, panel_node: dict[str, Any], cut: int, place: Path, devi
     from fgm.evaluation.shards import Plan, evaluate
 
     comm, console, panel = comm_of_environment(), Console(highlight=False, soft_wrap=True), make(panel_node, "panel")
-    told = {"config": panel_node, "protocol": getattr(panel, "protocol", None)}
+    told = {"config": panel_node} | panel.identity()
     evaluation, began = definition(source.describe(), told, source.n, cut), time.perf_counter()
     plan = Plan(source.n, cut, place / "evaluation" / key_of(evaluation))
     found = len(plan.shards()) - len(plan.missing())

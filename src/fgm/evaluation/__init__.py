@@ -1,6 +1,6 @@
 """Measurements. A panel measures one set of samples; a value never travels without its protocol and its n."""
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fgm.records import Measurement
 
@@ -16,7 +16,11 @@ class Panel(Protocol):
     rows(x_0, labels)    what is kept of each sample, tensors whose first axis counts samples; x_0 (n, *shape) is
                          float32, images in [-1, 1], or uint8
     judge(rows)          the metrics, from the rows of all samples in their order
+
+    identity() tells what else than its config defines the rows: the extractor's hash and the like, as plain containers.
     """
+
+    def identity(self) -> dict[str, Any]: ...
 
     def rows(self, x_0: "Tensor", labels: "Tensor | None") -> Rows: ...
 

@@ -4,6 +4,8 @@ Reference: the training split, as CIFAR-10's protocols have it. Floor: the held-
 held-out scans blurred by a 3 x 3 box. Samples are quantised to uint8 first, as a PNG would be.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
@@ -39,6 +41,9 @@ class DigitPanel:
 
     def statistics(self, x_0: Tensor) -> FeatureStatistics:
         return FeatureStatistics.of(self.classifier.features(dequantise(quantise(x_0))))
+
+    def identity(self) -> dict[str, Any]:
+        return {"protocol": self.protocol}
 
     def rows(self, x_0: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         if tuple(x_0.shape[1:]) != self.data.shape:

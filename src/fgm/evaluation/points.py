@@ -9,6 +9,8 @@
 The last three exist where the mixture is known.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -40,6 +42,9 @@ class PointPanel:
 
     def real(self, n: int, index: int) -> Tensor:
         return self.data.points(n, stream("point panel", index=index))
+
+    def identity(self) -> dict[str, Any]:
+        return {}
 
     def rows(self, x_0: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         if x_0.shape[1:] != self.data.shape:

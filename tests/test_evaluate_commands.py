@@ -158,10 +158,30 @@ EVALUATE: dict[str, tuple[Case, str]] = {
         lambda run, png, tmp: [f"samples_dir={png}", "evaluator=digit"],
         "evaluator = digit: unknown; did you mean digits",
     ),
-    "unknown evaluator of a run": (lambda run, png, tmp: [*run, "evaluator=fid"], "evaluator = fid: unknown; there"),
-    "evaluator of points": (
+    "unknown evaluator of a run": (lambda run, png, tmp: [*run, "evaluator=xyz"], "evaluator = xyz: unknown; there"),
+    "evaluator without data": (
         lambda run, png, tmp: [f"samples_dir={png}", "evaluator=points"],
+        "evaluator = points compares with data, and a folder does not say with which: give data=<name>",
+    ),
+    "evaluator of points": (
+        lambda run, png, tmp: [f"samples_dir={png}", "evaluator=points", "data=digits"],
         "this evaluator measures points, and Digits holds images",
+    ),
+    "data of points": (
+        lambda run, png, tmp: [f"samples_dir={png}", "evaluator=points", "data=ring", f"outputs={tmp}/out"],
+        r"points are measured at \(2,\), and these samples are \(1, 8, 8\)",
+    ),
+    "unknown data": (
+        lambda run, png, tmp: [f"samples_dir={png}", "evaluator=points", "data=rings"],
+        "data = rings: unknown; did you mean ring",
+    ),
+    "unknown evaluator setting": (
+        lambda run, png, tmp: [f"samples_dir={png}", "evaluator=digits", "evaluator.panel.weight=x"],
+        "there is no setting evaluator.panel.weight",
+    ),
+    "setting of no evaluator": (
+        lambda run, png, tmp: [*run, "evaluator.n=5"],
+        "evaluator.n=5: is a setting of evaluator=<name>, and none is given",
     ),
     "no evaluator": (lambda run, png, tmp: [f"samples_dir={png}"], "evaluator= is missing"),
     "no folder": (lambda run, png, tmp: [f"samples_dir={png}x", "evaluator=digits"], "is no folder"),

@@ -3,9 +3,12 @@
     python -m fgm.evaluate experiment=<recipe> [n=10000] [eval_seed=1234] [evaluator=<name>]    its exported weights
     python -m fgm.evaluate samples_dir=<folder> evaluator=<name> [n=] [recursive=true]          what it holds
 
-Evaluators are named in configs/evaluation. Samples are measured in shards of shard_size, which stay in
-<run>/evaluation/<key>/ (of a folder: <outputs>/evaluation/<key>/) beside results.json, so that the same command goes on
-where it was cut off. `torchrun --nproc-per-node 2 -m fgm.evaluate ...` shares the work, with the same bits.
+Evaluators are named in configs/evaluation; evaluator.<key>=<value> sets a value of the one that is asked for, such as a
+file of weights. For a folder, data=<name> says what it is compared with, where the evaluator leaves that open.
+
+Samples are measured in shards of shard_size, which stay in <run>/evaluation/<key>/ (of a folder:
+<outputs>/evaluation/<key>/) beside results.json, so that the same command goes on where it was cut off. `torchrun
+--nproc-per-node 2 -m fgm.evaluate ...` shares the work, with the same bits.
 """
 
 import time
@@ -17,12 +20,15 @@ from rich.console import Console
 from fgm.arguments import read_settings, required, whole_or, yes
 from fgm.config import parse_arguments
 from fgm.errors import Refusal, entry
-from fgm.evaluators import device_of_rank, make, read_noun
+from fgm.evaluators import device_of_rank, evaluator_of_folder, evaluator_settings, make, read_evaluator
 from fgm.finished import finished_run, sampler_source, split
 from fgm.records import write_json
 
 RUN = {"n": "", "eval_seed": "", "evaluator": "", "shard_size": ""}
-FOLDER = {"samples_dir": "", "evaluator": "", "n": "", "recursive": "false", "shard_size": "", "outputs": "outputs"}
+FOLDER = {
+    "samples_dir": "", "evaluator": "", "data": "", "n": "", "recursive": "false", "shard_size": "",
+    "outputs": "outputs",
+}  # fmt: skip
 SHARD = 1000  # samples, unless one batch is larger
 
 
@@ -32,11 +38,13 @@ def main(arguments: list[str]) -> None:
 
 
 def measure_run(arguments: list[str]) -> None:
-    config, own = finished_run(arguments, RUN)
+    settings, rest = evaluator_settings(arguments)
+    config, own = finished_run(rest, RUN)
     node = config["evaluation"]
     if own["evaluator"]:
-        recipe, overrides = parse_arguments(split(arguments, RUN)[1])
-        node = read_noun("evaluation", own["evaluator"], "evaluator", recipe, overrides)
+        node = read_evaluator(own["evaluator"], settings, *parse_arguments(split(rest, RUN)[1]))
+    elif settings:
+        raise Refusal(f"{settings[0]}: is a setting of evaluator=<name>, and none is given")
     n, seed = whole_or(own, "n", node["n"], 1), whole_or(own, "eval_seed", node["seed"])
     cut = shard_size(own, node["batch"])
     device, data = device_of_rank(), make(config["data"], "data")
@@ -45,9 +53,10 @@ def measure_run(arguments: list[str]) -> None:
 
 
 def measure_folder(arguments: list[str]) -> None:
-    own = read_settings(arguments, FOLDER)
+    settings, rest = evaluator_settings(arguments)
+    own = read_settings(rest, FOLDER)
     required(own, "samples_dir", "evaluator")
-    node, n = read_noun("evaluation", own["evaluator"], "evaluator"), whole_or(own, "n", None, 1)
+    node, n = evaluator_of_folder(own["evaluator"], settings, own["data"]), whole_or(own, "n", None, 1)
     cut, recursive = shard_size(own, 1), yes(own, "recursive")
     if not Path(own["samples_dir"]).is_dir():
         raise Refusal(f"samples_dir = {own['samples_dir']} is no folder: it should hold PNGs")

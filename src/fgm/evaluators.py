@@ -6,20 +6,59 @@ from fgm.arguments import choice
 from fgm.config import CONFIGS, read_recipe
 from fgm.errors import Refusal
 
+RECIPE = "digits_fgm"  # that a noun is composed within where no recipe is asked for
+PREFIX = "evaluator."
+
 
 def names(group: str) -> tuple[str, ...]:
     """Of the files in a group of configs/."""
     return tuple(sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")))
 
 
-def read_noun(group: str, name: str, key: str, recipe: str = "digits_fgm", overrides: list[str] | None = None) -> Any:
-    """The node of a group, composed within a recipe; key is the setting that asked for it.
+def read_data(name: str) -> dict[str, Any]:
+    """The node of configs/data/<name>.yaml."""
+    choice({"data": name}, "data", names("data"))
+    return read_recipe(RECIPE, [f"data={name}"])["data"]
+
+
+def read_evaluator(name: str, settings: list[str], recipe: str, overrides: list[str]) -> dict[str, Any]:
+    """The node of configs/evaluation/<name>.yaml, within a recipe; its own settings were given as evaluator.<key>=.
 
     Raises:
-        Refusal: there is no such one.
+        Refusal: there is no such one, or no such setting.
     """
-    choice({key: name}, key, names(group))
-    return read_recipe(recipe, [*(overrides or []), f"{group}={name}"])[group]
+    choice({"evaluator": name}, "evaluator", names("evaluation"))
+    own = [f"evaluation.{setting.removeprefix(PREFIX)}" for setting in settings]
+    try:
+        return read_recipe(recipe, [*overrides, f"evaluation={name}", *own])["evaluation"]
+    except Refusal as refusal:
+        raise Refusal(str(refusal).replace("evaluation.", PREFIX)) from refusal
+
+
+def evaluator_of_folder(name: str, settings: list[str], data: str) -> dict[str, Any]:
+    """An evaluator without a recipe, whose data a folder cannot know.
+
+    Raises:
+        Refusal: it compares with data, and neither data nor a reference is given.
+    """
+    if data:
+        choice({"data": data}, "data", names("data"))
+        return read_evaluator(name, settings, RECIPE, [f"data={data}"])
+    choice({"evaluator": name}, "evaluator", names("evaluation"))
+    if "${data}" not in (CONFIGS / "evaluation" / f"{name}.yaml").read_text():
+        return read_evaluator(name, settings, RECIPE, [])
+    if not any(setting.startswith(f"{PREFIX}panel.reference=") for setting in settings):
+        raise Refusal(
+            f"evaluator = {name} compares with data, and a folder does not say with which: give data=<name> of "
+            f"configs/data, or {PREFIX}panel.reference=<file>.npz"
+        )
+    return read_evaluator(name, [*settings, f"{PREFIX}panel.data=null"], RECIPE, [])
+
+
+def evaluator_settings(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """evaluator.<key>=<value>, and the other arguments."""
+    own = [argument for argument in arguments if argument.startswith(PREFIX)]
+    return own, [argument for argument in arguments if argument not in own]
 
 
 def make(node: dict[str, Any], what: str) -> Any:

@@ -2,7 +2,8 @@
 
 The file has EDM's keys, mu (d,) and sigma (d, d), float64, and n, the number of images behind them. Images come from a
 data set of configs/data, or with samples_dir= from a folder of PNGs (recursive=true for its subfolders); features are
-those of evaluator=digits or another one of configs/evaluation. All images unless n= says how many.
+those of evaluator=digits or another one of configs/evaluation (evaluator.<key>= sets its values). n= is how many, all
+unless given.
 """
 
 import os
@@ -11,7 +12,7 @@ from typing import Any
 
 from fgm.arguments import read_settings, required, whole_or, yes
 from fgm.errors import Refusal, entry
-from fgm.evaluators import make, read_noun
+from fgm.evaluators import RECIPE, evaluator_settings, make, read_data, read_evaluator
 
 OWN = {
     "data": "", "samples_dir": "", "evaluator": "digits", "split": "train", "n": "", "recursive": "false", "out": "",
@@ -20,15 +21,16 @@ STEP = 1000
 
 
 def main(arguments: list[str]) -> None:
-    own = read_settings(arguments, OWN)
+    settings, rest = evaluator_settings(arguments)
+    own = read_settings(rest, OWN)
     required(own, "out")
     n, recursive, out = whole_or(own, "n", None, 1), yes(own, "recursive"), Path(own["out"])
     if out.suffix != ".npz" or not out.parent.is_dir():
         raise Refusal(f"out = {out} must end with .npz, in a folder that exists")
     if bool(own["data"]) == bool(own["samples_dir"]):
         raise Refusal("give data=<name> or samples_dir=<folder>, one of the two")
-    data = read_noun("data", own["data"], "data") if own["data"] else None
-    node = read_noun("evaluation", own["evaluator"], "evaluator")["panel"]
+    data = read_data(own["data"]) if own["data"] else None
+    node = read_evaluator(own["evaluator"], settings, RECIPE, [])["panel"]
     source = folder(own["samples_dir"], n, recursive) if data is None else dataset(data, own, n)
     statistics = moments(source, make(node, "evaluator"))
     save_moments(out, statistics)

@@ -4,25 +4,15 @@ Reference: the training split, as CIFAR-10's protocols have it. Floor: the held-
 held-out scans blurred by a 3 x 3 box. Samples are quantised to uint8 first, as a PNG would be.
 """
 
-import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from fgm.data.digits import Digits
 from fgm.evaluation.classifier import accuracy, digit_classifier
 from fgm.evaluation.frechet import FeatureStatistics, frechet_distance
+from fgm.evaluation.quantise import dequantise, quantise
 from fgm.records import Measurement
 from fgm.streams import sample_noise
-
-
-def quantise(x: Tensor) -> Tensor:
-    """[-1, 1] to uint8 by rounding, clipped (EDM's mode)."""
-    return (x * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def dequantise(x: Tensor) -> Tensor:
-    """uint8 to float32 in [-1, 1]."""
-    return x.float() / 127.5 - 1
 
 
 class DigitPanel:

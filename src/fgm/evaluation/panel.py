@@ -1,0 +1,121 @@
+"""The panel for pictures: one pass through an extractor, then any of fgm.evaluation.metrics.
+
+Reference: the training split, as CIFAR-10's protocols have it. Floor: held-out pictures, or fresh draws. Ceilings:
+noise clipped to [-1, 1], and held-out pictures blurred by a 3 x 3 box.
+"""
+
+import logging
+from dataclasses import replace
+from functools import cached_property
+from typing import Annotated, Any
+
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from fgm.errors import Refusal
+from fgm.evaluation.bank import FeatureBank
+from fgm.evaluation.bias import bias_table, is_small
+from fgm.evaluation.features import FeatureExtractor
+from fgm.evaluation.metrics import KS, MOMENTS_SUFFICE, Comparison, known_metrics
+from fgm.evaluation.protocols import Name, protocol_of
+from fgm.evaluation.quantise import quantise
+from fgm.evaluation.references import Reference, pictures, reference_of_data, reference_of_file
+from fgm.records import Measurement
+from fgm.streams import sample_noise
+
+DISTANCES = ("fd", "kid", *KS)
+
+
+class FeaturePanel:
+    """Samples against one reference in one feature space.
+
+    Args:
+        extractor: from pictures to features.
+        data: with a split {train, test} of pictures and labels, or with draw(n, generator).
+        reference: path of moments in EDM's layout, in place of data's training split.
+        metrics: in the order in which they are reported.
+        protocol: see fgm.evaluation.protocols.
+        kid_subsets, kid_subset_size: of kid; a subset is no larger than the smaller set.
+        batch: pictures through the extractor at once; None for all.
+    """
+
+    noun = "pictures"
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        data: Any = None,
+        reference: str | None = None,
+        metrics: tuple[str, ...] = DISTANCES,
+        protocol: Name = "own",
+        kid_subsets: Annotated[int, "[1, inf)"] = 100,
+        kid_subset_size: Annotated[int, "[2, inf)"] = 1000,
+        batch: Annotated[int, "[1, inf)"] | None = 250,
+    ) -> None:
+        if data is None and reference is None:
+            raise Refusal("a panel compares with something: give evaluation.panel.data or evaluation.panel.reference")
+        self.extractor, self.data, self.batch = extractor, data, batch
+        self.metrics = known_metrics(metrics, extractor, moments_alone=reference is not None)
+        self.protocol = protocol_of(protocol, extractor)
+        self.kid_subsets, self.kid_subset_size = kid_subsets, kid_subset_size
+        self.warned: set[int] = set()
+        if reference is not None:
+            self.reference = reference_of_file(reference, extractor.dim)
+
+    @cached_property
+    def reference(self) -> Reference:
+        return reference_of_data(self.data, self.extractor, self.protocol.quantise, self.batch)
+
+    def measure(self, x_0: Tensor, labels: Tensor | None) -> list[Measurement]:
+        self.warn(len(x_0))
+        return self.values(x_0, labels)
+
+    def values(self, x_0: Tensor, labels: Tensor | None) -> list[Measurement]:
+        self.require(len(x_0))
+        if not x_0.isfinite().all():
+            raise Refusal(f"{len(x_0)} samples hold values that are not finite: the generator has diverged")
+        samples = FeatureBank.of(self.extractor, quantise(x_0, self.protocol.quantise), self.batch)
+        comparison = Comparison(
+            samples, self.reference, labels, self.protocol, self.extractor, self.kid_subsets, self.kid_subset_size
+        )
+        measured = [comparison.measure(metric) for metric in self.metrics]
+        return [m for m in measured if m is not None]
+
+    def bounds(self) -> list[Measurement]:
+        """Floor and ceilings; none where there is a file of moments and no data."""
+        if self.data is None:
+            return []
+        real, labels = pictures(self.data, "test")
+        noise = sample_noise(0, range(len(real)), tuple(real.shape[1:]), role="ceiling").clamp(-1, 1)
+        floor, blurred = f"floor: held-out {self.noun}", f"ceiling: blurred {self.noun}"
+        sets = {floor: real, "ceiling: noise": noise, blurred: blur(real)}
+        return [
+            replace(m, protocol=f"{name}; {m.protocol}") for name, x in sets.items() for m in self.values(x, labels)
+        ]
+
+    def require(self, n: int) -> None:
+        """Refuse an n where a distance between covariances needs more."""
+        if not set(MOMENTS_SUFFICE) & set(self.metrics):
+            return
+        for count, what in ((n, "samples"), (self.reference.moments.n, "real pictures")):
+            if count is not None and count <= self.extractor.dim:
+                raise Refusal(
+                    f"fd needs more {what} than {self.extractor.id} has features: {count} against "
+                    f"{self.extractor.dim}; raise evaluation.n and evaluation.n_training, or take kid"
+                )
+
+    def warn(self, n: int) -> None:
+        """Say once for each n how far an fd of so few samples is off."""
+        if "fd" not in self.metrics or n in self.warned or not is_small(n, self.extractor.dim):
+            return
+        self.require(n)
+        self.warned.add(n)
+        logging.getLogger(__name__).warning(
+            "fd of %d samples in %d features: a perfect generator would show about %s; compare at equal n alone, or "
+            "read kid", n, self.extractor.dim, bias_table(self.reference.moments.covariance, n),
+        )  # fmt: skip
+
+
+def blur(x: Tensor) -> Tensor:
+    """Mean over 3 x 3 pixels."""
+    return avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)

@@ -22,6 +22,7 @@ from fgm.evaluation.features.inception import Inception
 from fgm.evaluation.features.registered import Registered
 from fgm.evaluation.frechet import frechet_distance
 from fgm.evaluation.kernel import kid, subset_mmd
+from fgm.evaluation.moments import Moments
 from fgm.evaluation.neighbours import neighbours
 from fgm.streams import stream
 
@@ -148,10 +149,14 @@ def test_inceptions_last_layer_gives_the_features_of_both(random_inception: str,
     extractor = Inception(random_inception, device="cpu")
     x, y = (FeatureBank.of(extractor, images) for images in (samples, real))
     theirs = calculate_metrics(
-        input1=folder(samples, tmp_path / "samples"), input2=folder(real, tmp_path / "real"), kid=True, prc=True,
-        kid_subsets=5, kid_subset_size=6, feature_extractor="inception-v3-compat",
+        input1=folder(samples, tmp_path / "samples"), input2=folder(real, tmp_path / "real"), fid=True, kid=True,
+        prc=True, kid_subsets=5, kid_subset_size=6, feature_extractor="inception-v3-compat",
         feature_extractor_weights_path=random_inception, **SHARED,
     )  # fmt: skip
+    singular = [
+        Moments(None, bank.statistics.mean, bank.statistics.covariance) for bank in (x, y)
+    ]  # n would be refused
+    assert theirs["frechet_inception_distance"] == pytest.approx(frechet_distance(*singular), rel=1e-4)
     ours, near = kid(x.features, y.features, 5, 6), neighbours(x.features, y.features)
     assert theirs["kernel_inception_distance_mean"] == pytest.approx(ours.mean, rel=1e-4)
     assert (theirs["precision"], theirs["recall"]) == pytest.approx((near.precision, near.recall))

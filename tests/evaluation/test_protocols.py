@@ -23,6 +23,7 @@ from fgm.evaluation.protocols import PUBLISHED, protocol_of
 from fgm.records import Measurement
 from fgm.signatures import check, parameters
 from fgm.streams import stream
+from fgm.training.evaluation import Evaluation
 
 INCEPTION = SimpleNamespace(id="inception", sha256="6726825d", dim=2048, resize="bilinear as TensorFlow 1")
 RANDOM = SimpleNamespace(id="inception", sha256="00000000", dim=2048, resize="bilinear as TensorFlow 1")
@@ -145,15 +146,28 @@ def test_a_panel_that_cannot_be_is_refused(settings: dict[str, object], message:
 
 
 def test_too_few_or_broken_samples_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="more samples than random-convolutions has features: 8 against 8"):
+    with pytest.raises(Refusal, match="fd in the 8 features of random-convolutions needs 9 samples or more, not 8"):
         panel().measure(pictures(8), None)
     assert panel(metrics=("kid",)).measure(pictures(8), None)[0].n == 8
     with pytest.raises(Refusal, match="not finite: the generator has diverged"):
         panel().measure(pictures(20) / 0, None)
     small = replace(FeatureBank.of(RandomConvolutions(8), (pictures(8) * 127 + 128).byte()).statistics)
     save_moments(small, tmp_path / "small.npz")
-    with pytest.raises(Refusal, match="more real pictures than"):
-        panel(metrics=("fd",), reference=str(tmp_path / "small.npz")).measure(pictures(20), None)
+    with pytest.raises(Refusal, match="8 real pictures cannot fill a covariance of 8 features"):
+        panel(metrics=("fd",), reference=str(tmp_path / "small.npz"))
+    with pytest.raises(Refusal, match="fd_infinity in the 8 features of random-convolutions needs 32"):
+        panel(metrics=("fd_infinity",)).measure(pictures(31), None)
+    with pytest.raises(Refusal, match="fd in the 8 features"):  # before anything is trained
+        Evaluation(panel(), n=100, every=10, n_training=8)
+    assert Evaluation(panel(), n=100, every=0, n_training=8).n == 100
+
+
+def test_bounds_leave_out_what_the_held_out_part_cannot_fill() -> None:
+    x, labels = Digits().split["test"]
+    data = SimpleNamespace(split={"train": Digits().split["train"], "test": (x[:20], labels[:20])})
+    metrics = ("fd", "kid", "accuracy")
+    bounds = FeaturePanel(SmallClassifier(), data, metrics=metrics, kid_subsets=2).bounds()
+    assert [m.metric for m in bounds] == ["kid", "accuracy"] * 3
 
 
 def test_a_config_of_a_panel_is_checked_without_importing_it() -> None:

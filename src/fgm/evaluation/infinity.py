@@ -26,19 +26,23 @@ class Extrapolation:
     error: float
 
 
+def fewest(dim: int) -> int:
+    """Samples that a line needs: as many again as the smallest subset."""
+    return 2 * SAMPLES_A_FEATURE * dim
+
+
 def subset_sizes(n: int, dim: int, points: int) -> list[int]:
     """Evenly spaced from the larger of n / 10 and twice the dimension up to n.
 
     Raises:
         Refusal: n is too small for a line.
     """
-    smallest = max(n // 10, SAMPLES_A_FEATURE * dim)
-    if n < 2 * smallest:
+    if n < fewest(dim):
         raise Refusal(
             f"fd_infinity extrapolates from subsets and {n} samples of {dim} features are too few: "
-            f"take {2 * SAMPLES_A_FEATURE * dim} or more, or leave fd_infinity out of metrics"
+            f"take {fewest(dim)} or more, or leave fd_infinity out of metrics"
         )
-    return np.linspace(smallest, n, points).round().astype(int).tolist()
+    return np.linspace(max(n // 10, SAMPLES_A_FEATURE * dim), n, points).round().astype(int).tolist()
 
 
 def fd_infinity(features: Tensor, reference: Gaussian, points: int = 15, seed: int = 0) -> Extrapolation:

@@ -16,7 +16,7 @@ from fgm.errors import Refusal
 from fgm.evaluation.bank import FeatureBank
 from fgm.evaluation.bias import bias_table, is_small
 from fgm.evaluation.features import FeatureExtractor
-from fgm.evaluation.metrics import KS, MOMENTS_SUFFICE, Comparison, known_metrics
+from fgm.evaluation.metrics import KS, Comparison, fewest_samples, known_metrics, large_enough
 from fgm.evaluation.protocols import Name, protocol_of
 from fgm.evaluation.quantise import quantise
 from fgm.evaluation.references import Reference, pictures, reference_of_data, reference_of_file
@@ -60,55 +60,58 @@ class FeaturePanel:
         self.kid_subsets, self.kid_subset_size = kid_subsets, kid_subset_size
         self.warned: set[int] = set()
         if reference is not None:
-            self.reference = reference_of_file(reference, extractor.dim)
+            self.reference = large_enough(reference_of_file(reference, extractor.dim), self.metrics)
 
     @cached_property
     def reference(self) -> Reference:
-        return reference_of_data(self.data, self.extractor, self.protocol.quantise, self.batch)
+        return large_enough(
+            reference_of_data(self.data, self.extractor, self.protocol.quantise, self.batch), self.metrics
+        )
 
     def measure(self, x_0: Tensor, labels: Tensor | None) -> list[Measurement]:
-        self.warn(len(x_0))
-        return self.values(x_0, labels)
-
-    def values(self, x_0: Tensor, labels: Tensor | None) -> list[Measurement]:
         self.require(len(x_0))
+        self.warn(len(x_0))
+        return self.values(x_0, labels, self.metrics)
+
+    def values(self, x_0: Tensor, labels: Tensor | None, metrics: tuple[str, ...]) -> list[Measurement]:
         if not x_0.isfinite().all():
             raise Refusal(f"{len(x_0)} samples hold values that are not finite: the generator has diverged")
         samples = FeatureBank.of(self.extractor, quantise(x_0, self.protocol.quantise), self.batch)
         comparison = Comparison(
             samples, self.reference, labels, self.protocol, self.extractor, self.kid_subsets, self.kid_subset_size
         )
-        measured = [comparison.measure(metric) for metric in self.metrics]
+        measured = [comparison.measure(metric) for metric in metrics]
         return [m for m in measured if m is not None]
 
     def bounds(self) -> list[Measurement]:
-        """Floor and ceilings; none where there is a file of moments and no data."""
+        """Floor and ceilings, by the metrics that the held-out part is large enough for; none without data."""
         if self.data is None:
             return []
         real, labels = pictures(self.data, "test")
+        metrics = tuple(m for m in self.metrics if len(real) >= fewest_samples(m, self.extractor.dim))
         noise = sample_noise(0, range(len(real)), tuple(real.shape[1:]), role="ceiling").clamp(-1, 1)
         floor, blurred = f"floor: held-out {self.noun}", f"ceiling: blurred {self.noun}"
         sets = {floor: real, "ceiling: noise": noise, blurred: blur(real)}
         return [
-            replace(m, protocol=f"{name}; {m.protocol}") for name, x in sets.items() for m in self.values(x, labels)
+            replace(m, protocol=f"{name}; {m.protocol}")
+            for name, x in sets.items()
+            for m in self.values(x, labels, metrics)
         ]
 
     def require(self, n: int) -> None:
-        """Refuse an n where a distance between covariances needs more."""
-        if not set(MOMENTS_SUFFICE) & set(self.metrics):
-            return
-        for count, what in ((n, "samples"), (self.reference.moments.n, "real pictures")):
-            if count is not None and count <= self.extractor.dim:
+        """Refuse an n that a metric cannot be computed from; the reference is not touched."""
+        for metric in self.metrics:
+            needed = fewest_samples(metric, self.extractor.dim)
+            if n < needed:
                 raise Refusal(
-                    f"fd needs more {what} than {self.extractor.id} has features: {count} against "
-                    f"{self.extractor.dim}; raise evaluation.n and evaluation.n_training, or take kid"
+                    f"{metric} in the {self.extractor.dim} features of {self.extractor.id} needs {needed} samples or "
+                    f"more, not {n}: raise evaluation.n and evaluation.n_training, or take kid"
                 )
 
     def warn(self, n: int) -> None:
         """Say once for each n how far an fd of so few samples is off."""
         if "fd" not in self.metrics or n in self.warned or not is_small(n, self.extractor.dim):
             return
-        self.require(n)
         self.warned.add(n)
         logging.getLogger(__name__).warning(
             "fd of %d samples in %d features: a perfect generator would show about %s; compare at equal n alone, or "

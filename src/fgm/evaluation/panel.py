@@ -16,10 +16,11 @@ from fgm.errors import Refusal
 from fgm.evaluation.bank import FeatureBank
 from fgm.evaluation.bias import bias_table, is_small
 from fgm.evaluation.features import FeatureExtractor
-from fgm.evaluation.metrics import KS, Comparison, fewest_samples, known_metrics, large_enough
+from fgm.evaluation.metrics import KS, Comparison
 from fgm.evaluation.protocols import Name, protocol_of
 from fgm.evaluation.quantise import quantise
 from fgm.evaluation.references import Reference, pictures, reference_of_data, reference_of_file
+from fgm.evaluation.requirements import fewest_samples, known_metrics, large_enough
 from fgm.records import Measurement
 from fgm.streams import sample_noise
 

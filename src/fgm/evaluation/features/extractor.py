@@ -43,13 +43,16 @@ class NetworkExtractor:
 @contextmanager
 def exact(device_type: str) -> Iterator[None]:
     """float32 as it is written: no autocast, no TF32."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    kinds = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    before = [kind.fp32_precision for kind in kinds]
     try:
-        with torch.autocast(device_type, enabled=False), torch.backends.cudnn.flags(allow_tf32=False):
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        with torch.autocast(device_type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(precision)
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
 
 
 def three_channels(images: Tensor) -> Tensor:

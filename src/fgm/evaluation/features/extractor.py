@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,8 @@ class NetworkExtractor:
 @contextmanager
 def exact(device_type: str) -> Iterator[None]:
     """float32 as it is written: no autocast, no TF32."""
-    kinds = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    backends: Any = torch.backends
+    kinds = (backends.cuda.matmul, backends.cudnn.conv)
     before = [kind.fp32_precision for kind in kinds]
     try:
         for kind in kinds:

@@ -101,6 +101,12 @@ def test_floor_and_ceilings_are_ordered() -> None:
     assert bounds["floor: held-out pictures"] < bounds["ceiling: noise"] < bounds["ceiling: blurred pictures"]
 
 
+def test_random_convolutions_see_a_blur_of_digits() -> None:
+    data = SimpleNamespace(split=Digits().split)
+    fd = {m.protocol.partition(";")[0]: m.value for m in panel(data=data, metrics=("fd",)).bounds()}
+    assert 100 * fd["floor: held-out pictures"] < min(fd["ceiling: blurred pictures"], fd["ceiling: noise"])
+
+
 def test_batches_do_not_change_a_bank() -> None:
     images = (pictures(20) * 127 + 128).byte()
     whole, parts = (FeatureBank.of(RandomConvolutions(8), images, batch) for batch in (None, 7))

@@ -10,7 +10,7 @@ from fgm.evaluation.quantise import dequantise
 
 
 class RandomConvolutions(NetworkExtractor):
-    """Pictures of any size -> the mean over pixels of two seeded convolutions.
+    """Pictures of any size -> mean (even features) and deviation (odd ones) over pixels of two seeded convolutions.
 
     Args:
         dim: number of features.
@@ -23,10 +23,13 @@ class RandomConvolutions(NetworkExtractor):
     ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            net = nn.Sequential(
-                nn.Conv2d(3, dim, 3, padding=1), nn.SiLU(), nn.Conv2d(dim, dim, 3, stride=2, padding=1), nn.SiLU()
-            )
+            net = nn.Sequential(nn.Conv2d(3, dim, 3, padding=1), nn.SiLU(), nn.Conv2d(dim, dim, 3, 2, padding=1))
+            for weight in (w for w in net.parameters() if w.ndim == 4):
+                nn.init.kaiming_normal_(weight)  # so that features are of order one
         super().__init__("random-convolutions", weights_hash(net), dim, net, device)
 
     def run(self, images: Tensor) -> tuple[Tensor, None]:
-        return self.net(dequantise(three_channels(images))).mean((2, 3)), None
+        maps = self.net(dequantise(three_channels(images))).flatten(2)
+        features = maps.mean(2)
+        features[:, 1::2] = maps[:, 1::2].std(2)
+        return features, None

@@ -17,7 +17,8 @@ from fgm.data.shapes.dataset import Shapes
 from fgm.data.shapes.metadata import every, metadata
 from fgm.data.shapes.vocabulary import decode
 from fgm.evaluation.geneval.prompts import read_prompts
-from fgm.evaluation.images import dequantise
+from fgm.evaluation.panel import DISTANCES
+from fgm.evaluation.quantise import dequantise
 from fgm.evaluation.sampling import Source
 from fgm.evaluation.shape_prompts import VOCABULARY
 from fgm.evaluation.sources.folder import FolderSource
@@ -57,7 +58,8 @@ def test_a_folder_of_a_runs_samples_gets_the_runs_numbers(
     memory = results_of(capsys.readouterr().out)
     fgm.evaluate.main([f"samples_dir={exported}", "evaluator=digits", "n=60", "shard_size=20", f"outputs={tmp_path}"])
     folder = results_of(capsys.readouterr().out)
-    assert ema(memory) == ema(folder, "folder") and [name for name, *_ in ema(memory)] == ["fd", "accuracy"]
+    assert ema(memory) == ema(folder, "folder")
+    assert [name for name, *_ in ema(memory)] == [*DISTANCES, "accuracy"]
     shards = [sorted((place / "evaluation").glob("*/shards/*")) for place in (run_dir(run), tmp_path)]
     assert [p.read_bytes() for p in shards[0]] == [p.read_bytes() for p in shards[1]] and len(shards[0]) == 3
 
@@ -76,7 +78,7 @@ def test_an_evaluation_tells_its_provenance_and_comes_again_from_its_shards(run:
     source = first["evaluation"]["source"]
     assert source["seed"] == 7 and first["evaluation"]["index_range"] == [0, 40] and source["nfe"] == 1
     assert len(source["weights_sha256"]) == 64 and first["env"]["world_size"] == 1
-    assert "small-classifier-" in first["evaluation"]["panel"]["protocol"]
+    assert first["evaluation"]["panel"]["extractor"]["id"] == "small-classifier"
     assert all(r["protocol"] and r["n"] for r in first["results"])
 
 
@@ -151,7 +153,7 @@ EVALUATE: dict[str, tuple[Case, str]] = {
     ),
     "too few to measure": (
         lambda run, png, tmp: [f"samples_dir={png}", "evaluator=digits", "n=20", f"outputs={tmp}/out"],
-        "20 samples cannot fill a covariance of 32 features",
+        "fd in the 32 features of small-classifier needs 33 samples or more, not 20",
     ),
     "NaN samples": (lambda run, png, tmp: nan_weights(run, tmp), "60 of the samples 0 to 59 are not finite, number 0"),
     "unknown evaluator": (

@@ -12,6 +12,7 @@ Samples are measured in shards of shard_size, which stay in <run>/evaluation/<ke
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,9 @@ def measure_run(arguments: list[str]) -> None:
     n, seed = whole_or(own, "n", node["n"], 1), whole_or(own, "eval_seed", node["seed"])
     cut = shard_size(own, node["batch"])
     device, data = device_of_rank(), make(config["data"], "data")
-    source = sampler_source(config, data, seed, n, node["batch"], device)
-    measure(source, node["panel"], cut, Path(config["run_dir"]), device)
+    panel, source = make(node["panel"], "panel"), sampler_source(config, data, seed, n, node["batch"], device)
+    source = replace(source, mode=getattr(panel, "mode", "round"))
+    measure(source, panel, node["panel"], cut, Path(config["run_dir"]), device)
 
 
 def measure_folder(arguments: list[str]) -> None:
@@ -63,7 +65,8 @@ def measure_folder(arguments: list[str]) -> None:
     from fgm.evaluation.sources.folder import FolderSource
 
     source = FolderSource(own["samples_dir"], n, recursive)
-    measure(source, node["panel"], cut, Path(own["outputs"]), device_of_rank(), own["samples_dir"])
+    panel, title = make(node["panel"], "panel"), own["samples_dir"]
+    measure(source, panel, node["panel"], cut, Path(own["outputs"]), device_of_rank(), title)
 
 
 def shard_size(own: dict[str, str], batch: int) -> int:
@@ -74,13 +77,15 @@ def shard_size(own: dict[str, str], batch: int) -> int:
     return size
 
 
-def measure(source: Any, panel_node: dict[str, Any], cut: int, place: Path, device: Any, title: str = "") -> None:
+def measure(
+    source: Any, panel: Any, panel_node: dict[str, Any], cut: int, place: Path, device: Any, title: str = ""
+) -> None:
     """Through shards, on all ranks; rank 0 prints and writes results.json."""
     from fgm.evaluation.comm import comm_of_environment
     from fgm.evaluation.provenance import definition, key_of
     from fgm.evaluation.shards import Plan, evaluate
 
-    comm, console, panel = comm_of_environment(), Console(highlight=False, soft_wrap=True), make(panel_node, "panel")
+    comm, console = comm_of_environment(), Console(highlight=False, soft_wrap=True)
     told = {"config": panel_node} | panel.identity()
     evaluation, began = definition(source.describe(), told, source.n, cut), time.perf_counter()
     plan = Plan(source.n, cut, place / "evaluation" / key_of(evaluation))
@@ -92,8 +97,6 @@ def measure(source: Any, panel_node: dict[str, Any], cut: int, place: Path, devi
 
 
 def measured_as(source: Any, measured: list[Any]) -> list[Any]:
-    from dataclasses import replace
-
     return [replace(m, nfe=source.nfe, weights=source.weights) for m in measured]
 
 

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
     node = read_evaluator(own["evaluator"], settings, RECIPE, [])["panel"]
     source = folder(own["samples_dir"], n, recursive) if data is None else dataset(data, own, n)
     statistics = moments(source, make(node, "evaluator"))
-    save_moments(out, statistics)
+    save(out, statistics)
     print(f"{out}: mu and sigma of {statistics.n} images, {len(statistics.mean)} features of {own['evaluator']}")
 
 
@@ -61,12 +61,12 @@ def moments(source: Any, panel: Any) -> Any:
     return total
 
 
-def save_moments(path: Path, statistics: Any) -> None:
+def save(path: Path, statistics: Any) -> None:
     """Atomically."""
-    import numpy as np
+    from fgm.evaluation.moments import save_moments
 
-    temporary = path.with_name(f".{path.stem}.tmp.npz")
-    np.savez(temporary, mu=statistics.mean.numpy(), sigma=statistics.covariance.numpy(), n=statistics.n)
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_moments(statistics, temporary)
     os.replace(temporary, path)
 
 

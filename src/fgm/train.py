@@ -19,6 +19,7 @@ from rich.table import Table
 from fgm import teacher
 from fgm.config import digest, parse_arguments, read_recipe, read_yaml, without_places, write_yaml
 from fgm.errors import Refusal, entry
+from fgm.evaluation.preflight import require_files
 from fgm.records import Measurement, append_row, write_json
 
 
@@ -37,6 +38,7 @@ def train(config: dict[str, Any]) -> None:
         console.print(f"{run_dir} is done: its results.json, samples and weights are there (delete it to run again)")
         return
     teacher.require(config["teacher"])
+    require_files(config["evaluation"])
     console.print(f"{config['recipe']}: {run_dir}")
     from fgm.build import build  # torch and Lightning, from here on
 

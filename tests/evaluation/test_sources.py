@@ -16,8 +16,8 @@ from fgm.data.shapes.dataset import Shapes
 from fgm.errors import Refusal
 from fgm.evaluation.exporting import export_geneval, export_images
 from fgm.evaluation.geneval.grammar import generate_prompts
-from fgm.evaluation.images import dequantise, quantise
 from fgm.evaluation.png import decode, encode
+from fgm.evaluation.quantise import dequantise, quantise
 from fgm.evaluation.sampling import Source, draw_samples
 from fgm.evaluation.sources import SampleSource
 from fgm.evaluation.sources.dataset import DatasetSource, dataset_source

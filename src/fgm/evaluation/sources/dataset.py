@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fgm.data import Data
 from fgm.errors import Refusal
-from fgm.evaluation.images import quantise
+from fgm.evaluation.quantise import quantise
 from fgm.evaluation.sources import Samples, promised
 from fgm.streams import stream
 

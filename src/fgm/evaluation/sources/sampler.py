@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fgm.data import Data
 from fgm.errors import Refusal
-from fgm.evaluation.images import quantise
+from fgm.evaluation.quantise import Mode, quantise
 from fgm.evaluation.sampling import Source, draw, labels_of
 from fgm.evaluation.sources import Samples
 from fgm.streams import stream
@@ -33,6 +33,7 @@ class SamplerSource:
         labelled: whether the conditions are class labels, to be told to a panel.
         batch: samples at once.
         identity: what else defines the samples: the weights' hash and the like.
+        mode: how images become bytes.
     """
 
     source: Source
@@ -44,6 +45,7 @@ class SamplerSource:
     batch: int = 1000
     labelled: bool = True
     identity: dict[str, Any] = field(default_factory=dict)
+    mode: Mode = "round"
 
     @classmethod
     def of(
@@ -72,14 +74,14 @@ class SamplerSource:
         x = torch.cat([draw(self.source, self.seed, i, self.shape, c, self.device) for i, c in parts])
         require_finite(x, indices.start, self.source.name)
         labels = conditions if self.labelled else None
-        return Samples(quantise(x) if len(self.shape) == 3 else x, labels)
+        return Samples(quantise(x, self.mode) if len(self.shape) == 3 else x, labels)
 
     def parts(self, conditions: Tensor | None, n: int) -> list[Tensor] | list[None]:
         return [None] * -(-n // self.batch) if conditions is None else list(conditions.split(self.batch))
 
     def describe(self) -> dict[str, Any]:
         drawn = {"name": self.source.name, "nfe": self.nfe, "weights": self.weights, "seed": self.seed}
-        where = {"batch": self.batch, "device": self.device.type, "shape": list(self.shape)}
+        where = {"batch": self.batch, "device": self.device.type, "shape": list(self.shape), "quantise": self.mode}
         return {"kind": "sampler", **drawn, **where, **self.identity}
 
 

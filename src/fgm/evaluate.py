@@ -20,7 +20,7 @@ from rich.console import Console
 from fgm.arguments import read_settings, required, whole_or, yes
 from fgm.config import parse_arguments
 from fgm.errors import Refusal, entry
-from fgm.evaluators import device_of_rank, evaluator_of_folder, evaluator_settings, make, read_evaluator
+from fgm.evaluators import device_of_rank, evaluator_of_folder, evaluator_settings, make, make_panel, read_evaluator
 from fgm.finished import finished_run, sampler_source, split
 from fgm.records import write_json
 
@@ -80,7 +80,7 @@ def measure(source: Any, panel_node: dict[str, Any], cut: int, place: Path, devi
     from fgm.evaluation.provenance import definition, key_of
     from fgm.evaluation.shards import Plan, evaluate
 
-    comm, console, panel = comm_of_environment(), Console(highlight=False, soft_wrap=True), make(panel_node, "panel")
+    comm, console, panel = comm_of_environment(), Console(highlight=False, soft_wrap=True), make_panel(panel_node)
     told = {"config": panel_node} | panel.identity()
     evaluation, began = definition(source.describe(), told, source.n, cut), time.perf_counter()
     plan = Plan(source.n, cut, place / "evaluation" / key_of(evaluation))

@@ -21,7 +21,7 @@ from rich.console import Console
 from fgm.arguments import read_settings, required, whole_or, yes
 from fgm.config import parse_arguments
 from fgm.errors import Refusal, entry
-from fgm.evaluators import device_of_rank, evaluator_of_folder, evaluator_settings, make, read_evaluator
+from fgm.evaluators import device_of_rank, evaluator_of_folder, evaluator_settings, make, make_panel, read_evaluator
 from fgm.finished import finished_run, sampler_source, split
 from fgm.records import write_json
 
@@ -49,7 +49,7 @@ def measure_run(arguments: list[str]) -> None:
     n, seed = whole_or(own, "n", node["n"], 1), whole_or(own, "eval_seed", node["seed"])
     cut = shard_size(own, node["batch"])
     device, data = device_of_rank(), make(config["data"], "data")
-    panel, source = make(node["panel"], "panel"), sampler_source(config, data, seed, n, node["batch"], device)
+    panel, source = make_panel(node["panel"]), sampler_source(config, data, seed, n, node["batch"], device)
     source = replace(source, mode=getattr(panel, "mode", "round"))
     measure(source, panel, node["panel"], cut, Path(config["run_dir"]), device)
 
@@ -65,7 +65,7 @@ def measure_folder(arguments: list[str]) -> None:
     from fgm.evaluation.sources.folder import FolderSource
 
     source = FolderSource(own["samples_dir"], n, recursive)
-    panel, title = make(node["panel"], "panel"), own["samples_dir"]
+    panel, title = make_panel(node["panel"]), own["samples_dir"]
     measure(source, panel, node["panel"], cut, Path(own["outputs"]), device_of_rank(), title)
 
 

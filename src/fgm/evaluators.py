@@ -73,6 +73,14 @@ def make(node: dict[str, Any], what: str) -> Any:
         raise Refusal(str(cause) if isinstance(cause, Refusal) else f"{what}: {cause or error}") from error
 
 
+def make_panel(node: dict[str, Any]) -> Any:
+    """The panel of an evaluator; what it complains of is named as these commands take it."""
+    try:
+        return make(node, "evaluator")
+    except Refusal as refusal:
+        raise Refusal(str(refusal).replace("evaluation.", PREFIX)) from refusal
+
+
 def device_of_rank() -> Any:
     """This process's accelerator, or the CPU."""
     import os

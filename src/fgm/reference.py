@@ -12,7 +12,7 @@ from typing import Any
 
 from fgm.arguments import read_settings, required, whole_or, yes
 from fgm.errors import Refusal, entry
-from fgm.evaluators import RECIPE, evaluator_settings, make, read_data, read_evaluator
+from fgm.evaluators import RECIPE, evaluator_settings, make, make_panel, read_data, read_evaluator
 
 OWN = {
     "data": "", "samples_dir": "", "evaluator": "digits", "split": "train", "n": "", "recursive": "false", "out": "",
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     data = read_data(own["data"]) if own["data"] else None
     node = read_evaluator(own["evaluator"], settings, RECIPE, [])["panel"]
     source = folder(own["samples_dir"], n, recursive) if data is None else dataset(data, own, n)
-    statistics = moments(source, make(node, "evaluator"))
+    statistics = moments(source, make_panel(node))
     save(out, statistics)
     print(f"{out}: mu and sigma of {statistics.n} images, {len(statistics.mean)} features of {own['evaluator']}")
 

@@ -1,5 +1,6 @@
 """One process, two gloo ranks and a run that was killed twice give the same bits; a complaint of one rank ends all."""
 
+import json
 import os
 import signal
 import socket
@@ -72,9 +73,7 @@ def on_rank(rank: int, world: int, port: int, directory: Path, work: Callable[[P
     """One of several processes that torchrun would start."""
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(world)}
-    torch.save(work(directory), directory / f"said-by-{rank}.pt")
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    work(directory)
 
 
 def spawn(work: Callable[[Path], Any], directory: Path, world: int = 1) -> list[int | None]:
@@ -87,28 +86,8 @@ def spawn(work: Callable[[Path], Any], directory: Path, world: int = 1) -> list[
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(60)
+        process.join(300)
     return [process.exitcode for process in ranks]
-
-
-def said(directory: Path, rank: int) -> Any:
-    return torch.load(directory / f"said-by-{rank}.pt", weights_only=True)
-
-
-def measure_together(directory: Path) -> tuple[bool, list[dict[str, Any]]]:
-    comm = comm_of_environment()
-    return isinstance(comm, TorchDistributed), [
-        m.row() for m in evaluate(source(), DigitPanel(), plan(directory), comm)
-    ]
-
-
-def test_two_gloo_ranks_measure_what_one_process_does(
-    reference: tuple[Path, list[Measurement]], tmp_path: Path
-) -> None:
-    assert spawn(measure_together, tmp_path, world=2) == [0, 0]
-    assert_same(tmp_path, reference[0])
-    for rank in (0, 1):
-        assert said(tmp_path, rank) == (True, [m.row() for m in reference[1]])
 
 
 def kill_in_second_shard(directory: Path) -> None:
@@ -177,29 +156,42 @@ def test_a_panel_hears_the_rows_of_all_samples_in_their_order(reference: tuple[P
     assert {m.metric: m.value for m in reference[1]} == pytest.approx(whole, rel=1e-5)
 
 
-def nan_on_the_second_rank(directory: Path) -> None:
-    """Batch 20 to 29 belongs to shard 1, that is to rank 1."""
-    net = Tanh()
-
-    def broken(z: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        x = Tanh.forward(net, z, condition)
-        return x * float("nan") if comm_of_environment().rank == 1 else x
-
-    wrong = source(torch.nn.Identity())
-    wrong.source.sampler.forward = broken  # type: ignore[method-assign]
+def two_ranks(directory: Path) -> None:
+    """What both ranks of a group do: measure, and then meet samples that are not finite."""
+    comm = comm_of_environment()
+    assert isinstance(comm, TorchDistributed) and comm.world == 2
+    measured = [m.row() for m in evaluate(source(), DigitPanel(), plan(directory / "good"), comm)]
+    (directory / f"said-by-{comm.rank}.json").write_text(json.dumps(measured))
+    broken = source(Tanh(lambda condition: None) if comm.rank == 0 else NaN())
     try:
-        evaluate(wrong, DigitPanel(), plan(directory), comm_of_environment())
+        evaluate(broken, DigitPanel(), plan(directory / "broken"), comm)
     except Refusal as refusal:
         (directory / "refusal").write_text(str(refusal))
 
 
-def test_a_complaint_of_one_rank_ends_all(tmp_path: Path) -> None:
-    assert spawn(nan_on_the_second_rank, tmp_path, world=2) == [0, 2]
-    assert "20 of the samples 20 to 39 are not finite, number 20 first" in (tmp_path / "refusal").read_text()
-    assert {p.name for p in (tmp_path / "shards").iterdir()} == {
-        "00000000-00000020.safetensors",
-        "00000040-00000050.safetensors",
-    }
+class NaN(Tanh):
+    def forward(self, z: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        return super().forward(z, condition) * float("nan")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where two processes of a gloo group have been; the second one owns shard 1 and leaves with exit code 2."""
+    directory = tmp_path_factory.mktemp("ranks")
+    assert spawn(two_ranks, directory, world=2) == [0, 2]
+    return directory
+
+
+def test_two_gloo_ranks_measure_what_one_process_does(reference: tuple[Path, list[Measurement]], ranks: Path) -> None:
+    assert_same(ranks / "good", reference[0])
+    for rank in (0, 1):
+        assert json.loads((ranks / f"said-by-{rank}.json").read_text()) == [m.row() for m in reference[1]]
+
+
+def test_a_complaint_of_one_rank_ends_all(ranks: Path) -> None:
+    assert "20 of the samples 20 to 39 are not finite, number 20 first" in (ranks / "refusal").read_text()
+    names = {path.name for path in (ranks / "broken" / "shards").iterdir()}
+    assert names == {"00000000-00000020.safetensors", "00000040-00000050.safetensors"}
 
 
 class Two:

@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval sample test check format table notebooks
+.PHONY: help setup train eval sample export score reference test check format table notebooks
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,11 +30,20 @@ $(VENV)/installed: requirements.lock pyproject.toml
 train: setup ## train a recipe, or go on with it: EXP=digits_fgm ARGS="seed=1 method.t_star=0.9"
 	@$(RUN) fgm.train experiment=$(EXP) $(ARGS)
 
-eval: setup ## measure a finished run again: EXP=, ARGS="n=50000 eval_seed=7"
-	@$(RUN) fgm.evaluate experiment=$(EXP) $(ARGS)
+eval: setup ## measure a finished run again: EXP=, ARGS="n=50000 eval_seed=7"; or PNGs: ARGS="samples_dir= evaluator=digits"
+	@$(RUN) fgm.evaluate $(if $(findstring samples_dir=,$(ARGS)),,experiment=$(EXP)) $(ARGS)
 
 sample: setup ## draw from a finished run: EXP=, ARGS="n=100 sample_seed=0 out=digits.png"
 	@$(RUN) fgm.sample experiment=$(EXP) $(ARGS)
+
+export: setup ## samples of a finished run as PNGs: EXP=, ARGS="format=png|edm|geneval n=1000 out=folder"
+	@$(RUN) fgm.export experiment=$(EXP) $(ARGS)
+
+score: setup ## GenEval's score: ARGS="geneval_dir= metadata= detections=seen.json" or detector=mask2former detector_dir= clip_dir=
+	@$(RUN) fgm.score $(ARGS)
+
+reference: setup ## mu and sigma of real images' features: ARGS="data=digits out=refs.npz"
+	@$(RUN) fgm.reference $(ARGS)
 
 test: setup ## the whole test suite, on the CPU
 	@$(BIN)/pytest $(ARGS)

@@ -32,6 +32,18 @@ BAD = {
     "no key=value": (["t_star"], "is not of the form key=value"),
     "missing teacher": (["teacher.train=false", "outputs=/nowhere"], "is missing and teacher.train is false"),
     "missing teacher file": (["teacher=file", "teacher.file=/no/such.safetensors"], "there is no file"),
+    "missing Inception": (
+        ["evaluation=fid_edm", "evaluation.panel.extractor.weights=/no/w.pth"],
+        "no Inception weights",
+    ),
+    "missing reference": (
+        ["evaluation=random_features", "+evaluation.panel.reference=/no/edm.npz"],
+        "there is no file /no/edm.npz",
+    ),
+    "no such protocol": (
+        ["evaluation=fid_edm", "evaluation.panel.protocol=fid"],
+        "must be one of edm, torch-fidelity, clean-legacy",
+    ),
     "missing value": (["teacher=file"], "teacher.file has no value"),
 }
 

@@ -14,8 +14,10 @@ from fgm.data.points import Checkerboard, Points, Ring, Spirals, TwoMoons
 from fgm.evaluation.classifier import accuracy, digit_classifier, train_classifier
 from fgm.evaluation.distances import energy_distance, mmd, sliced_w2
 from fgm.evaluation.frechet import FeatureStatistics, frechet_distance
-from fgm.evaluation.images import DigitPanel, blur, dequantise, quantise
+from fgm.evaluation.images import DigitPanel
+from fgm.evaluation.panel import blur
 from fgm.evaluation.points import PointPanel, mode_shares
+from fgm.evaluation.quantise import dequantise, quantise
 from fgm.evaluation.sampling import Source, draw_samples, labels_of
 from fgm.streams import stream
 

@@ -11,7 +11,10 @@ FLOORS = {
     1: ("networks",),
     2: ("records", "data", "evaluation"),
     3: ("training",),
-    4: ("signatures", "config", "build", "teacher", "train", "finished", "evaluate", "sample", "export", "table"),
+    4: (
+        "signatures", "arguments", "config", "build", "teacher", "train", "finished", "evaluators",
+        "evaluate", "sample", "export", "score", "reference", "table",
+    ),
 }  # fmt: skip
 HOMES = {"hydra": {4}, "omegaconf": {4}, "lightning": {3}, "wandb": {3}, "diffusers": {1, 4}}
 MODULES = sorted(SOURCE.rglob("*.py"))

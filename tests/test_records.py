@@ -35,6 +35,12 @@ def test_a_value_without_protocol_or_n_is_refused(protocol: str, n: int, tmp_pat
         table(["toy"], written([bad], tmp_path))
 
 
+def test_a_row_comes_back_with_what_stands_beside_its_value() -> None:
+    told = Measurement("geneval", 0.5, 40, "GenEval rules", 1, "ema", {"low": 0.4, "counting": 0.2})
+    assert told.row()["counting"] == 0.2 and "extra" not in told.row()
+    assert Measurement.from_row(told.row()) == told
+
+
 def test_a_table_shows_mean_and_sd_over_the_seeds_of_the_newest_config(tmp_path: Path) -> None:
     rows = [run(9.0, study="old"), run(1.0), run(2.0, seed=1), run(100.0, seed=2), run(3.0, seed=2)]
     text = table(["toy"], written(rows, tmp_path))

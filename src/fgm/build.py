@@ -26,9 +26,8 @@ def build(config: dict[str, Any], console: Console) -> tuple[Method, Run]:
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
-        setting = build_setting(config)
-        module = instantiate(config["method"])(setting)
-        return module, build_run(config, console)
+        run = build_run(config, console)  # first: an evaluation that cannot be is said before a teacher is trained
+        return instantiate(config["method"])(build_setting(config)), run
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, Refusal):

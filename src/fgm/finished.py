@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from fgm import teacher
-from fgm.config import parse_arguments, read_recipe, read_yaml
+from fgm.config import digest, parse_arguments, read_recipe, read_yaml
 from fgm.errors import Refusal
+
+GENERATOR = "generator.safetensors"
 
 
 def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -18,15 +20,21 @@ def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, A
     Raises:
         Refusal: that run is not there.
     """
-    mine = dict(a.split("=", 1) for a in arguments if a.split("=")[0] in own)
-    recipe, overrides = parse_arguments([a for a in arguments if a.split("=")[0] not in own])
+    mine, rest = split(arguments, own)
+    recipe, overrides = parse_arguments(rest)
     run_dir = Path(read_recipe(recipe, overrides)["run_dir"])
     if not (run_dir / "results.json").exists():
         raise Refusal(
             f"{run_dir} holds no finished run: make train EXP={recipe}"
             + (f' ARGS="{" ".join(overrides)}"' if overrides else "")
         )
-    return read_yaml(run_dir / "config.yaml"), own | mine
+    return read_yaml(run_dir / "config.yaml") | {"run_dir": str(run_dir)}, own | mine
+
+
+def split(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+    """A command's own key=value settings, and the other arguments."""
+    mine = [a for a in arguments if "=" in a and a.split("=")[0] in own]
+    return dict(a.split("=", 1) for a in mine), [a for a in arguments if a not in mine]
 
 
 def load_source(config: dict[str, Any]) -> Any:
@@ -36,13 +44,32 @@ def load_source(config: dict[str, Any]) -> Any:
     from fgm.evaluation.sampling import Source, many_step
     from fgm.networks.generator import OneStepGenerator
 
-    run_dir, method, path = Path(config["run_dir"]), config["method"], instantiate(config["path"])
-    if (run_dir / teacher.WEIGHTS).exists():
-        net = teacher.from_file(str(run_dir / teacher.WEIGHTS), config["network"])
+    weights, method, path = weights_file(config), config["method"], instantiate(config["path"])
+    if weights.name == teacher.WEIGHTS:
+        net = teacher.from_file(str(weights), config["network"])
         return many_step(net, path, method["steps"][0])
-    net = teacher.from_file(str(run_dir / "generator.safetensors"), generator_network(config))
+    net = teacher.from_file(str(weights), generator_network(config))
     std = instantiate(config["data"]).std
     return Source("one step, ema", OneStepGenerator(net, path, method["t_star"], method["c_in"], std).eval(), 1, "ema")
+
+
+def weights_file(config: dict[str, Any]) -> Path:
+    """The run's exported weights."""
+    run_dir = Path(config["run_dir"])
+    return next(
+        (run_dir / name for name in (teacher.WEIGHTS, GENERATOR) if (run_dir / name).exists()), run_dir / GENERATOR
+    )
+
+
+def sampler_source(config: dict[str, Any], data: Any, seed: int, n: int, batch: int, device: Any) -> Any:
+    """The run's samples 0 to n - 1, as a SamplerSource that the weights and the config identify."""
+    from fgm.evaluation.provenance import file_sha256
+    from fgm.evaluation.sources.sampler import SamplerSource
+
+    source = load_source(config)
+    source.sampler.to(device)
+    identity = {"weights_sha256": file_sha256(weights_file(config)), "config_digest": digest(config)}
+    return SamplerSource.of(source, data, seed, n, device, batch, **identity)
 
 
 def generator_network(config: dict[str, Any]) -> dict[str, Any]:

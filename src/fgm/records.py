@@ -24,7 +24,7 @@ class Measurement:
         n: number of samples behind it.
         nfe: network evaluations a sample; 0 for real data.
         protocol: everything else that defines the value.
-        weights: ema, raw, teacher, or real for data.
+        weights: ema, raw, teacher, real for data, or folder for pictures of unknown origin.
         extra: numbers beside the value: ci95, tags and the like.
     """
 

@@ -19,6 +19,7 @@ from rich.table import Table
 from fgm import teacher
 from fgm.config import digest, parse_arguments, read_recipe, read_yaml, without_places, write_yaml
 from fgm.errors import Refusal, entry
+from fgm.evaluation.preflight import require_files
 from fgm.records import Measurement, append_row, write_json
 
 
@@ -37,6 +38,7 @@ def train(config: dict[str, Any]) -> None:
         console.print(f"{run_dir} is done: its results.json, samples and weights are there (delete it to run again)")
         return
     teacher.require(config["teacher"])
+    require_files(config["evaluation"])
     console.print(f"{config['recipe']}: {run_dir}")
     from fgm.build import build  # torch and Lightning, from here on
 
@@ -48,9 +50,9 @@ def train(config: dict[str, Any]) -> None:
 
 def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
     """Train, export, measure, and append the row. A run's results.json comes last, and marks it done."""
-    from fgm.export import export_weights
     from fgm.training.evaluation import final_measurements
     from fgm.training.fit import fit
+    from fgm.training.weights import export_weights
 
     began = time.perf_counter()
     timing = fit(module, run)

@@ -17,7 +17,7 @@ from fgm.data.shapes.scenes import Scenes, canvas_of, fill
 from fgm.data.shapes.vocabulary import COLOUR_NAMES, EASY, HARD, SHAPE_NAMES
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.detections import Detection
-from fgm.evaluation.images import quantise
+from fgm.evaluation.quantise import quantise
 from fgm.evaluation.shape_detector import ShapeDetector, legibility
 from fgm.evaluation.shape_prompts import per_image, questions, write_metadata
 from fgm.streams import stream

@@ -1,17 +1,33 @@
 """Measurements. A panel measures one set of samples; a value never travels without its protocol and its n."""
 
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fgm.records import Measurement
 
+if TYPE_CHECKING:  # GenEval's files are read and refused without waiting for torch
+    from torch import Tensor
+
+Rows = dict[str, "Tensor"]
+
 
 class Panel(Protocol):
-    """A fixed set of metrics against one reference."""
+    """A fixed set of metrics against one reference, in two steps, so that samples may come in shards:
 
-    def measure(self, x_0: Tensor, labels: Tensor | None) -> list[Measurement]:
-        """Samples (n, *shape) and the labels that they were conditioned on."""
+    rows(x_0, labels)    what is kept of each sample, tensors whose first axis counts samples; x_0 (n, *shape) is
+                         float32, images in [-1, 1], or uint8
+    judge(rows)          the metrics, from the rows of all samples in their order
+
+    identity() tells what else than its config defines the rows: the extractor's hash and the like, as plain containers.
+    """
+
+    def identity(self) -> dict[str, Any]: ...
+
+    def rows(self, x_0: "Tensor", labels: "Tensor | None") -> Rows: ...
+
+    def judge(self, rows: Rows) -> list[Measurement]: ...
+
+    def measure(self, x_0: "Tensor", labels: "Tensor | None") -> list[Measurement]:
+        """judge after rows: samples (n, *shape) and the labels that they were conditioned on."""
         ...
 
     def bounds(self) -> list[Measurement]:

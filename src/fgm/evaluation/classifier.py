@@ -39,7 +39,10 @@ class DigitClassifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(n, features), of zero mean and unit variance on the training split."""
-        return (self.body(x) - self.get_buffer("mean")) / self.get_buffer("std")
+        return self.standardise(self.body(x))
+
+    def standardise(self, body: Tensor) -> Tensor:
+        return (body - self.get_buffer("mean")) / self.get_buffer("std")
 
 
 def train_classifier(iterations: int = 1500, batch_size: int = 128, seed: int = 0) -> DigitClassifier:

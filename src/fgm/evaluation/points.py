@@ -9,11 +9,14 @@
 The last three exist where the mixture is known.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fgm.analytic import GaussianMixture
 from fgm.data.points import Points
+from fgm.errors import Refusal
 from fgm.evaluation.distances import energy_distance, mmd, sliced_w2
 from fgm.paths import RectifiedPath
 from fgm.records import Measurement
@@ -32,14 +35,27 @@ class PointPanel:
     """
 
     def __init__(self, data: Points) -> None:
+        if len(data.shape) != 1:
+            raise Refusal(f"this evaluator measures points, and {type(data).__name__} holds images: choose another one")
         self.data = data
         self.mixture: GaussianMixture | None = getattr(data, "mixture", None)
 
     def real(self, n: int, index: int) -> Tensor:
         return self.data.points(n, stream("point panel", index=index))
 
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+    def rows(self, x_0: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        if x_0.shape[1:] != self.data.shape:
+            raise Refusal(f"points are measured at {self.data.shape}, and these samples are {tuple(x_0.shape[1:])}")
+        return {"x_0": x_0.float()}
+
+    def judge(self, rows: dict[str, Tensor]) -> list[Measurement]:
+        return self.compare(rows["x_0"], self.real(N_SORTED, 0)) + self.modes(rows["x_0"])
+
     def measure(self, x_0: Tensor, labels: Tensor | None = None) -> list[Measurement]:
-        return self.compare(x_0.float(), self.real(N_SORTED, 0)) + self.modes(x_0.float())
+        return self.judge(self.rows(x_0, labels))
 
     def compare(self, x: Tensor, y: Tensor) -> list[Measurement]:
         x, y = x[: len(y)], y[: len(x)]

@@ -39,15 +39,20 @@ def labels_of(indices: Tensor, num_classes: int) -> Tensor | None:
 
 
 @torch.no_grad()
+def draw(
+    source: Source, seed: int, indices: Tensor, shape: tuple[int, ...], condition: Tensor | None, device: torch.device
+) -> Tensor:
+    """The samples of these indices in one batch, on the CPU; condition has a row for each."""
+    dtype = next(source.sampler.parameters(), torch.empty(0)).dtype
+    z = sample_noise(seed, indices.tolist(), shape)
+    condition = condition if condition is None else condition.to(device)
+    return source.sampler(z.to(device, dtype), condition).float().cpu()
+
+
 def draw_samples(
     source: Source, seed: int, n: int, shape: tuple[int, ...], num_classes: int, device: torch.device, batch: int = 1000
 ) -> tuple[Tensor, Tensor | None]:
     """Samples 0 to n - 1 and their labels, on the CPU."""
-    indices, samples = torch.arange(n), []
-    dtype = next(source.sampler.parameters(), torch.empty(0)).dtype
-    for chunk in indices.split(batch):
-        z, labels = sample_noise(seed, chunk.tolist(), shape), labels_of(chunk, num_classes)
-        samples.append(
-            source.sampler(z.to(device, dtype), labels if labels is None else labels.to(device)).float().cpu()
-        )
+    indices = torch.arange(n)
+    samples = [draw(source, seed, i, shape, labels_of(i, num_classes), device) for i in indices.split(batch)]
     return torch.cat(samples), labels_of(indices, num_classes)

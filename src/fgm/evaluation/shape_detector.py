@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fgm.data.shapes.vocabulary import COLOUR_NAMES, EASY, PALETTE, SHAPE_NAMES
 from fgm.evaluation.geneval.detections import Detection
-from fgm.evaluation.images import quantise
+from fgm.evaluation.quantise import quantise
 from fgm.evaluation.shape_fit import Fit, fit
 from fgm.evaluation.shape_segments import Blob, Bools, segment
 from fgm.records import Measurement

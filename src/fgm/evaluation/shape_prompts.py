@@ -14,9 +14,12 @@ import torch
 
 from fgm.data.shapes.grammar import TAGS
 from fgm.data.shapes.metadata import Metadata, every, metadata
-from fgm.data.shapes.vocabulary import EASY
+from fgm.data.shapes.vocabulary import COLOUR_NAMES, EASY, SHAPE_NAMES
 from fgm.errors import Refusal
+from fgm.evaluation.geneval.vocabulary import Vocabulary
 from fgm.streams import stream
+
+VOCABULARY = Vocabulary(tuple(SHAPE_NAMES), tuple(COLOUR_NAMES), tuple(TAGS))
 
 
 @dataclass(frozen=True)

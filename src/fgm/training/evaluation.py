@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fgm.data import Data
 from fgm.evaluation import Panel
+from fgm.evaluation.panel import FeaturePanel
 from fgm.evaluation.pictures import picture
 from fgm.evaluation.sampling import Source, draw_samples
 from fgm.records import Measurement
@@ -38,6 +39,11 @@ class Evaluation:
     n_training: Annotated[int, "[1, inf)"] = 2000
     seed: int = 1234
     batch: Annotated[int, "[1, inf)"] = 1000
+
+    def __post_init__(self) -> None:
+        """Refuse what a panel of features could not measure later, before anything is trained."""
+        if isinstance(self.panel, FeaturePanel):
+            self.panel.require(min(self.n, self.n_training) if self.every else self.n)
 
     def measure(self, source: Source, data: Data, device: Any, n: int) -> list[Measurement]:
         samples = draw_samples(source, self.seed, n, data.shape, data.num_classes, device, self.batch)

@@ -1,5 +1,6 @@
 """Shapes as a training set: images with the token ids of their captions as the condition."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
@@ -9,7 +10,7 @@ from torch import Generator, Tensor
 from fgm.data.shapes.grammar import draw_captions
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import draw_scenes
-from fgm.data.shapes.vocabulary import EASY
+from fgm.data.shapes.vocabulary import EASY, encode
 from fgm.streams import stream
 
 
@@ -35,6 +36,10 @@ class Shapes:
         """Images (n, 3, size, size) and tokens (n, LENGTH)."""
         scenes = draw_scenes(n, generator, self.size, self.shapes)
         return render(scenes, self.size), scenes.captions.tokens()
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """The condition of each prompt, (n, LENGTH)."""
+        return encode(prompts)
 
     def conditions(self, n: int, generator: Generator) -> Tensor:
         """Tokens of random captions, (n, LENGTH)."""

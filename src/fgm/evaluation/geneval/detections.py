@@ -47,7 +47,8 @@ class Detection:
 class Detector(Protocol):
     """Finds the objects of a picture; protocol says with what."""
 
-    protocol: str
+    @property
+    def protocol(self) -> str: ...
 
     def detect(self, image: Pixels) -> list[Detection]: ...
 

@@ -1,0 +1,62 @@
+"""A command's own key=value settings, read and checked before anything heavy is imported."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import TypeVar
+
+from fgm.errors import Refusal
+
+T = TypeVar("T")
+
+
+def read_settings(arguments: list[str], known: dict[str, str]) -> dict[str, str]:
+    """All settings of a command that takes no recipe; known holds their defaults.
+
+    Raises:
+        Refusal: a word that is no key=value, or a key that is not known.
+    """
+    given = {}
+    for argument in arguments:
+        key, sign, value = argument.partition("=")
+        if not sign:
+            raise Refusal(f"{argument!r} is not of the form key=value")
+        if key not in known:
+            raise Refusal(f"there is no setting {key}; {hint(key, known)}")
+        given[key] = value
+    return known | given
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """The nearest known name, or all of them."""
+    names = list(known)
+    near = get_close_matches(name, names, 1, 0.5)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+
+
+def whole(settings: dict[str, str], key: str, least: int = 0) -> int:
+    """A whole number of at least `least`."""
+    value = settings[key]
+    if not (value.isascii() and value.isdigit()) or int(value) < least:
+        raise Refusal(f"{key} = {value} must be a whole number from {least}")
+    return int(value)
+
+
+def whole_or(settings: dict[str, str], key: str, default: T, least: int = 0) -> int | T:
+    """A whole number, or the default where none is given."""
+    return whole(settings, key, least) if settings[key] else default
+
+
+def choice(settings: dict[str, str], key: str, among: tuple[str, ...]) -> str:
+    if settings[key] not in among:
+        raise Refusal(f"{key} = {settings[key]}: unknown; {hint(settings[key], among)}")
+    return settings[key]
+
+
+def yes(settings: dict[str, str], key: str) -> bool:
+    return choice(settings, key, ("true", "false")) == "true"
+
+
+def required(settings: dict[str, str], *keys: str) -> None:
+    for key in keys:
+        if not settings[key]:
+            raise Refusal(f"{key}= is missing: give {key}=...")

@@ -1,0 +1,94 @@
+"""Who evaluates: one process, or several that share a file system.
+
+Ranks exchange files; what goes over the wire is small: a barrier's worth of complaints, and the measurements. A
+complaint of any rank ends all of them, so that none waits for one that is gone.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar
+
+import torch.distributed
+
+from fgm.errors import Refusal
+
+T = TypeVar("T")
+PATIENCE = timedelta(hours=12)  # how long a rank that is done waits for the others
+
+
+class Comm(Protocol):
+    """Rank r of world, as in torch.distributed."""
+
+    rank: int
+    world: int
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks on every rank, in rank order; a barrier."""
+        ...
+
+
+class Local:
+    """One process."""
+
+    rank, world = 0, 1
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+class TorchDistributed:
+    """The default process group, which must be there."""
+
+    def __init__(self) -> None:
+        self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+    def gather(self, value: Any) -> list[Any]:
+        values: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+
+def comm_of_environment() -> Comm:
+    """Of a process that torchrun started, or Local; gloo, since no tensor is exchanged."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Local()
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+    return TorchDistributed()
+
+
+def together(comm: Comm, work: Callable[[], T]) -> T:
+    """Do work on every rank, and wait for all.
+
+    Raises:
+        Refusal: on rank 0, with the first rank's complaint; the others leave with exit code 2.
+    """
+    value, complaint = attempt(work)
+    complaints = [said for said in comm.gather(complaint) if said]
+    if complaints and comm.rank:
+        sys.exit(2)
+    if complaints:
+        raise Refusal(complaints[0])
+    return value  # type: ignore[return-value]
+
+
+def on_first(comm: Comm, work: Callable[[], T]) -> T:
+    """Do work on rank 0 alone; its value on every rank."""
+    value, complaint = attempt(work) if comm.rank == 0 else (None, None)
+    together(comm, lambda: refuse(complaint))
+    return comm.gather(value)[0]
+
+
+def attempt(work: Callable[[], T]) -> tuple[T | None, str | None]:
+    """The value of work, or its complaint."""
+    try:
+        return work(), None
+    except (Refusal, ValueError) as error:
+        return None, str(error)
+
+
+def refuse(complaint: str | None) -> None:
+    if complaint:
+        raise Refusal(complaint)

@@ -1,0 +1,65 @@
+"""FD-infinity: the Fréchet distance that infinitely many samples would get (Chong and Forsyth, arXiv 1911.07023).
+
+The bias is c / n to first order (evaluation/bias.py), so distances of growing subsets lie on a line over 1/n, and its
+value at 0 is free of the samples' bias; that of the reference stays. Its error joins the line's with the samples' own.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fgm.errors import Refusal
+from fgm.evaluation.frechet import FeatureStatistics, frechet_distance, frechet_error
+from fgm.evaluation.moments import Gaussian
+from fgm.streams import stream
+
+SAMPLES_A_FEATURE = 2  # at least, in the smallest subset: below, terms in 1/n^2 bend the line
+
+
+@dataclass(frozen=True)
+class Extrapolation:
+    """The intercept and its standard error."""
+
+    value: float
+    error: float
+
+
+def fewest(dim: int) -> int:
+    """Samples that a line needs: as many again as the smallest subset."""
+    return 2 * SAMPLES_A_FEATURE * dim
+
+
+def subset_sizes(n: int, dim: int, points: int) -> list[int]:
+    """Evenly spaced from the larger of n / 10 and twice the dimension up to n.
+
+    Raises:
+        Refusal: n is too small for a line.
+    """
+    if n < fewest(dim):
+        raise Refusal(
+            f"fd_infinity extrapolates from subsets and {n} samples of {dim} features are too few: "
+            f"take {fewest(dim)} or more, or leave fd_infinity out of metrics"
+        )
+    return np.linspace(max(n // 10, SAMPLES_A_FEATURE * dim), n, points).round().astype(int).tolist()
+
+
+def fd_infinity(features: Tensor, reference: Gaussian, points: int = 15, seed: int = 0) -> Extrapolation:
+    """Of features (n, d) against the reference."""
+    n, dim = features.shape
+    sizes = subset_sizes(n, dim, points)
+    distances = []
+    for i, size in enumerate(sizes):
+        chosen = torch.randperm(n, generator=stream("fd_infinity", seed, index=i))[:size]
+        distances.append(frechet_distance(FeatureStatistics.of(features[chosen]), reference))
+    intercept, error = line_at_zero(1 / np.array(sizes), np.array(distances))
+    return Extrapolation(intercept, float(np.hypot(error, frechet_error(features, reference))))
+
+
+def line_at_zero(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Least squares: the intercept and its standard error."""
+    slope, intercept = np.polyfit(x, y, 1)
+    scatter = ((y - slope * x - intercept) ** 2).sum() / (len(x) - 2)
+    spread = ((x - x.mean()) ** 2).sum()
+    return float(intercept), float(np.sqrt(scatter * (1 / len(x) + x.mean() ** 2 / spread)))

@@ -1,0 +1,144 @@
+"""The panel for pictures: one pass through an extractor, then any of fgm.evaluation.metrics.
+
+Reference: the training split, as CIFAR-10's protocols have it. Floor: held-out pictures, or fresh draws. Ceilings:
+noise clipped to [-1, 1], and held-out pictures blurred by a 3 x 3 box.
+"""
+
+import logging
+from dataclasses import asdict, replace
+from functools import cached_property
+from typing import Annotated, Any
+
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from fgm.errors import Refusal
+from fgm.evaluation import Rows
+from fgm.evaluation.bank import FeatureBank
+from fgm.evaluation.bias import bias_table, is_small
+from fgm.evaluation.features import FeatureExtractor
+from fgm.evaluation.metrics import KS, Comparison
+from fgm.evaluation.protocols import Name, protocol_of
+from fgm.evaluation.quantise import Mode, quantise
+from fgm.evaluation.references import Reference, pictures, reference_of_data, reference_of_file
+from fgm.evaluation.requirements import fewest_samples, known_metrics, large_enough
+from fgm.records import Measurement
+from fgm.streams import sample_noise
+
+DISTANCES = ("fd", "kid", *KS)
+
+
+class FeaturePanel:
+    """Samples against one reference in one feature space.
+
+    Args:
+        extractor: from pictures to features.
+        data: with a split {train, test} of pictures and labels, or with draw(n, generator).
+        reference: path of moments in EDM's layout, in place of data's training split.
+        metrics: in the order in which they are reported.
+        protocol: see fgm.evaluation.protocols.
+        kid_subsets, kid_subset_size: of kid; a subset is no larger than the smaller set.
+        batch: pictures through the extractor at once; None for all.
+    """
+
+    noun = "pictures"
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        data: Any = None,
+        reference: str | None = None,
+        metrics: tuple[str, ...] = DISTANCES,
+        protocol: Name = "own",
+        kid_subsets: Annotated[int, "[1, inf)"] = 100,
+        kid_subset_size: Annotated[int, "[2, inf)"] = 1000,
+        batch: Annotated[int, "[1, inf)"] | None = 250,
+    ) -> None:
+        if data is None and reference is None:
+            raise Refusal("a panel compares with something: give evaluation.panel.data or evaluation.panel.reference")
+        self.extractor, self.data, self.batch = extractor, data, batch
+        self.metrics = known_metrics(metrics, extractor, moments_alone=reference is not None)
+        self.protocol = protocol_of(protocol, extractor)
+        self.kid_subsets, self.kid_subset_size = kid_subsets, kid_subset_size
+        self.warned: set[int] = set()
+        if reference is not None:
+            self.reference = large_enough(reference_of_file(reference, extractor.dim), self.metrics)
+
+    @cached_property
+    def reference(self) -> Reference:
+        return large_enough(
+            reference_of_data(self.data, self.extractor, self.protocol.quantise, self.batch), self.metrics
+        )
+
+    def measure(self, x_0: Tensor, labels: Tensor | None) -> list[Measurement]:
+        self.require(len(x_0))
+        return self.judge(self.rows(x_0, labels))
+
+    def identity(self) -> dict[str, Any]:
+        space = {"id": self.extractor.id, "sha256": self.extractor.sha256, "resize": self.extractor.resize}
+        return {"protocol": asdict(self.protocol), "extractor": space}
+
+    @property
+    def mode(self) -> Mode:
+        """How samples become bytes."""
+        return self.protocol.quantise
+
+    def rows(self, x_0: Tensor, labels: Tensor | None) -> Rows:
+        if not x_0.isfinite().all():
+            raise Refusal(f"{len(x_0)} samples hold values that are not finite: the generator has diverged")
+        bank = FeatureBank.of(self.extractor, quantise(x_0, self.mode), self.batch)
+        beside = {"logits": bank.logits, "labels": labels}
+        return {"features": bank.features} | {name: row for name, row in beside.items() if row is not None}
+
+    def judge(self, rows: Rows) -> list[Measurement]:
+        self.require(len(rows["features"]))
+        self.warn(len(rows["features"]))
+        return self.compare(rows, self.metrics)
+
+    def compare(self, rows: Rows, metrics: tuple[str, ...]) -> list[Measurement]:
+        comparison = Comparison(
+            FeatureBank(rows["features"], rows.get("logits")), self.reference, rows.get("labels"), self.protocol,
+            self.extractor, self.kid_subsets, self.kid_subset_size,
+        )  # fmt: skip
+        measured = [comparison.measure(metric) for metric in metrics]
+        return [m for m in measured if m is not None]
+
+    def bounds(self) -> list[Measurement]:
+        """Floor and ceilings, by the metrics that the held-out part is large enough for; none without data."""
+        if self.data is None:
+            return []
+        real, labels = pictures(self.data, "test")
+        metrics = tuple(m for m in self.metrics if len(real) >= fewest_samples(m, self.extractor.dim))
+        noise = sample_noise(0, range(len(real)), tuple(real.shape[1:]), role="ceiling").clamp(-1, 1)
+        floor, blurred = f"floor: held-out {self.noun}", f"ceiling: blurred {self.noun}"
+        sets = {floor: real, "ceiling: noise": noise, blurred: blur(real)}
+        return [
+            replace(m, protocol=f"{name}; {m.protocol}")
+            for name, x in sets.items()
+            for m in self.compare(self.rows(x, labels), metrics)
+        ]
+
+    def require(self, n: int) -> None:
+        """Refuse an n that a metric cannot be computed from; the reference is not touched."""
+        for metric in self.metrics:
+            needed = fewest_samples(metric, self.extractor.dim)
+            if n < needed:
+                raise Refusal(
+                    f"{metric} in the {self.extractor.dim} features of {self.extractor.id} needs {needed} samples or "
+                    f"more, not {n}: raise evaluation.n and evaluation.n_training, or take kid"
+                )
+
+    def warn(self, n: int) -> None:
+        """Say once for each n how far an fd of so few samples is off."""
+        if "fd" not in self.metrics or n in self.warned or not is_small(n, self.extractor.dim):
+            return
+        self.warned.add(n)
+        logging.getLogger(__name__).warning(
+            "fd of %d samples in %d features: a perfect generator would show about %s; compare at equal n alone, or "
+            "read kid", n, self.extractor.dim, bias_table(self.reference.moments.covariance, n),
+        )  # fmt: skip
+
+
+def blur(x: Tensor) -> Tensor:
+    """Mean over 3 x 3 pixels."""
+    return avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)

@@ -1,0 +1,77 @@
+"""PNGs as tensors of bytes, grey (1, h, w) or RGB (3, h, w), with nothing converted on the way in or out."""
+
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fgm.errors import Refusal
+from fgm.evaluation.geneval.files import parse_object, read_text
+
+MODES = {
+    "L": "grey",
+    "RGB": "RGB",
+    "RGBA": "RGBA",
+    "LA": "grey with alpha",
+    "P": "palette",
+    "I;16": "16-bit grey",
+    "1": "1-bit",
+}
+END = b"IEND\xaeB`\x82"
+LABELS = "dataset.json"  # {"labels": [[name, label], ...]}, as StyleGAN's and EDM's tools have it
+
+
+def encode(image: Tensor) -> bytes:
+    """The PNG of one image, uint8 (1 or 3, h, w)."""
+    pixels, png = image.cpu().numpy(), io.BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)).save(png, "PNG")
+    return png.getvalue()
+
+
+def decode(content: bytes, path: Path) -> Tensor:
+    """The image of a grey or RGB PNG, uint8 (1 or 3, h, w).
+
+    Raises:
+        Refusal: truncated, no PNG, or of another mode.
+    """
+    try:
+        image = Image.open(io.BytesIO(content), formats=["PNG"])
+        if not content.endswith(END):
+            raise EOFError("truncated")
+        pixels = np.array(image)
+    except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "truncated" if isinstance(error, EOFError) else "does not decode"
+        raise Refusal(f"{path}: is no whole PNG ({reason}); make it again") from error
+    if image.mode not in ("L", "RGB"):
+        mode = MODES.get(image.mode, image.mode)
+        raise Refusal(f"{path}: is {mode}, and only 8-bit grey and RGB are measured; convert the folder to one of them")
+    return torch.from_numpy(np.atleast_3d(pixels)).movedim(-1, 0).contiguous()
+
+
+def labels_json(names: Iterable[str], labels: Tensor | None) -> bytes:
+    told = None if labels is None else [list(pair) for pair in zip(names, labels.tolist(), strict=True)]
+    return json.dumps({"labels": told}).encode()
+
+
+def read_labels(directory: Path, names: list[str]) -> Tensor | None:
+    """The labels of the named images, if the directory tells any.
+
+    Raises:
+        Refusal: it tells some, but not of all of these.
+    """
+    path = directory / LABELS
+    told = parse_object(read_text(path, "labels"), str(path)).get("labels") if path.exists() else None
+    if told is None:
+        return None
+    try:
+        by_name = {str(name): int(label) for name, label in told}
+        return torch.tensor([by_name[name] for name in names], dtype=torch.int64)
+    except KeyError as error:
+        raise Refusal(f"{path}: tells no label of {error.args[0]}; add it, or remove the file") from error
+    except (TypeError, ValueError) as error:
+        raise Refusal(f"{path}: labels must be a list of [name, whole number]; mend it, or remove the file") from error

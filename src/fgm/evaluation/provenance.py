@@ -1,0 +1,83 @@
+"""Where an evaluation's numbers come from: the key under which its shards are kept, and its results.json.
+
+    schema, key, date, commit
+    results        measurements
+    evaluation     what the key hashes: source, panel, n, shard_size, and the code that ran
+    env            torch, torchmetrics, torch_fidelity, python, device, world_size, tf32
+    timing_s       wall seconds of this call, and how many shards it computed and found
+
+Two evaluations have one key only if source, panel, n, cut and code are the same, so that no shard is ever mixed with
+another evaluation's. The code counts by its hash: after a change of fgm, or of torch, nothing old is taken up again.
+"""
+
+import json
+import platform
+from datetime import UTC, datetime
+from functools import cache
+from hashlib import file_digest, sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fgm.records import Measurement
+
+SCHEMA = 1
+PACKAGES = {"torchmetrics": "torchmetrics", "torch_fidelity": "torch-fidelity"}
+
+
+def definition(source: dict[str, Any], panel: dict[str, Any], n: int, shard_size: int) -> dict[str, Any]:
+    """All that defines an evaluation, as plain containers."""
+    code = {"fgm": code_digest(), "torch": torch.__version__}
+    samples = {"n": n, "index_range": [0, n], "shard_size": shard_size}
+    return {"source": source, "panel": panel, **samples, "code": code}
+
+
+def key_of(evaluation: dict[str, Any]) -> str:
+    """Sixteen hex digits."""
+    return sha256(json.dumps(evaluation, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def code_digest() -> str:
+    """Of fgm's own source files."""
+    root, content = Path(__file__).parents[1], sha256()
+    for path in sorted(root.rglob("*.py")):
+        content.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return content.hexdigest()[:16]
+
+
+def record(
+    evaluation: dict[str, Any],
+    results: list[Measurement],
+    device: torch.device,
+    world_size: int,
+    timing: dict[str, Any],
+) -> dict[str, Any]:
+    """The content of results.json."""
+    return {
+        "schema": SCHEMA, "key": key_of(evaluation), "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "results": [m.row() for m in results], "evaluation": evaluation,
+        "env": environment(device, world_size), "timing_s": timing,
+    }  # fmt: skip
+
+
+def environment(device: torch.device, world_size: int) -> dict[str, Any]:
+    on_cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_cuda else f"cpu, {torch.get_num_threads()} threads"
+    told = {"torch": torch.__version__, "python": platform.python_version(), "device": name, "world_size": world_size}
+    tf32 = on_cuda and torch.backends.cuda.matmul.allow_tf32
+    return told | {"tf32": tf32} | {key: version_of(package) for key, package in PACKAGES.items()}
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

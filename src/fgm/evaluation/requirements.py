@@ -1,0 +1,53 @@
+"""What metrics need of the extractor, the reference and the number of samples; said before anything is measured."""
+
+from difflib import get_close_matches
+
+from fgm.errors import Refusal
+from fgm.evaluation.features import FeatureExtractor
+from fgm.evaluation.infinity import fewest
+from fgm.evaluation.metrics import KS, METRICS, MOMENTS_SUFFICE
+from fgm.evaluation.references import Reference
+
+
+def fewest_samples(metric: str, dim: int) -> int:
+    """That a metric can be computed from."""
+    return {"fd": dim + 1, "fd_infinity": fewest(dim), "kid": 2}.get(
+        metric, max(KS.values()) + 1 if metric in KS else 1
+    )
+
+
+def known_metrics(metrics: tuple[str, ...], extractor: FeatureExtractor, moments_alone: bool) -> tuple[str, ...]:
+    """The metrics, where this extractor and reference can serve them.
+
+    Raises:
+        Refusal: they cannot.
+    """
+    where = "evaluation.panel.metrics"
+    for metric in metrics:
+        if metric not in METRICS:
+            near = get_close_matches(metric, METRICS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(METRICS)}"
+            raise Refusal(f"{where}: there is no metric {metric!r}; {hint}")
+        if metric == "accuracy" and not extractor.reads_labels:
+            raise Refusal(f"{where}: {extractor.id} does not read the data's labels: leave accuracy out")
+        if moments_alone and metric not in (*MOMENTS_SUFFICE, "accuracy"):
+            raise Refusal(
+                f"{where}: {metric} compares features one by one and evaluation.panel.reference holds moments alone: "
+                f"give evaluation.panel.data, or metrics from {', '.join(MOMENTS_SUFFICE)}"
+            )
+    return tuple(metrics)
+
+
+def large_enough(reference: Reference, metrics: tuple[str, ...]) -> Reference:
+    """The reference, where a covariance over its real pictures is not singular or none is needed.
+
+    Raises:
+        Refusal: it is.
+    """
+    n, dim = reference.moments.n, len(reference.moments.mean)
+    if n is not None and n <= dim and set(MOMENTS_SUFFICE) & set(metrics):
+        raise Refusal(
+            f"fd against {reference.name}: {n} real pictures cannot fill a covariance of {dim} features; "
+            "take a larger reference, or evaluation.panel.metrics=[kid]"
+        )
+    return reference

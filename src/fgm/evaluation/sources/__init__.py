@@ -1,0 +1,59 @@
+"""Where samples come from: a sampler, a folder of PNGs, a data set, a GenEval layout; all by index, all as uint8.
+
+Sample i of a source is always the same, whoever asks for it and in whatever range. What a folder holds and what memory
+held before it was written there are therefore the same bit for bit: a sampler's images are quantised to uint8, as a PNG
+does, before anything measures them. Points, which have no PNG, stay float32.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from fgm.errors import Refusal
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Some samples of a source, as a panel takes them.
+
+    Attributes:
+        x: images uint8 (n, c, h, w), or points float32 (n, d).
+        labels: (n,) int64, where there are any.
+    """
+
+    x: Tensor
+    labels: Tensor | None = None
+
+
+class SampleSource(Protocol):
+    """n samples, by index; nfe and weights are a Measurement's."""
+
+    @property
+    def n(self) -> int: ...
+
+    @property
+    def nfe(self) -> int: ...
+
+    @property
+    def weights(self) -> str: ...
+
+    def take(self, indices: range) -> Samples:
+        """Samples number indices.start to indices.stop - 1."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """All that defines the samples, as plain containers: two sources that say the same hold the same."""
+        ...
+
+
+def promised(n: int | None, found: int, where: str, kind: str = "images") -> int:
+    """How many are used: n of them, or all.
+
+    Raises:
+        Refusal: fewer are there than promised, or none.
+    """
+    if not found or (n or 0) > found:
+        wanted = f"and n = {n} are promised" if n else "and at least one is needed"
+        raise Refusal(f"{where} holds {found} {kind}, {wanted}: make the missing ones, or give another n=")
+    return n or found

@@ -1,0 +1,90 @@
+"""The evaluators that a command may be asked for by name: configs/evaluation/<name>.yaml, and what they need."""
+
+from typing import Any
+
+from fgm.arguments import choice
+from fgm.config import CONFIGS, read_recipe
+from fgm.errors import Refusal
+
+RECIPE = "digits_fgm"  # that a noun is composed within where no recipe is asked for
+PREFIX = "evaluator."
+
+
+def names(group: str) -> tuple[str, ...]:
+    """Of the files in a group of configs/."""
+    return tuple(sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")))
+
+
+def read_data(name: str) -> dict[str, Any]:
+    """The node of configs/data/<name>.yaml."""
+    choice({"data": name}, "data", names("data"))
+    return read_recipe(RECIPE, [f"data={name}"])["data"]
+
+
+def read_evaluator(name: str, settings: list[str], recipe: str, overrides: list[str]) -> dict[str, Any]:
+    """The node of configs/evaluation/<name>.yaml, within a recipe; its own settings were given as evaluator.<key>=.
+
+    Raises:
+        Refusal: there is no such one, or no such setting.
+    """
+    choice({"evaluator": name}, "evaluator", names("evaluation"))
+    own = [f"evaluation.{setting.removeprefix(PREFIX)}" for setting in settings]
+    try:
+        return read_recipe(recipe, [*overrides, f"evaluation={name}", *own])["evaluation"]
+    except Refusal as refusal:
+        raise Refusal(str(refusal).replace("evaluation.", PREFIX)) from refusal
+
+
+def evaluator_of_folder(name: str, settings: list[str], data: str) -> dict[str, Any]:
+    """An evaluator without a recipe, whose data a folder cannot know.
+
+    Raises:
+        Refusal: it compares with data, and neither data nor a reference is given.
+    """
+    if data:
+        choice({"data": data}, "data", names("data"))
+        return read_evaluator(name, settings, RECIPE, [f"data={data}"])
+    choice({"evaluator": name}, "evaluator", names("evaluation"))
+    if "${data}" not in (CONFIGS / "evaluation" / f"{name}.yaml").read_text():
+        return read_evaluator(name, settings, RECIPE, [])
+    if not any(setting.startswith(f"{PREFIX}panel.reference=") for setting in settings):
+        raise Refusal(
+            f"evaluator = {name} compares with data, and a folder does not say with which: give data=<name> of "
+            f"configs/data, or {PREFIX}panel.reference=<file>.npz"
+        )
+    return read_evaluator(name, [*settings, f"{PREFIX}panel.data=null"], RECIPE, [])
+
+
+def evaluator_settings(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """evaluator.<key>=<value>, and the other arguments."""
+    own = [argument for argument in arguments if argument.startswith(PREFIX)]
+    return own, [argument for argument in arguments if argument not in own]
+
+
+def make(node: dict[str, Any], what: str) -> Any:
+    """The object of a node; a constructor that finds its arguments wrong is one line."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(node)
+    except InstantiationException as error:
+        cause = error.__cause__
+        raise Refusal(str(cause) if isinstance(cause, Refusal) else f"{what}: {cause or error}") from error
+
+
+def make_panel(node: dict[str, Any]) -> Any:
+    """The panel of an evaluator; what it complains of is named as these commands take it."""
+    try:
+        return make(node, "evaluator")
+    except Refusal as refusal:
+        raise Refusal(str(refusal).replace("evaluation.", PREFIX)) from refusal
+
+
+def device_of_rank() -> Any:
+    """This process's accelerator, or the CPU."""
+    import os
+
+    import torch
+
+    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")

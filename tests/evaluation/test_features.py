@@ -1,0 +1,195 @@
+"""Extractors: what they give, what they refuse, and that nothing around them changes a value."""
+
+import subprocess
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fgm.errors import Refusal
+from fgm.evaluation.classifier import digit_classifier
+from fgm.evaluation.features import FeatureExtractor
+from fgm.evaluation.features.convolutions import RandomConvolutions
+from fgm.evaluation.features.inception import Inception
+from fgm.evaluation.features.registered import Registered
+from fgm.evaluation.features.small import SmallClassifier
+from fgm.evaluation.features.states import load_state
+from fgm.evaluation.features.transformer import Clip, Dinov2, prepared
+from fgm.evaluation.features.weights import checked_hash, inception_weights
+from fgm.evaluation.quantise import dequantise, quantise
+from fgm.streams import stream
+
+
+def grey(n: int, size: int = 8) -> Tensor:
+    return torch.randint(256, (n, 1, size, size), generator=stream("grey", index=0), dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import Dinov2Config, Dinov2Model
+
+    directory = tmp_path_factory.mktemp("dinov2")
+    config = Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
+    Dinov2Model(config).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    directory = tmp_path_factory.mktemp("clip")
+    config = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14,
+        projection_dim=12,
+    )  # fmt: skip
+    CLIPVisionModelWithProjection(config).save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("mode, half", [("round", 0.5), ("floor", 1.0)])
+def test_a_quantiser_is_named_and_within_its_step(mode: str, half: float) -> None:
+    x = torch.linspace(-1, 1, 997)
+    gap = x * 127.5 + 127.5 - quantise(x, mode).float()
+    assert gap.abs().max() <= half + 1e-4 and (mode == "round" or gap.min() >= -1e-4)
+    assert quantise(torch.tensor([-2.0, 2.0]), mode).tolist() == [0, 255]
+    assert torch.equal(quantise(dequantise(torch.arange(256).byte())), torch.arange(256).byte())
+
+
+def test_pictures_from_files_are_taken_as_they_are() -> None:
+    assert quantise(grey(3), "floor") is not None and torch.equal(quantise(grey(3), "floor"), grey(3))
+
+
+def test_the_small_classifier_gives_features_and_logits_of_one_pass() -> None:
+    extractor, (net, weights) = SmallClassifier(), digit_classifier()
+    features, logits = extractor.both(grey(5))
+    assert (extractor.id, extractor.sha256, extractor.dim) == ("small-classifier", weights, 32)
+    assert torch.equal(features, net.features(dequantise(grey(5))))
+    assert torch.equal(logits, net(dequantise(grey(5))))
+
+
+def extractors(dinov2: Path, clip: Path) -> list[FeatureExtractor]:
+    return [SmallClassifier(), RandomConvolutions(), Dinov2(dinov2, size=28, device="cpu"), Clip(clip, device="cpu")]
+
+
+def test_every_extractor_says_who_it_is_and_ignores_what_is_around_it(dinov2: Path, clip: Path) -> None:
+    """Autocast, a switch to training mode and gradients change nothing; grey and its three equal channels are one."""
+    for extractor in extractors(dinov2, clip):
+        features = extractor(grey(4))
+        assert features.shape == (4, extractor.dim) and features.dtype == torch.float32
+        assert len(extractor.sha256) == 8 and not features.requires_grad
+        net = vars(extractor)["net"]
+        assert isinstance(net, nn.Module) and not isinstance(extractor, nn.Module)
+        net.train()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(extractor(grey(4)), features)
+        if extractor.id != "small-classifier":
+            assert torch.equal(extractor(grey(4).expand(-1, 3, -1, -1)), features)
+
+
+def test_random_convolutions_depend_on_their_seed_alone() -> None:
+    state = torch.get_rng_state()
+    a, b, c = RandomConvolutions(), RandomConvolutions(), RandomConvolutions(seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(a(grey(3)), b(grey(3))) and a.sha256 == b.sha256 != c.sha256
+
+
+def test_clip_gives_unit_vectors_and_pictures_are_normalised(clip: Path) -> None:
+    torch.testing.assert_close(Clip(clip, device="cpu")(grey(4)).norm(dim=1), torch.ones(4))
+    half = torch.full((1, 1, 8, 8), 255, dtype=torch.uint8)
+    torch.testing.assert_close(prepared(half, 4, ((0.5,) * 3, (0.25,) * 3)), torch.full((1, 3, 4, 4), 2.0))
+
+
+def test_missing_inception_weights_are_one_line_within_two_seconds(tmp_path: Path) -> None:
+    """In a fresh process, without torch: what is missing, where to put it, the key, and what else there is."""
+    code = (
+        "import sys\nfrom fgm.errors import entry\n"
+        "def main(_):\n from fgm.evaluation.features.weights import inception_weights\n inception_weights()\n"
+        "try:\n entry(main, '')\nfinally:\n assert 'torch' not in sys.modules"
+    )
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={"TORCH_HOME": str(tmp_path), "PYTHONPATH": "src"},
+    )
+    assert time.perf_counter() - began < 2
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    for told in (
+        f"{tmp_path}/hub/checkpoints/weights-inception-2015-12-05-6726825d.pth", "evaluation.panel.extractor.weights=",
+        "nothing is downloaded", "SmallClassifier", "Dinov2", "RandomConvolutions",
+    ):  # fmt: skip
+        assert told in done.stderr
+
+
+def test_the_constructor_refuses_missing_weights_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(Refusal, match="no Inception weights at"):
+        Inception()
+    with pytest.raises(Refusal, match=r"no Inception weights at nowhere\.pth"):
+        Inception("nowhere.pth")
+
+
+def test_a_hash_in_a_name_is_held_against_the_file(tmp_path: Path) -> None:
+    digest = sha256(b"weights").hexdigest()
+    right, wrong, plain = (tmp_path / name for name in (f"net-{digest[:8]}.pth", "net-6726825d.pth", "net.pth"))
+    for file in (right, wrong, plain):
+        file.write_bytes(b"weights")
+    assert checked_hash(right) == checked_hash(plain) == digest[:8]
+    with pytest.raises(Refusal, match="its name promises 6726825d"):
+        inception_weights(str(wrong))
+
+
+class Payload:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (Path("executed"),))
+
+
+@pytest.mark.parametrize("content, message", [
+    ({"a": Payload()}, "no state dict of tensors"), ({"a": 1}, "more than named tensors"), ([1], "more than named"),
+])  # fmt: skip
+def test_a_file_is_never_executed(
+    content: object, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, tmp_path / "bad.pth")
+    with pytest.raises(Refusal, match=message):
+        load_state(tmp_path / "bad.pth")
+    with pytest.raises(Refusal, match=message):
+        Inception(str(tmp_path / "bad.pth"))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(Refusal, match="does not fill Inception-v3"):
+        Inception(str(tmp_path / "other.pth"))
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("inception-v3-compta",), "did you mean inception-v3-compat"),
+    (("vgg16",), "would be downloaded: give evaluation.panel.extractor.weights"),
+    (("vgg16", None, "none.pth"), "no weights of vgg16 at none.pth"),
+    (("clip-vit-b-32",), "take Dinov2 or Clip from a local directory"),
+])  # fmt: skip
+def test_a_registered_extractor_is_never_fetched(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(Refusal, match=message):
+        Registered(*arguments)
+
+
+@pytest.mark.parametrize("kind", [Dinov2, Clip])
+def test_a_directory_without_weights_is_refused(kind: type, tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match=r"holds no config\.json"):
+        kind(tmp_path)
+
+
+def test_wrong_pictures_are_refused() -> None:
+    with pytest.raises(Refusal, match="reads uint8 pictures"):
+        RandomConvolutions()(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(Refusal, match=r"reads digits \(n, 1, 8, 8\)"):
+        SmallClassifier()(grey(1, 16))

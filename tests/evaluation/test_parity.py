@@ -1,0 +1,167 @@
+"""Our distances are torch-fidelity's and torchmetrics', on the same pictures with the same network, to 1e-4.
+
+Two networks: a tiny one that is registered with torch-fidelity, and the true Inception-v3 architecture with RANDOM
+weights in a file given by path. The published weights are not needed: what agrees is resize, network and statistics.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch_fidelity import FeatureExtractorBase, calculate_metrics, register_feature_extractor
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from fgm.evaluation.bank import FeatureBank
+from fgm.evaluation.features.inception import Inception
+from fgm.evaluation.features.registered import Registered
+from fgm.evaluation.frechet import frechet_distance
+from fgm.evaluation.kernel import kid, subset_mmd
+from fgm.evaluation.moments import Moments
+from fgm.evaluation.neighbours import neighbours
+from fgm.streams import stream
+
+SHARED = {"cuda": False, "cache": False, "verbose": False, "save_cpu_ram": True, "batch_size": 8}
+FEW = 8  # through all of Inception; a tenth of a second each
+
+
+class Tiny(FeatureExtractorBase):
+    """12 features: the mean and the deviation over pixels of six random convolutions."""
+
+    def __init__(self, name: str, features_list: list[str], **_: object) -> None:
+        super().__init__(name, features_list)
+        self.kernel = nn.Parameter(torch.randn(6, 3, 5, 5, generator=stream("tiny", index=0)) / 10)
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        maps = nn.functional.conv2d(images.float() / 32 - 4, self.kernel)
+        return (torch.cat([maps.mean((2, 3)), maps.std((2, 3))], 1),)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return ("12",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "12"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Iterator[None]:
+    register_feature_extractor("tiny", Tiny)
+    yield
+    del FEATURE_EXTRACTORS_REGISTRY["tiny"]
+
+
+def blobs(n: int, index: int, contrast: float) -> Tensor:
+    """Smooth random pictures, uint8 (n, 3, 32, 32)."""
+    coarse = torch.randn(n, 3, 6, 6, generator=stream("blobs", index=index))
+    smooth = nn.functional.interpolate(coarse, (32, 32), mode="bicubic")
+    return (128 + contrast * smooth).clamp(0, 255).to(torch.uint8)
+
+
+def folder(images: Tensor, path: Path) -> str:
+    path.mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path / f"{i:04d}.png")
+    return str(path)
+
+
+def test_tiny_agrees_with_torch_fidelity_on_folders(tmp_path: Path) -> None:
+    samples, real = blobs(300, 0, 50), blobs(250, 1, 60)
+    theirs = calculate_metrics(
+        input1=folder(samples, tmp_path / "samples"), input2=folder(real, tmp_path / "real"), feature_extractor="tiny",
+        fid=True, kid=True, prc=True, kid_subsets=20, kid_subset_size=100, **SHARED,
+    )  # fmt: skip
+    x, y = (FeatureBank.of(Registered("tiny"), images, 64) for images in (samples, real))
+    ours, near = kid(x.features, y.features, 20, 100), neighbours(x.features, y.features)
+    assert theirs["frechet_inception_distance"] == pytest.approx(frechet_distance(x.statistics, y.statistics), rel=1e-4)
+    assert theirs["kernel_inception_distance_mean"] == pytest.approx(ours.mean, rel=1e-4)
+    assert theirs["kernel_inception_distance_std"] == pytest.approx(ours.std, rel=1e-4)
+    assert (theirs["precision"], theirs["recall"]) == pytest.approx((near.precision, near.recall), rel=1e-4)
+    assert 0.1 < near.precision < 1 and 0.1 < near.recall < 1
+
+
+@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save all")
+def test_tiny_agrees_with_torchmetrics() -> None:
+    """Its KID shuffles with the global generator, so that whole sets are compared, where order does not matter."""
+    samples, real = blobs(200, 0, 50), blobs(200, 1, 60)
+    extractor = Registered("tiny")
+
+    class Net(nn.Module):
+        num_features = extractor.dim
+
+        def forward(self, images: Tensor) -> Tensor:
+            return extractor(images)
+
+    fid, kernel = FrechetInceptionDistance(Net()), KernelInceptionDistance(Net(), subsets=1, subset_size=200)
+    for metric in (fid, kernel):
+        metric.update(real, real=True)
+        metric.update(samples, real=False)
+    x, y = (FeatureBank.of(extractor, images) for images in (samples, real))
+    assert fid.compute().item() == pytest.approx(frechet_distance(x.statistics, y.statistics), rel=1e-4)
+    mmd = subset_mmd(x.features.double(), y.features.double())[0]
+    with torch.random.fork_rng(devices=[]):
+        assert kernel.compute()[0].item() == pytest.approx(mmd, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def random_inception(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A state dict of Inception-v3 with random weights whose activations keep their scale."""
+
+    class Untrained(FeatureExtractorInceptionV3):
+        def load_state_dict(self, *_: object, **__: object) -> None:  # type: ignore[override]
+            pass
+
+    path = tmp_path_factory.mktemp("weights") / "random-inception.pth"
+    torch.save({}, path)
+    net = Untrained("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+    for i, weight in enumerate(p for p in net.parameters() if p.ndim == 4):
+        fan = weight[0].numel()
+        weight.copy_(torch.randn(weight.shape, generator=stream("inception", index=i)) * (2 / fan) ** 0.5)
+    torch.save(net.state_dict(), path)
+    return str(path)
+
+
+def test_inceptions_early_layer_gives_one_fid_in_all_three(random_inception: str, tmp_path: Path) -> None:
+    samples, real = blobs(65, 0, 50), blobs(65, 1, 60)  # one more than there are features
+    early = Registered("inception-v3-compat", "64", random_inception)
+    x, y = (FeatureBank.of(early, images, 8) for images in (samples, real))
+    ours = frechet_distance(x.statistics, y.statistics)
+    theirs = calculate_metrics(
+        input1=folder(samples, tmp_path / "samples"), input2=folder(real, tmp_path / "real"), fid=True,
+        feature_layer_fid="64", feature_extractor_weights_path=random_inception, **SHARED,
+    )["frechet_inception_distance"]  # fmt: skip
+    metric = FrechetInceptionDistance(64, feature_extractor_weights_path=random_inception, antialias=False)
+    for part in range(0, 65, 8):
+        metric.update(real[part : part + 8], real=True)
+        metric.update(samples[part : part + 8], real=False)
+    assert theirs == pytest.approx(ours, rel=1e-4)
+    assert metric.compute().item() == pytest.approx(ours, rel=1e-4)
+
+
+def test_inceptions_last_layer_gives_the_features_of_both(random_inception: str, tmp_path: Path) -> None:
+    samples, real = blobs(FEW, 0, 50), blobs(FEW, 1, 60)
+    extractor = Inception(random_inception, device="cpu")
+    x, y = (FeatureBank.of(extractor, images) for images in (samples, real))
+    theirs = calculate_metrics(
+        input1=folder(samples, tmp_path / "samples"), input2=folder(real, tmp_path / "real"), fid=True, kid=True,
+        prc=True, kid_subsets=5, kid_subset_size=6, feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=random_inception, **SHARED,
+    )  # fmt: skip
+    singular = [
+        Moments(None, bank.statistics.mean, bank.statistics.covariance) for bank in (x, y)
+    ]  # n would be refused
+    assert theirs["frechet_inception_distance"] == pytest.approx(frechet_distance(*singular), rel=1e-4)
+    ours, near = kid(x.features, y.features, 5, 6), neighbours(x.features, y.features)
+    assert theirs["kernel_inception_distance_mean"] == pytest.approx(ours.mean, rel=1e-4)
+    assert (theirs["precision"], theirs["recall"]) == pytest.approx((near.precision, near.recall))
+    metric = FrechetInceptionDistance(2048, feature_extractor_weights_path=random_inception, antialias=False)
+    metric.update(real, real=True)
+    torch.testing.assert_close(metric.real_features_sum, y.statistics.total, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(metric.real_features_cov_sum, y.statistics.outer, rtol=1e-4, atol=1e-5)
+    assert x.logits is not None and x.logits.shape == (FEW, 1008)

@@ -1,0 +1,193 @@
+"""What a value is called, when it is refused, and that the panel does what its parts do."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fgm.data.digits import Digits
+from fgm.errors import Refusal
+from fgm.evaluation.bank import FeatureBank
+from fgm.evaluation.features.convolutions import RandomConvolutions
+from fgm.evaluation.features.small import SmallClassifier
+from fgm.evaluation.frechet import frechet_distance
+from fgm.evaluation.images import DigitPanel
+from fgm.evaluation.moments import save_moments
+from fgm.evaluation.panel import FeaturePanel
+from fgm.evaluation.protocols import PUBLISHED, protocol_of
+from fgm.records import Measurement
+from fgm.signatures import check, parameters
+from fgm.streams import stream
+from fgm.training.evaluation import Evaluation
+
+INCEPTION = SimpleNamespace(id="inception", sha256="6726825d", dim=2048, resize="bilinear as TensorFlow 1")
+RANDOM = SimpleNamespace(id="inception", sha256="00000000", dim=2048, resize="bilinear as TensorFlow 1")
+
+
+class Noise:
+    """Pictures without a split: uniform noise."""
+
+    shape, num_classes, std = (3, 8, 8), 0, 0.5
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, None]:
+        return 2 * torch.rand(n, *self.shape, generator=generator) - 1, None
+
+
+@pytest.fixture(autouse=True)
+def small_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fgm.evaluation.references.FRESH", 2000)
+
+
+def pictures(n: int, index: int = 0) -> Tensor:
+    return Noise().draw(n, stream("protocols", index=index))[0]
+
+
+def panel(**settings: object) -> FeaturePanel:
+    return FeaturePanel(**({"extractor": RandomConvolutions(8), "data": Noise(), "kid_subsets": 3} | settings))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_fid_is_inceptions_word_under_a_published_protocol_at_its_n(name: str) -> None:
+    protocol = protocol_of(name, INCEPTION)
+    n = protocol.n or 1234
+    assert protocol.frechet_name(INCEPTION, n) == "fid"
+    assert protocol.frechet_name(RANDOM, n) == protocol.frechet_name(SmallClassifier(), n) == "fd"
+    assert protocol_of("own", INCEPTION).frechet_name(INCEPTION, n) == "fd"
+    assert protocol.label(INCEPTION, n).startswith(f"{name}, inception-6726825d, uint8")
+    if protocol.n:
+        assert protocol.frechet_name(INCEPTION, 10_000) == "fd"
+        assert protocol.label(INCEPTION, 10_000).startswith(f"{name} but for n = 50000, inception-6726825d")
+
+
+def test_quantisation_and_resize_stand_in_the_label() -> None:
+    assert protocol_of("dmd2-edm", INCEPTION).label(INCEPTION, 50_000) == "dmd2-edm, inception-6726825d, uint8 by floor"
+    assert protocol_of("own", INCEPTION).label(INCEPTION, 9) == "inception-6726825d, bilinear as TensorFlow 1, uint8"
+    assert protocol_of("own", SmallClassifier()).label(SmallClassifier(), 9) == "small-classifier-843d80fd, uint8"
+
+
+def test_the_panel_is_its_parts() -> None:
+    x, extractor = pictures(300), RandomConvolutions(8)
+    measured = {m.metric: m for m in panel(metrics=("fd", "fd_infinity", "kid", "cmmd", "coverage")).measure(x, None)}
+    assert list(measured) == ["fd", "fd_infinity", "kid", "rbf_mmd", "coverage"]
+    bank = FeatureBank.of(extractor, (x * 127.5 + 127.5).round().byte(), 100)
+    reference = panel().reference
+    assert measured["fd"].value == pytest.approx(frechet_distance(bank.statistics, reference.moments), rel=1e-9)
+    assert measured["fd"].protocol == f"random-convolutions-{extractor.sha256}, uint8, 2000 draws"
+    assert measured["kid"].protocol.endswith("2000 draws, 3 subsets of 300")
+    assert measured["coverage"].n == 300 and measured["coverage"].protocol.endswith("k = 5, as many real")
+    for m in measured.values():
+        low, high = m.extra.get("ci95", [m.value, m.value])
+        assert low <= m.value <= high
+        assert Measurement.from_row(m.row()) == m
+
+
+def test_a_distance_to_a_file_is_that_to_the_data_behind_it(tmp_path: Path) -> None:
+    save_moments(panel().reference.moments, tmp_path / "noise.npz")
+    from_data = panel(metrics=("fd",)).measure(pictures(200), None)[0]
+    from_file = panel(metrics=("fd",), reference=str(tmp_path / "noise.npz")).measure(pictures(200), None)[0]
+    assert from_file.value == pytest.approx(from_data.value, abs=1e-12)
+    assert "uint8, noise.npz " in from_file.protocol
+    assert panel(metrics=("fd",), data=None, reference=str(tmp_path / "noise.npz")).bounds() == []
+
+
+def test_floor_and_ceilings_are_ordered() -> None:
+    """For uniform noise the ceiling of clipped normal noise is near and the blurred one far."""
+    bounds = {m.protocol.partition(";")[0]: m.value for m in panel(metrics=("fd",)).bounds()}
+    assert bounds["floor: held-out pictures"] < bounds["ceiling: noise"] < bounds["ceiling: blurred pictures"]
+
+
+def test_random_convolutions_see_a_blur_of_digits() -> None:
+    data = SimpleNamespace(split=Digits().split)
+    fd = {m.protocol.partition(";")[0]: m.value for m in panel(data=data, metrics=("fd",)).bounds()}
+    assert 100 * fd["floor: held-out pictures"] < min(fd["ceiling: blurred pictures"], fd["ceiling: noise"])
+
+
+def test_batches_do_not_change_a_bank() -> None:
+    images = (pictures(20) * 127 + 128).byte()
+    whole, parts = (FeatureBank.of(RandomConvolutions(8), images, batch) for batch in (None, 7))
+    torch.testing.assert_close(whole.features, parts.features)
+    assert torch.equal(whole.some(5), whole.some(5)) and len(whole.some(50)) == 20
+
+
+def test_the_digit_panel_reports_as_it_did_and_more() -> None:
+    """fd and accuracy keep their names, protocols and n, since rows with them are recorded."""
+    x, labels = Digits().split["test"]
+    told = {m.metric: m for m in DigitPanel().measure(x, labels)}
+    assert list(told) == ["fd", "kid", "precision", "recall", "density", "coverage", "accuracy"]
+    assert told["fd"].protocol == "small-classifier-843d80fd, uint8, training split"
+    assert told["accuracy"].protocol == "small-classifier-843d80fd, uint8"
+    assert told["fd"].value == pytest.approx(0.087867, rel=1e-3)
+    assert told["accuracy"].value == pytest.approx(0.975275, rel=1e-4)
+    assert told["precision"].value > 0.8 and told["recall"].value > 0.8 and told["kid"].value < 0.02
+    assert [m.metric for m in DigitPanel().measure(x, None)] == list(told)[:-1]
+
+
+def test_few_samples_are_warned_of_once_with_a_bias_table(caplog: pytest.LogCaptureFixture) -> None:
+    subject = panel(metrics=("fd",))
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            subject.measure(pictures(100), None)
+        subject.measure(pictures(160), None)
+    assert len(caplog.records) == 1
+    assert "fd of 100 samples in 8 features: a perfect generator would show about" in caplog.text
+    assert "at n = 100, " in caplog.text and "at n = 50000" in caplog.text
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"data": None}, "compares with something"),
+    ({"metrics": ("fid",)}, "there is no metric 'fid'; did you mean fd"),
+    ({"metrics": ("accuracy",)}, "random-convolutions does not read the data's labels"),
+    ({"protocol": "EDM"}, "there is no 'EDM'; there are edm, torch-fidelity"),
+    ({"reference": "none.npz"}, "kid compares features one by one"),
+    ({"reference": "none.npz", "metrics": ("fd",)}, "there is no reference file none.npz"),
+])  # fmt: skip
+def test_a_panel_that_cannot_be_is_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(Refusal, match=message):
+        panel(**settings)
+
+
+def test_too_few_or_broken_samples_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="fd in the 8 features of random-convolutions needs 9 samples or more, not 8"):
+        panel().measure(pictures(8), None)
+    assert panel(metrics=("kid",)).measure(pictures(8), None)[0].n == 8
+    with pytest.raises(Refusal, match="not finite: the generator has diverged"):
+        panel().measure(pictures(20) / 0, None)
+    small = replace(FeatureBank.of(RandomConvolutions(8), (pictures(8) * 127 + 128).byte()).statistics)
+    save_moments(small, tmp_path / "small.npz")
+    with pytest.raises(Refusal, match="8 real pictures cannot fill a covariance of 8 features"):
+        panel(metrics=("fd",), reference=str(tmp_path / "small.npz"))
+    with pytest.raises(Refusal, match="fd_infinity in the 8 features of random-convolutions needs 32"):
+        panel(metrics=("fd_infinity",)).measure(pictures(31), None)
+    with pytest.raises(Refusal, match="fd in the 8 features"):  # before anything is trained
+        Evaluation(panel(), n=100, every=10, n_training=8)
+    assert Evaluation(panel(), n=100, every=0, n_training=8).n == 100
+
+
+def test_bounds_leave_out_what_the_held_out_part_cannot_fill() -> None:
+    x, labels = Digits().split["test"]
+    data = SimpleNamespace(split={"train": Digits().split["train"], "test": (x[:20], labels[:20])})
+    metrics = ("fd", "kid", "accuracy")
+    bounds = FeaturePanel(SmallClassifier(), data, metrics=metrics, kid_subsets=2).bounds()
+    assert [m.metric for m in bounds] == ["kid", "accuracy"] * 3
+
+
+def test_a_config_of_a_panel_is_checked_without_importing_it() -> None:
+    node = {
+        "_target_": "fgm.evaluation.panel.FeaturePanel", "protocol": "edm", "metrics": ["fd"], "reference": "edm.npz",
+        "extractor": {"_target_": "fgm.evaluation.features.inception.Inception", "weights": None},
+    }  # fmt: skip
+    check(node)
+    assert {"extractor", "data", "reference", "metrics", "protocol", "batch"} <= parameters(node["_target_"]).keys()
+    for wrong in ({"protocol": "fid"}, {"kid_subsets": 0}, {"metrics": "fd"}, {"extractr": 1}):
+        with pytest.raises(Refusal):
+            check(node | wrong)
+
+
+def test_moments_of_a_bank_are_unbiased() -> None:
+    bank = FeatureBank.of(RandomConvolutions(8), (pictures(50) * 127 + 128).byte())
+    np.testing.assert_allclose(bank.statistics.covariance, np.cov(bank.features.double().T), rtol=1e-9, atol=1e-12)

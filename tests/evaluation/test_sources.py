@@ -1,0 +1,303 @@
+"""Samples by index: whoever asks gets the same, a folder is what memory was, and what does not fit is named."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fgm.data.digits import Digits
+from fgm.data.points import Ring
+from fgm.data.shapes.dataset import Shapes
+from fgm.errors import Refusal
+from fgm.evaluation.exporting import export_geneval, export_images
+from fgm.evaluation.geneval.grammar import generate_prompts
+from fgm.evaluation.png import decode, encode
+from fgm.evaluation.quantise import dequantise, quantise
+from fgm.evaluation.sampling import Source, draw_samples
+from fgm.evaluation.sources import SampleSource
+from fgm.evaluation.sources.dataset import DatasetSource, dataset_source
+from fgm.evaluation.sources.folder import FolderSource
+from fgm.evaluation.sources.geneval import GenEvalSource
+from fgm.evaluation.sources.sampler import SamplerSource
+from fgm.streams import stream
+
+CPU = torch.device("cpu")
+PROMPTS = generate_prompts(seed=2)[::60]
+
+
+class Mixer(torch.nn.Module):
+    """A sampler whose last bits might depend on the batch."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+        d = int(np.prod(shape))
+        self.weight = torch.nn.Parameter(torch.randn(d, d, generator=stream("mixer", index=0)) / d**0.5)
+
+    def forward(self, z: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
+        x = (z.flatten(1) @ self.weight).unflatten(1, self.shape)
+        return x if condition is None else x + condition.float().view(-1, *[1] * len(self.shape)) / 20
+
+
+def sampler(n: int = 25, shape: tuple[int, ...] = (1, 8, 8), batch: int = 10, classes: int = 10) -> SamplerSource:
+    class Like:
+        num_classes = classes
+
+        def conditions(self, n: int, generator: torch.Generator) -> None: ...
+
+    Like.shape = shape
+    return SamplerSource.of(Source("mixer", Mixer(shape), 1, "ema"), Like(), 7, n, CPU, batch, weights_sha256="0")
+
+
+def exported(source: SampleSource, out: Path, layout: str = "png") -> Path:
+    export_images(source, out, layout, step=10)
+    return out
+
+
+def everything(source: SampleSource) -> torch.Tensor:
+    return source.take(range(source.n)).x
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7)])
+@pytest.mark.parametrize("layout", ["png", "edm"])
+def test_a_folder_is_what_memory_was_bit_for_bit(layout: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    source = sampler(shape=shape)
+    folder = FolderSource(exported(source, tmp_path / "out", layout), recursive=layout == "edm")
+    for indices in (range(25), range(3, 4), range(10, 20)):
+        there, here = folder.take(indices), source.take(range(25))
+        assert torch.equal(there.x, here.x[indices.start : indices.stop])
+        assert torch.equal(there.labels, here.labels[indices.start : indices.stop])
+    assert folder.shape == shape and folder.weights == "folder" and folder.nfe == 0
+
+
+def test_a_sampler_draws_what_draw_samples_draws_quantised() -> None:
+    source = sampler()
+    whole, labels = draw_samples(source.source, 7, 25, (1, 8, 8), 10, CPU, batch=10)
+    for indices in (range(25), range(10, 25), range(20, 25)):
+        samples = source.take(indices)
+        assert torch.equal(samples.x, quantise(whole[indices.start : indices.stop]))
+        assert torch.equal(samples.labels, labels[indices.start : indices.stop])
+
+
+def test_captions_are_a_function_of_seed_and_index() -> None:
+    class Words(torch.nn.Module):
+        def forward(self, z: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+            return dequantise(tokens.to(torch.uint8)).view(-1, 1, 3, 4)
+
+    one, other = (SamplerSource.of(Source("words", Words(), 1, "ema"), Shapes(), s, 6, CPU, 3) for s in (1, 2))
+    assert torch.equal(one.take(range(3, 6)).x, everything(one)[3:]) and one.take(range(6)).labels is None
+    assert everything(one).flatten(1).unique(dim=0).shape[0] > 3
+    assert not torch.equal(everything(one), everything(other))
+
+
+def test_points_stay_as_they_are() -> None:
+    source = sampler(shape=(2,), classes=0)
+    samples = source.take(range(25))
+    assert samples.x.dtype == torch.float32 and samples.labels is None
+    assert torch.equal(samples.x, draw_samples(source.source, 7, 25, (2,), 0, CPU, batch=10)[0])
+
+
+def test_bytes_survive_the_way_to_a_panel_and_back() -> None:
+    every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    assert torch.equal(quantise(dequantise(every)), every) and quantise(every) is every
+    assert torch.equal(decode(encode(every[0]), Path("x")), every[0])
+
+
+def test_the_layouts_are_named_as_other_tools_name_them(tmp_path: Path) -> None:
+    exported(sampler(), tmp_path / "edm", "edm")
+    assert (tmp_path / "edm" / "00000" / "img00000024.png").exists()
+    told = json.loads((tmp_path / "edm" / "dataset.json").read_text())["labels"]
+    assert told[13] == ["00000/img00000013.png", 3] and len(told) == 25
+    exported(sampler(classes=0), tmp_path / "png")
+    assert (tmp_path / "png" / "000024.png").exists() and len(list((tmp_path / "png").glob("*.png"))) == 25
+    assert json.loads((tmp_path / "png" / "dataset.json").read_text()) == {"labels": None}
+    assert FolderSource(tmp_path / "png").labels is None
+
+
+def test_a_description_names_the_pixels_and_the_labels(tmp_path: Path) -> None:
+    one = FolderSource(exported(sampler(), tmp_path / "a"))
+    same = FolderSource(exported(sampler(), tmp_path / "b", "edm"), recursive=True)
+    assert one.describe() == same.describe() != FolderSource(tmp_path / "a", n=24).describe()
+    (tmp_path / "a" / "dataset.json").unlink()
+    assert FolderSource(tmp_path / "a").describe() != one.describe()
+
+
+def broken_sampler(at: list[int], value: float) -> SamplerSource:
+    source = sampler()
+    forward = source.source.sampler.forward
+
+    def broken(z: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
+        x = forward(z, condition)
+        for i in at:
+            x[i, 0, 2, 2] = value
+        return x
+
+    source.source.sampler.forward = broken  # type: ignore[method-assign]
+    return source
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_samples_that_are_not_finite_are_counted_and_named(value: float, tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="mixer: 2 of the samples 20 to 24 are not finite, number 21 first") as refusal:
+        broken_sampler([1, 3], value).take(range(20, 25))
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(Refusal, match="not finite"):
+        exported(broken_sampler([1], value), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def png(path: Path, mode: str = "L", size: tuple[int, int] = (8, 8)) -> Path:
+    Image.new(mode, size).save(path)
+    return path
+
+
+def truncate(folder: Path) -> str:
+    path = folder / "000013.png"
+    path.write_bytes(path.read_bytes()[:-20])
+    return r"000013\.png: is no whole PNG \(truncated\); make it again"
+
+
+def no_png(folder: Path) -> str:
+    (folder / "000013.png").write_text("hello")
+    return r"000013\.png: is no whole PNG \(does not decode\)"
+
+
+def corrupt(folder: Path) -> str:
+    content = bytearray((folder / "000013.png").read_bytes())
+    content[50] ^= 255
+    (folder / "000013.png").write_bytes(bytes(content))
+    return r"000013\.png: is no whole PNG \(does not decode\)"
+
+
+def another_size(folder: Path) -> str:
+    png(folder / "000013.png", size=(9, 8))
+    return r"000013\.png: is grey 9 x 8, and 000000\.png is grey 8 x 8; all images must be of one kind and size"
+
+
+def colour_among_grey(folder: Path) -> str:
+    png(folder / "000013.png", "RGB")
+    return r"000013\.png: is RGB 8 x 8, and 000000\.png is grey 8 x 8"
+
+
+def alpha(folder: Path) -> str:
+    png(folder / "000013.png", "RGBA")
+    return r"000013\.png: is RGBA, and only 8-bit grey and RGB are measured"
+
+
+def jpeg(folder: Path) -> str:
+    png(folder / "000025.jpg", "L")
+    return r"000025\.jpg: is no PNG, and would be left out"
+
+
+def unlabelled(folder: Path) -> str:
+    png(folder / "new.png")
+    return r"dataset\.json: tells no label of new\.png"
+
+
+DAMAGES = (truncate, no_png, corrupt, another_size, colour_among_grey, alpha, jpeg, unlabelled)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_an_image_that_does_not_fit_is_named(damage: Callable[[Path], str], tmp_path: Path) -> None:
+    message = damage(exported(sampler(), tmp_path / "out"))
+    with pytest.raises(Refusal, match=message) as refusal:
+        FolderSource(tmp_path / "out")
+    assert "\n" not in str(refusal.value)
+
+
+def test_grey_among_rgb_is_refused(tmp_path: Path) -> None:
+    png(tmp_path / "a.png", "RGB")
+    png(tmp_path / "b.png", "L")
+    with pytest.raises(Refusal, match=r"b\.png: is grey 8 x 8, and a\.png is RGB 8 x 8"):
+        FolderSource(tmp_path)
+
+
+def test_fewer_images_than_promised_are_refused(tmp_path: Path) -> None:
+    exported(sampler(), tmp_path / "out")
+    with pytest.raises(Refusal, match="out holds 25 PNGs, and n = 26 are promised"):
+        FolderSource(tmp_path / "out", n=26)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(Refusal, match="none holds 0 PNGs, and at least one is needed"):
+        FolderSource(tmp_path / "none")
+
+
+def test_subfolders_are_read_when_asked_for(tmp_path: Path) -> None:
+    out = exported(sampler(), tmp_path / "out", "edm")
+    with pytest.raises(Refusal, match="holds PNGs in subfolders alone: give recursive=true"):
+        FolderSource(out)
+    assert FolderSource(out, recursive=True).n == 25
+    with pytest.raises(Refusal, match="nowhere is no folder"):
+        FolderSource(tmp_path / "nowhere")
+
+
+def test_files_are_sorted_and_the_first_n_count(tmp_path: Path) -> None:
+    for value in (3, 1, 2):
+        Image.new("L", (4, 4), value).save(tmp_path / f"{value}.png")
+    assert everything(FolderSource(tmp_path, n=2))[:, 0, 0, 0].tolist() == [1, 2]
+
+
+def test_real_images_come_as_bytes_with_their_labels() -> None:
+    source = dataset_source(Digits(), "digits", "test", None)
+    images, labels = Digits().split["test"]
+    taken = source.take(range(5, 9))
+    assert source.n == len(images) and source.weights == "real"
+    assert torch.equal(taken.x, quantise(images[5:9])) and torch.equal(taken.labels, labels[5:9])
+    assert source.describe() != dataset_source(Digits(), "digits", "train", len(images)).describe()
+
+
+def test_an_unlimited_set_is_drawn_image_by_image() -> None:
+    few, more = (dataset_source(Shapes(), "shapes", "train", n) for n in (2, 3))
+    assert torch.equal(everything(few), everything(more)[:2]) and everything(few).shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    "data, split, n, message",
+    [
+        (Ring(), "train", None, "holds points of shape (2,), not images"),
+        (Digits(), "validation", None, "split = validation: x has train, test"),
+        (Shapes(), "train", None, "is unlimited: say how many with n="),
+        (Digits(), "test", 9999, "x, test holds 364 images, and n = 9999 are promised"),
+    ],
+)
+def test_real_images_that_are_not_there_are_refused(data: object, split: str, n: int | None, message: str) -> None:
+    with pytest.raises(Refusal, match=re.escape(message)):
+        dataset_source(data, "x", split, n)  # type: ignore[arg-type]
+
+
+def test_a_dataset_in_memory_is_measured_by_its_bytes() -> None:
+    images = torch.linspace(-1, 1, 2 * 64).view(2, 1, 8, 8)
+    assert torch.equal(everything(DatasetSource(images, None, "ramp")), quantise(images))
+
+
+def test_a_geneval_layout_comes_back_in_the_order_of_its_indices(tmp_path: Path) -> None:
+    source = sampler(n=2 * len(PROMPTS), classes=0)
+    export_geneval(source, tmp_path / "out", PROMPTS, per_prompt=2, step=10)
+    layout = GenEvalSource(tmp_path / "out", PROMPTS, per_prompt=2)
+    assert layout.n == source.n and layout.prompt(5) == PROMPTS[2]
+    expected = everything(source).expand(-1, 3, -1, -1)
+    assert torch.equal(everything(layout), expected)
+    assert torch.equal(layout.take(range(3, 5)).x, expected[3:5])
+    before = layout.describe()
+    png(tmp_path / "out" / "00000" / "samples" / "00000.png", "RGB")
+    assert GenEvalSource(tmp_path / "out", PROMPTS, per_prompt=2).describe() != before
+
+
+def test_a_geneval_picture_of_another_size_is_named(tmp_path: Path) -> None:
+    export_geneval(sampler(n=len(PROMPTS), classes=0), tmp_path / "out", PROMPTS, per_prompt=1, step=10)
+    png(tmp_path / "out" / "00001" / "samples" / "00000.png", "RGB", (9, 9))
+    with pytest.raises(Refusal, match=r"00001/samples/00000\.png: is RGB 9 x 9"):
+        everything(GenEvalSource(tmp_path / "out", PROMPTS, per_prompt=1))
+
+
+def test_an_export_is_whole_or_absent_and_mixes_with_nothing(tmp_path: Path) -> None:
+    exported(sampler(), tmp_path / "out")
+    with pytest.raises(Refusal, match="is there already, and is not written to"):
+        exported(sampler(), tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    exported(sampler(), tmp_path / "empty")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "out"]

@@ -1,0 +1,253 @@
+"""evaluate and export: what they write is read again, and bad input is one line and exit code 2."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny_runs import TINY, Said, finished, light, nan_weights, refused, rescale, run_dir
+
+import fgm.evaluate
+import fgm.export
+from fgm.data.shapes.dataset import Shapes
+from fgm.data.shapes.metadata import every, metadata
+from fgm.data.shapes.vocabulary import decode
+from fgm.evaluation.geneval.prompts import read_prompts
+from fgm.evaluation.panel import DISTANCES
+from fgm.evaluation.quantise import dequantise
+from fgm.evaluation.sampling import Source
+from fgm.evaluation.shape_prompts import VOCABULARY
+from fgm.evaluation.sources.folder import FolderSource
+from fgm.evaluation.sources.geneval import GenEvalSource
+from fgm.evaluation.sources.sampler import SamplerSource
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("commands")
+
+
+@pytest.fixture(scope="module")
+def run(home: Path) -> list[str]:
+    """The arguments that name a finished run of random weights."""
+    return finished(home / "outputs", "digits_fgm", TINY)
+
+
+@pytest.fixture(scope="module")
+def exported(run: list[str], home: Path) -> Path:
+    fgm.export.main([*run, "format=png", f"out={home / 'png'}"])
+    return home / "png"
+
+
+def results_of(said: str) -> dict:
+    return json.loads(Path(re.findall(r"provenance: (.*results\.json)", said)[-1]).read_text())
+
+
+def ema(results: dict, weights: str = "ema") -> list[tuple[str, float, int]]:
+    return [(r["metric"], r["value"], r["n"]) for r in results["results"] if r["weights"] == weights]
+
+
+def test_a_folder_of_a_runs_samples_gets_the_runs_numbers(
+    run: list[str], exported: Path, tmp_path: Path, capsys: Said
+) -> None:
+    fgm.evaluate.main([*run, "shard_size=20"])
+    memory = results_of(capsys.readouterr().out)
+    fgm.evaluate.main([f"samples_dir={exported}", "evaluator=digits", "n=60", "shard_size=20", f"outputs={tmp_path}"])
+    folder = results_of(capsys.readouterr().out)
+    assert ema(memory) == ema(folder, "folder")
+    assert [name for name, *_ in ema(memory)] == [*DISTANCES, "accuracy"]
+    shards = [sorted((place / "evaluation").glob("*/shards/*")) for place in (run_dir(run), tmp_path)]
+    assert [p.read_bytes() for p in shards[0]] == [p.read_bytes() for p in shards[1]] and len(shards[0]) == 3
+
+
+def test_an_evaluation_tells_its_provenance_and_comes_again_from_its_shards(run: list[str], capsys: Said) -> None:
+    fgm.evaluate.main([*run, "n=40", "eval_seed=7"])
+    first, told = results_of(capsys.readouterr().out), capsys
+    fgm.evaluate.main([*run, "n=40", "eval_seed=7"])
+    said = told.readouterr().out
+    again = results_of(said)
+    assert again["results"] == first["results"] and again["key"] == first["key"]
+    assert "1 of 1 shards are there already" in said and (first["timing_s"]["found"], again["timing_s"]["found"]) == (
+        0,
+        1,
+    )
+    source = first["evaluation"]["source"]
+    assert source["seed"] == 7 and first["evaluation"]["index_range"] == [0, 40] and source["nfe"] == 1
+    assert len(source["weights_sha256"]) == 64 and first["env"]["world_size"] == 1
+    assert first["evaluation"]["panel"]["extractor"]["id"] == "small-classifier"
+    assert all(r["protocol"] and r["n"] for r in first["results"])
+
+
+def test_other_weights_are_another_evaluation(run: list[str], tmp_path: Path, capsys: Said) -> None:
+    shutil.copytree(run_dir(run), tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    keys = set()
+    for scale in (1.0, 0.5):
+        rescale(tmp_path / "run", scale)
+        fgm.evaluate.main([*run, f"run_dir={tmp_path / 'run'}", "n=40"])
+        keys.add(results_of(capsys.readouterr().out)["key"])
+    assert len(keys) == 2 and len(list((tmp_path / "run" / "evaluation").iterdir())) == 2
+
+
+def test_exports_are_read_again(run: list[str], exported: Path, home: Path) -> None:
+    fgm.export.main([*run, "format=edm", "n=60", f"out={home / 'edm'}"])
+    flat, edm = FolderSource(exported), FolderSource(home / "edm", recursive=True)
+    assert flat.describe() == edm.describe() and flat.n == 60 and flat.shape == (1, 8, 8)
+    assert (home / "edm" / "00000" / "img00000059.png").exists()
+    assert flat.labels is not None and flat.labels.tolist() == [i % 10 for i in range(60)]
+    fgm.export.main([*run, "n=20", "eval_seed=5"])
+    assert FolderSource(run_dir(run) / "export" / "png").describe() != FolderSource(exported, n=20).describe()
+
+
+class Echo(torch.nn.Module):
+    """Draws the first words of its prompt as pixels."""
+
+    def forward(self, z: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        return dequantise(tokens.to(torch.uint8)).view(-1, 1, 3, 4).expand(-1, 3, -1, -1)
+
+
+def test_prompts_reach_their_own_folders(
+    run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    def echo(config: dict, data: Shapes, seed: int, n: int, batch: int, device: torch.device) -> SamplerSource:
+        return SamplerSource.of(Source("echo", Echo(), 1, "ema"), data, seed, n, device, batch)
+
+    monkeypatch.setattr(fgm.export, "make", lambda node, what: Shapes())
+    monkeypatch.setattr(fgm.export, "sampler_source", echo)
+    asked = [*run, "format=geneval", "samples=3", "vocabulary=shapes", f"out={tmp_path / 'layout'}"]
+    lines = metadata(every("color_attr")[::17])
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    fgm.export.main([*asked, f"metadata={tmp_path / 'prompts.jsonl'}"])
+    layout = GenEvalSource(tmp_path / "layout", read_prompts(tmp_path / "prompts.jsonl", VOCABULARY), per_prompt=3)
+    tokens = layout.take(range(layout.n)).x[:, 0].flatten(1).long()
+    assert decode(tokens) == [line["prompt"] for line in lines for _ in range(3)]
+    assert "n follows from the prompts" in refused(
+        fgm.export.main, [*asked[:-1], "metadata=x", "n=5"], capsys, monkeypatch
+    )
+
+
+def folder_with(exported: Path, tmp_path: Path, mode: str = "L", size: tuple[int, int] = (8, 8)) -> list[str]:
+    shutil.copytree(exported, tmp_path / "in")
+    Image.new(mode, size).save(tmp_path / "in" / "000007.png")
+    return [f"samples_dir={tmp_path / 'in'}", "evaluator=digits", f"outputs={tmp_path / 'out'}"]
+
+
+def truncated(exported: Path, tmp_path: Path) -> list[str]:
+    arguments, file = folder_with(exported, tmp_path), tmp_path / "in" / "000007.png"
+    file.write_bytes(file.read_bytes()[:-5])
+    return arguments
+
+
+Case = Callable[[list[str], Path, Path], list[str]]
+EVALUATE: dict[str, tuple[Case, str]] = {
+    "truncated PNG": (lambda run, png, tmp: truncated(png, tmp), r"000007\.png: is no whole PNG \(truncated\)"),
+    "mixed sizes": (lambda run, png, tmp: folder_with(png, tmp, size=(9, 9)), r"000007\.png: is grey 9 x 9, and 0000"),
+    "RGB among grey": (lambda run, png, tmp: folder_with(png, tmp, "RGB"), r"000007\.png: is RGB 8 x 8, and 000000"),
+    "RGBA": (lambda run, png, tmp: folder_with(png, tmp, "RGBA"), r"000007\.png: is RGBA, and only"),
+    "fewer than promised": (
+        lambda run, png, tmp: [f"samples_dir={png}", "evaluator=digits", "n=61"],
+        "holds 60 PNGs, and n = 61 are promised",
+    ),
+    "too few to measure": (
+        lambda run, png, tmp: [f"samples_dir={png}", "evaluator=digits", "n=20", f"outputs={tmp}/out"],
+        "fd in the 32 features of small-classifier needs 33 samples or more, not 20",
+    ),
+    "NaN samples": (lambda run, png, tmp: nan_weights(run, tmp), "60 of the samples 0 to 59 are not finite, number 0"),
+    "unknown evaluator": (
+        lambda run, png, tmp: [f"samples_dir={png}", "evaluator=digit"],
+        "evaluator = digit: unknown; did you mean digits",
+    ),
+    "unknown evaluator of a run": (lambda run, png, tmp: [*run, "evaluator=xyz"], "evaluator = xyz: unknown; there"),
+    "evaluator without data": (
+        lambda run, png, tmp: [f"samples_dir={png}", "evaluator=points"],
+        "evaluator = points compares with data, and a folder does not say with which: give data=<name>",
+    ),
+    "evaluator of points": (
+        lambda run, png, tmp: [f"samples_dir={png}", "evaluator=points", "data=digits"],
+        "this evaluator measures points, and Digits holds images",
+    ),
+    "data of points": (
+        lambda run, png, tmp: [f"samples_dir={png}", "evaluator=points", "data=ring", f"outputs={tmp}/out"],
+        r"points are measured at \(2,\), and these samples are \(1, 8, 8\)",
+    ),
+    "unknown data": (
+        lambda run, png, tmp: [f"samples_dir={png}", "evaluator=points", "data=rings"],
+        "data = rings: unknown; did you mean ring",
+    ),
+    "unknown evaluator setting": (
+        lambda run, png, tmp: [f"samples_dir={png}", "evaluator=digits", "evaluator.panel.weight=x"],
+        "there is no setting evaluator.panel.weight",
+    ),
+    "setting of no evaluator": (
+        lambda run, png, tmp: [*run, "evaluator.n=5"],
+        "evaluator.n=5: is a setting of evaluator=<name>, and none is given",
+    ),
+    "no evaluator": (lambda run, png, tmp: [f"samples_dir={png}"], "evaluator= is missing"),
+    "no folder": (lambda run, png, tmp: [f"samples_dir={png}x", "evaluator=digits"], "is no folder"),
+    "unknown setting": (
+        lambda run, png, tmp: [f"samples_dir={png}", "evaluater=digits"],
+        "there is no setting evaluater; did you mean evaluator",
+    ),
+    "no value": (lambda run, png, tmp: [*run, "n"], "'n' is not of the form key=value"),
+    "no number": (lambda run, png, tmp: [*run, "n=many"], "n = many must be a whole number from 1"),
+    "a cut batch": (lambda run, png, tmp: [*run, "shard_size=30"], "must be a multiple of the evaluator's batch, 20"),
+    "no finished run": (lambda run, png, tmp: [*run, "seed=9"], "holds no finished run: make train EXP=digits_fgm"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case, message", EVALUATE.values(), ids=EVALUATE)
+def test_what_cannot_be_measured_is_one_line(
+    case: Case,
+    message: str,
+    run: list[str],
+    exported: Path,
+    tmp_path: Path,
+    capsys: Said,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = refused(fgm.evaluate.main, case(run, exported, tmp_path), capsys, monkeypatch)
+    assert re.search(message, line)
+    assert not list(tmp_path.glob("**/evaluation/*/results.json"))
+
+
+EXPORT = {
+    "unknown format": (["format=pngs"], "format = pngs: unknown; did you mean png"),
+    "no prompts": (
+        ["format=geneval"],
+        "format = geneval: digits_fgm is no model with prompts; choose format=png or edm",
+    ),
+    "no number": (["n=0"], "n = 0 must be a whole number from 1"),
+    "a place that is taken": (["out={png}"], "is there already, and is not written to: delete it or give another out="),
+}
+
+
+@pytest.mark.parametrize("own, message", EXPORT.values(), ids=EXPORT)
+def test_what_cannot_be_exported_is_one_line(
+    own: list[str], message: str, run: list[str], exported: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = [word.format(png=exported) for word in own]
+    assert message in refused(fgm.export.main, [*run, *own], capsys, monkeypatch)
+
+
+def test_points_are_not_exported_and_nan_leaves_nothing(
+    run: list[str], tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = finished(tmp_path / "points", "mixture_fgm", ["method.generator_start=random"])
+    assert "draws points of shape (2,)" in refused(fgm.export.main, points, capsys, monkeypatch)
+    broken = [*nan_weights(run, tmp_path), f"out={tmp_path / 'new' / 'png'}"]
+    assert "20 of the samples 0 to 19 are not finite" in refused(fgm.export.main, broken, capsys, monkeypatch)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("module, own", [("evaluate", "evaluator=fid"), ("export", "format=jpg")])
+def test_a_bad_choice_is_refused_before_torch_is_imported(module: str, own: str, run: list[str]) -> None:
+    assert f"{own.replace('=', ' = ')}: unknown" in light(module, [*run, own])
+
+
+@pytest.mark.parametrize("target", ["eval", "export", "score", "reference"])
+def test_make_offers_the_command(target: str) -> None:
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    assert re.search(rf"^{target}: setup ## .+\n\t@\$\(RUN\) fgm\.", makefile, re.M)

@@ -1,0 +1,156 @@
+"""score and reference: what they write is read again, and bad input is one line and exit code 2."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_runs import Said, light, refused
+
+import fgm.reference
+import fgm.score
+from fgm.data.digits import Digits
+from fgm.data.shapes.metadata import metadata
+from fgm.data.shapes.render import render
+from fgm.data.shapes.scenes import draw_scenes
+from fgm.evaluation.exporting import export_images
+from fgm.evaluation.geneval.grammar import generate_prompts
+from fgm.evaluation.geneval.layout import write_layout
+from fgm.evaluation.geneval.prompts import write_prompts
+from fgm.evaluation.images import DigitPanel
+from fgm.evaluation.sources.dataset import dataset_source
+from fgm.streams import stream
+
+PROMPTS = generate_prompts(seed=2)[::60]
+
+
+def test_a_reference_holds_the_moments_of_the_panel(tmp_path: Path, capsys: Said) -> None:
+    fgm.reference.main(["data=digits", f"out={tmp_path / 'refs.npz'}"])
+    with np.load(tmp_path / "refs.npz") as moments:
+        assert set(moments) == {"mu", "sigma", "n"} and moments["n"] == len(Digits().split["train"][0])
+        expected = DigitPanel().reference.moments
+        np.testing.assert_allclose(moments["mu"], expected.mean.numpy(), atol=1e-6)
+        np.testing.assert_allclose(moments["sigma"], expected.covariance.numpy(), atol=1e-5)
+    assert "mu and sigma of 1433 images, 32 features of digits" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["refs.npz"]
+
+
+def test_a_reference_of_a_folder_is_that_of_its_images(tmp_path: Path) -> None:
+    source = dataset_source(Digits(), "digits", "test", 60)
+    export_images(source, tmp_path / "png", "edm")
+    asked = [f"samples_dir={tmp_path / 'png'}", "recursive=true", "n=50", f"out={tmp_path / 'refs.npz'}"]
+    fgm.reference.main(asked)
+    with np.load(tmp_path / "refs.npz") as moments:
+        features = DigitPanel().rows(source.take(range(50)).x, None)["features"].double().numpy()
+        np.testing.assert_allclose(moments["mu"], features.mean(0), atol=1e-12)
+        np.testing.assert_allclose(moments["sigma"], np.cov(features, rowvar=False), atol=1e-10)
+
+
+@pytest.fixture
+def geneval(tmp_path: Path) -> list[str]:
+    """Pictures of which the first sample of every prompt shows what was asked for, and the second nothing."""
+    write_layout(tmp_path / "layout", PROMPTS, lambda i, k: np.full((8, 8, 3), 9, np.uint8), per_prompt=2)
+    write_prompts(tmp_path / "prompts.jsonl", PROMPTS)
+    seen = {f"{i:05d}/samples/{k:05d}.png": [] if k else entries(i) for i in range(len(PROMPTS)) for k in (0, 1)}
+    (tmp_path / "seen.json").write_text(json.dumps(seen))
+    return [
+        f"geneval_dir={tmp_path / 'layout'}", f"metadata={tmp_path / 'prompts.jsonl'}",
+        f"detections={tmp_path / 'seen.json'}", "samples=2",
+    ]  # fmt: skip
+
+
+def entries(index: int) -> list[dict]:
+    shifts = {"left of": (-40, 0), "right of": (40, 0), "above": (0, -40), "below": (0, 40)}
+    found = []
+    for clause in PROMPTS[index].include:
+        dx, dy = shifts[clause.position[0]] if clause.position else (0, 0)
+        box = [40 + dx, 40 + dy, 50 + dx, 50 + dy]
+        found += [{"class": clause.cls, "box": box, "score": 0.95, "color": clause.colour or "red"}] * clause.count
+    return found
+
+
+def test_a_layout_is_scored_from_detections(geneval: list[str], tmp_path: Path, capsys: Said) -> None:
+    fgm.score.main(geneval)
+    said = capsys.readouterr().out
+    assert "geneval 0.5000" in said and "prompts 1.0000" in said and "detections from seen.json" in said
+    told = json.loads((tmp_path / "layout" / "score" / "results.json").read_text())
+    (row,), evaluation = told["results"], told["evaluation"]
+    assert told["schema"] == 1 and evaluation["source"]["kind"] == "geneval" and told["env"]["torch_fidelity"]
+    assert len(evaluation["panel"]["detections_sha256"]) == len(evaluation["panel"]["metadata_sha256"]) == 64
+    assert (row["value"], row["n"], row["weights"]) == (0.5, 2 * len(PROMPTS), "folder") and row["low"] <= 0.5
+    verdicts = (tmp_path / "layout" / "score" / "results.jsonl").read_text().splitlines()
+    assert len(verdicts) == 2 * len(PROMPTS)
+
+
+def test_shapes_are_scored_by_their_exact_detector(tmp_path: Path, capsys: Said) -> None:
+    scenes = draw_scenes(12, stream("score", index=0), 32, 4)
+    lines = metadata(scenes.captions)
+    chosen = list({line["prompt"]: i for i, line in enumerate(lines)}.values())
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(lines[i]) + "\n" for i in chosen))
+    images = ((render(scenes, 32) + 1) * 127.5).round().to(torch.uint8)
+    for index, i in enumerate(chosen):
+        folder = tmp_path / "layout" / f"{index:05d}"
+        (folder / "samples").mkdir(parents=True)
+        (folder / "metadata.jsonl").write_text(json.dumps(lines[i]))
+        Image.fromarray(images[i].movedim(0, -1).numpy()).save(folder / "samples" / "00000.png")
+    fgm.score.main(
+        [f"geneval_dir={tmp_path}/layout", f"metadata={tmp_path}/prompts.jsonl"]
+        + ["samples=1", "detector=shapes", "vocabulary=shapes"]
+    )
+    assert "shapeeval 1.0000" in capsys.readouterr().out
+
+
+def unknown_class(geneval: list[str], tmp_path: Path) -> list[str]:
+    path = tmp_path / "seen.json"
+    path.write_text(path.read_text().replace(f'"class": "{PROMPTS[0].include[0].cls}"', '"class": "unicorn"', 1))
+    return geneval
+
+
+def test_an_unknown_class_in_the_detections_is_one_line(geneval: list[str], tmp_path: Path) -> None:
+    said = light("score", unknown_class(geneval, tmp_path))
+    assert "unknown class 'unicorn'; see fgm.evaluation.geneval.vocabulary" in said and "seen.json" in said
+    assert not (tmp_path / "layout" / "score").exists()
+
+
+SCORE = {
+    "no metadata": (lambda a: [x for x in a if "metadata" not in x], "metadata= is missing"),
+    "no detections": (lambda a: [x for x in a if "detections" not in x], "detections= is missing"),
+    "unknown detector": (
+        lambda a: [*a, "detector=yolo"],
+        "detector = yolo: unknown; there are json, mask2former, shapes",
+    ),
+    "no weights": (lambda a: [*a, "detector=mask2former"], "detector_dir= is missing"),
+    "too few samples": (lambda a: [*a, "samples=3"], "of 30 samples are missing"),
+    "no folder": (lambda a: [*a, "geneval_dir=/no/where"], "geneval_dir = /no/where is no folder"),
+}
+
+
+@pytest.mark.parametrize("case, message", SCORE.values(), ids=SCORE)
+def test_what_cannot_be_scored_is_one_line(
+    case: Callable[[list[str]], list[str]], message: str, geneval: list[str], tmp_path: Path, capsys: Said,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert message in refused(fgm.score.main, case(geneval), capsys, monkeypatch)
+    assert not (tmp_path / "layout" / "score").exists()
+
+
+REFERENCE = {
+    "unknown data": (["data=digit"], "data = digit: unknown; did you mean digits"),
+    "points": (["data=ring"], "data = ring: holds points of shape (2,), not images"),
+    "unknown split": (["data=digits", "split=validation"], "split = validation: digits has train, test"),
+    "neither": ([], "give data=<name> or samples_dir=<folder>"),
+    "too many": (["data=digits", "n=5000"], "holds 1433 images, and n = 5000 are promised"),
+    "no npz": (["data=digits", "out=refs.npy"], "must end with .npz"),
+}
+
+
+@pytest.mark.parametrize("own, message", REFERENCE.values(), ids=REFERENCE)
+def test_what_is_no_reference_is_one_line(
+    own: list[str], message: str, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [f"out={tmp_path / 'refs.npz'}", *own]
+    assert message in refused(fgm.reference.main, arguments, capsys, monkeypatch)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,79 @@
+"""What the commands' tests share: a finished run of random weights, and the one line of a refusal."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fgm.config import read_recipe, write_yaml
+from fgm.errors import entry
+
+TINY = [
+    "method.generator_start=random",
+    "evaluation.n=60",
+    "evaluation.batch=20",
+    "network.width=16",
+    "network.depth=1",
+]
+Said = pytest.CaptureFixture[str]
+
+
+def finished(outputs: Path, recipe: str, overrides: list[str]) -> list[str]:
+    from hydra.utils import instantiate
+
+    arguments = [f"experiment={recipe}", *overrides, f"outputs={outputs}"]
+    config = read_recipe(recipe, arguments[1:])
+    run_dir = Path(config["run_dir"])
+    run_dir.mkdir(parents=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights = instantiate(config["network"]).state_dict()
+    save_file(weights, run_dir / "generator.safetensors")
+    write_yaml(config, run_dir / "config.yaml")
+    (run_dir / "results.json").write_text("{}")
+    return arguments
+
+
+def run_dir(run: list[str]) -> Path:
+    return Path(read_recipe("digits_fgm", run[1:])["run_dir"])
+
+
+def rescale(directory: Path, scale: float) -> None:
+    weights = load_file(directory / "generator.safetensors")
+    save_file({name: w * scale for name, w in weights.items()}, directory / "generator.safetensors")
+
+
+def nan_weights(run: list[str], tmp_path: Path) -> list[str]:
+    shutil.copytree(run_dir(run), tmp_path / "run", ignore=shutil.ignore_patterns("evaluation", "export"))
+    rescale(tmp_path / "run", float("nan"))
+    return [*run, f"run_dir={tmp_path / 'run'}"]
+
+
+def refused(
+    main: Callable[[list[str]], None], arguments: list[str], said: Said, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """The line on stderr of a command that ends with exit code 2."""
+    said.readouterr()
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        entry(main, None)
+    line = said.readouterr().err
+    assert stop.value.code == 2 and line.startswith("error: ") and line.count("\n") == 1
+    return line
+
+
+def light(module: str, arguments: list[str]) -> str:
+    """What a command of its own process says, which must not have imported torch."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", f"fgm.{module}", *arguments], capture_output=True, text=True
+    )
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 2 and len(said) == 1 and said[0].startswith("error: ")
+    assert not re.search(r"\| +torch$", done.stderr, re.M)
+    return said[0]

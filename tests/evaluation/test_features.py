@@ -5,6 +5,7 @@ import sys
 import time
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from fgm.errors import Refusal
 from fgm.evaluation.classifier import digit_classifier
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.features.convolutions import RandomConvolutions
+from fgm.evaluation.features.extractor import exact
 from fgm.evaluation.features.inception import Inception
 from fgm.evaluation.features.registered import Registered
 from fgm.evaluation.features.small import SmallClassifier
@@ -89,6 +91,15 @@ def test_every_extractor_says_who_it_is_and_ignores_what_is_around_it(dinov2: Pa
             assert torch.equal(extractor(grey(4)), features)
         if extractor.id != "small-classifier":
             assert torch.equal(extractor(grey(4).expand(-1, 3, -1, -1)), features)
+
+
+def test_exact_float32_leaves_the_settings_of_others_as_they_were() -> None:
+    backends: Any = torch.backends
+    kinds = (backends.cuda.matmul, backends.cudnn.conv)
+    before = [kind.fp32_precision for kind in kinds]
+    with exact("cpu"):
+        assert [kind.fp32_precision for kind in kinds] == ["ieee", "ieee"]
+    assert [kind.fp32_precision for kind in kinds] == before
 
 
 def test_random_convolutions_depend_on_their_seed_alone() -> None:

@@ -1,6 +1,8 @@
 """Samples as a pure function of (seed, index): which device or batch draws them does not matter."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,8 @@ from fgm.networks.ode import OdeSampler
 from fgm.paths import Path
 from fgm.solvers import TimeGrid
 from fgm.streams import sample_noise
+
+Conditions = Callable[[Tensor], Tensor | None]  # of samples (n,): (n, ...), or None where there are none
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,21 @@ def labels_of(indices: Tensor, num_classes: int) -> Tensor | None:
 
 @torch.no_grad()
 def draw_samples(
-    source: Source, seed: int, n: int, shape: tuple[int, ...], num_classes: int, device: torch.device, batch: int = 1000
+    source: Source,
+    seed: int,
+    n: int,
+    shape: tuple[int, ...],
+    num_classes: int,
+    device: torch.device,
+    batch: int = 1000,
+    conditions: Conditions | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Samples 0 to n - 1 and their labels, on the CPU."""
+    """Samples 0 to n - 1 and their conditions, on the CPU; balanced labels unless conditions are given."""
+    conditions = conditions or partial(labels_of, num_classes=num_classes)
     indices, samples = torch.arange(n), []
     dtype = next(source.sampler.parameters(), torch.empty(0)).dtype
     for chunk in indices.split(batch):
-        z, labels = sample_noise(seed, chunk.tolist(), shape), labels_of(chunk, num_classes)
-        samples.append(
-            source.sampler(z.to(device, dtype), labels if labels is None else labels.to(device)).float().cpu()
-        )
-    return torch.cat(samples), labels_of(indices, num_classes)
+        z, condition = sample_noise(seed, chunk.tolist(), shape), conditions(chunk)
+        condition = condition if condition is None else condition.to(device)
+        samples.append(source.sampler(z.to(device, dtype), condition).float().cpu())
+    return torch.cat(samples), conditions(indices)

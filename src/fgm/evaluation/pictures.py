@@ -1,7 +1,9 @@
-"""Pictures: a grid of images with one named row per source, and a scatter plot per source for points."""
+"""Pictures: a grid of images with one named row per source, the same with captions, a scatter plot per source."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib
 
@@ -30,6 +32,34 @@ def tiled(images: Tensor, columns: int) -> Tensor:
     """Images (n, c, h, w) in [-1, 1] as one picture in [0, 1], (height, width[, 3]), with white seams."""
     picture = make_grid((images.clamp(-1, 1) + 1) / 2, columns, padding=1, pad_value=1.0)
     return picture[0] if images.shape[1] == 1 else picture.permute(1, 2, 0)
+
+
+def captioned_rows(rows: dict[str, Tensor], captions: Sequence[str], columns: int) -> Figure:
+    """rows: name -> images (n, c, h, w), one a caption; broken after `columns`, with the captions below."""
+    ratios = ([1.0] * len(rows) + [0.45]) * math.ceil(len(captions) / columns)
+    width, height = 1.2 * columns + 1.2, 1.2 * sum(ratios)
+    figure, axes = plt.subplots(
+        len(ratios),
+        columns,
+        figsize=(width, height),
+        height_ratios=ratios,
+        squeeze=False,
+        subplot_kw={"frame_on": False},
+    )
+    plt.setp(axes.flat, xticks=[], yticks=[])
+    for i, caption in enumerate(captions):
+        start, column = i // columns * (len(rows) + 1), i % columns
+        for axis, (name, images) in zip(axes[start:, column], rows.items(), strict=False):
+            axis.imshow(tiled(images[i : i + 1], 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            if column == 0:
+                axis.set_ylabel(fill(name, 14), rotation=0, ha="right", va="center", fontsize=8, color=INK)
+        axes[start + len(rows), column].text(0.5, 1, fill(caption, 22), ha="center", va="top", fontsize=7, color=INK)
+    figure.subplots_adjust(left=1.15 / width, right=0.995, top=0.995, bottom=0, wspace=0.06, hspace=0.06)
+    return figure
+
+
+def captioned_grid(rows: dict[str, Tensor], captions: Sequence[str], path: Path, columns: int = 6) -> None:
+    save(captioned_rows(rows, captions, columns), path)
 
 
 def scatter_panels(sets: dict[str, Tensor], points: int = 4000) -> Figure:

@@ -90,8 +90,10 @@ def power_ratios(images: Tensor, reference: Tensor) -> dict[str, float]:
 
 def complaints(measured: Sequence[Measurement]) -> list[str]:
     """One line for each value beyond its threshold, at most one a metric."""
-    known = {m.metric: m for m in reversed(measured) if m.metric in THRESHOLDS}
-    lines = [complaint(m, THRESHOLDS[m.metric]) for m in known.values()]
+    first: dict[str, Measurement] = {}
+    for m in measured:
+        first.setdefault(m.metric, m)
+    lines = [complaint(m, THRESHOLDS[name]) for name, m in first.items() if name in THRESHOLDS]
     return [line for line in lines if line]
 
 

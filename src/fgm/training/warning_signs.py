@@ -52,6 +52,8 @@ def oscillates(y: Sequence[float]) -> bool:
     if len(y) < WINDOW or not all(map(math.isfinite, y)):
         return False
     r = residuals(y)
+    if max(map(abs, r)) <= 1e-9 * max(map(abs, y)):
+        return False
     changes = fmean([a * b < 0 for a, b in pairwise(r)])
     first, second = (fmean([v * v for v in half]) for half in (r[: WINDOW // 2], r[WINDOW // 2 :]))
     return changes >= SWINGS or (changes >= WAVES and second > GROWTH * first)

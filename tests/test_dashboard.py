@@ -17,12 +17,14 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fgm.config import read_recipe
 from fgm.data.shapes.dataset import Shapes
 from fgm.errors import Refusal
 from fgm.evaluation.shape_eval import ShapeEvalPanel
 from fgm.paths import RectifiedPath
 from fgm.records import Measurement
 from fgm.times import Uniform
+from fgm.train import final_part
 from fgm.training import fit as fitting
 from fgm.training.checkpoints import Mode, SaveBest
 from fgm.training.dashboard import AXIS, Answer, CycleWandbLogger, log_answers
@@ -205,6 +207,13 @@ def test_a_metric_that_is_not_measured_is_refused(tmp_path: Path, monkeypatch: A
         fit(tmp_path, Scripted([1.0]), [], monkeypatch, best="kid")
     with pytest.raises(Refusal, match=r"give evaluation\.every"):
         Evaluation(Scripted([]), every=0, best="fd")
+
+
+def test_the_best_is_a_setting_of_every_recipe_and_no_part_of_what_is_measured_at_its_end() -> None:
+    config = read_recipe("digits_fgm", ["+evaluation.best=fd", "+evaluation.best_mode=min"])
+    assert config["evaluation"]["best"] == "fd" and final_part(config) == final_part(read_recipe("digits_fgm", []))
+    with pytest.raises(Refusal, match="must be one of min, max"):
+        read_recipe("digits_fgm", ["+evaluation.best=fd", "+evaluation.best_mode=least"])
 
 
 def test_nothing_is_kept_unless_asked_for_and_thresholds_are_told(tmp_path: Path, monkeypatch: Any) -> None:

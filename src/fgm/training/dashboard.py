@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from numpy.typing import NDArray
 
 AXIS = "cycle"
@@ -49,13 +49,13 @@ class Answer:
     picture: NDArray[Any]
 
 
-def log_picture(loggers: Sequence[Logger], path: Path, step: int) -> None:
+def log_picture(loggers: Sequence[Any], path: Path, step: int) -> None:
     for logger in loggers:
         if hasattr(logger, "log_image"):
             logger.log_image("eval/samples", [str(path)], step=step)
 
 
-def log_answers(loggers: Sequence[Logger], answers: Sequence[Answer], step: int) -> None:
+def log_answers(loggers: Sequence[Any], answers: Sequence[Answer], step: int) -> None:
     """A table to those that have tables, captioned pictures to the others that show pictures."""
     for logger in loggers:
         if hasattr(logger, "log_table"):

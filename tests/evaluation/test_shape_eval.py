@@ -7,6 +7,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
 
 from fgm.config import read_recipe
 from fgm.data.shapes.dataset import Shapes
@@ -17,10 +18,11 @@ from fgm.data.shapes.scenes import draw_scenes, fill, objects_of
 from fgm.data.shapes.vocabulary import COLOUR_NAMES, SHAPE_NAMES, decode
 from fgm.evaluation import Asking
 from fgm.evaluation.geneval.detections import Detection
+from fgm.evaluation.geneval.rules import GenEvalRules, judge
 from fgm.evaluation.images import DigitPanel
 from fgm.evaluation.pictures import captioned_grid, captioned_rows
 from fgm.evaluation.sampling import Source, draw_samples
-from fgm.evaluation.shape_eval import ShapeEvalPanel
+from fgm.evaluation.shape_eval import RULES, ShapeEvalPanel
 from fgm.evaluation.shape_prior import histogram_distances, priors
 from fgm.evaluation.shape_prompts import per_image, questions
 from fgm.streams import stream
@@ -95,6 +97,19 @@ def test_an_empty_canvas_scores_nothing(panel: ShapeEvalPanel) -> None:
     assert values["shapeeval"] == values["parse_rate"] == 0
     assert values["class_tv"] == values["colour_tv"] == values["count_tv"] == 1
     assert "crispness" not in values
+
+
+def test_blur_is_not_taken_for_a_wrong_number(panel: ShapeEvalPanel) -> None:
+    counting = torch.arange(2, N, 6)
+    readings = panel.detector.read(gaussian_blur(panel.truth(counting), 9, 1.5))
+    correct = {
+        least: sum(
+            judge(panel.asked[i], r.detections, GenEvalRules(counting_threshold=least)).correct
+            for i, r in zip(counting.tolist(), readings, strict=True)
+        )
+        for least in (RULES.counting_threshold, 0.9)
+    }
+    assert correct[0.7] > 0.8 * PER_TAG > 0.5 * PER_TAG > correct[0.9]
 
 
 def test_a_verdict_says_why(panel: ShapeEvalPanel) -> None:

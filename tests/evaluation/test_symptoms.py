@@ -31,6 +31,13 @@ def test_total_variation_is_half_the_distance_of_the_shares() -> None:
     assert total_variation(torch.tensor([1, 0]), torch.tensor([0, 1])) == 1
 
 
+def test_draws_of_the_prior_itself_are_as_far_as_the_docstring_says() -> None:
+    prior, n = torch.tensor([0.1] * 10), 1000
+    drawn = torch.multinomial(prior, 200 * n, replacement=True, generator=stream("classes", index=0)).view(200, n)
+    distances = [total_variation(row.bincount(minlength=10), prior) for row in drawn]
+    assert sum(distances) / 200 == pytest.approx(0.038, rel=0.05) and max(distances) < 0.08
+
+
 def test_nine_classes_of_ten_are_a_tenth_away() -> None:
     assert total_variation(torch.tensor([1] * 9 + [0]), torch.ones(10)) == pytest.approx(0.1)
 

@@ -13,8 +13,8 @@ the same short beginning is asked again and again, at the end all of it; beyond 
     class_tv, colour_tv, count_tv    of the objects, see shape_prior
 
 One threshold departs from GenEval: counting keeps objects of score above 0.7 where GenEval asks for 0.9. A score here
-is no confidence but a soft IoU, which blur alone lowers below 0.9, so that 0.9 would count blur as a wrong number;
-0.7 is what the detector asks of any object.
+is no confidence but a soft IoU, which blur alone lowers: of true scenes at 32 pixels, blurred by a Gaussian of 1.5
+pixels, 0.90 count right above 0.7 and 0.30 above 0.9. 0.7 is what the detector asks of any object.
 """
 
 import json

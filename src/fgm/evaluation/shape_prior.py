@@ -1,8 +1,8 @@
 """How far what is drawn departs from what captions ask for, as histograms over all objects of all pictures.
 
-    class_tv     shapes of the objects           prior: the captions name them
-    colour_tv    colours of the objects          prior: stated ones; an unstated one is uniform over the shape's colours
-    count_tv     numbers of objects in a picture prior: the captions tell them
+    class_tv     shapes of the objects             prior: the captions name them
+    colour_tv    colours of the objects            prior: as stated; else uniform over what training shows of the shape
+    count_tv     number of objects in a picture    prior: the captions tell it
 
 each the total variation of symptoms.py. The priors are exact, so that the truth's own distances are those of n draws;
 a sampler that leaves out a class, a colour or objects is seen here even where no single caption judges it.

@@ -15,6 +15,7 @@ from fgm.evaluation.symptoms import diversity, power_ratios, total_variation
 from fgm.records import Measurement
 
 CLASSES = 10
+POWER = "mean radial power of uint8 pixels in the band, over the training split's"
 
 
 class WatchedDigitPanel(DigitPanel):
@@ -35,4 +36,4 @@ class WatchedDigitPanel(DigitPanel):
             Measurement("diversity", spread, n, f"{self.protocol}, nearest neighbours, over the training split's"),
         ]
         ratios = power_ratios(x_0, scans).items()
-        return measured + [Measurement(name, ratio, len(x_0), "over the training split's") for name, ratio in ratios]
+        return measured + [Measurement(name, ratio, len(x_0), POWER) for name, ratio in ratios]

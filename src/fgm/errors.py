@@ -8,10 +8,13 @@ class Refusal(Exception):
     """Bad input; the message says what, where, and what to do."""
 
 
-def entry(main: Callable[[list[str]], None]) -> None:
+def entry(main: Callable[[list[str]], None], usage: str | None) -> None:
     """Run a command on the arguments of the process; a Refusal is one line on stderr and exit code 2."""
     try:
-        main(sys.argv[1:])
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print(usage)
+        else:
+            main(sys.argv[1:])
     except Refusal as refusal:
         print(f"error: {refusal}", file=sys.stderr)
         sys.exit(2)

@@ -30,4 +30,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    entry(main)
+    entry(main, __doc__)

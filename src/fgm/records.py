@@ -9,9 +9,9 @@ and each result is a Measurement. Rows are appended, never edited. A value witho
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Measurement:
         nfe: network evaluations a sample; 0 for real data.
         protocol: everything else that defines the value.
         weights: ema, raw, teacher, or real for data.
+        extra: numbers beside the value: ci95, tags and the like.
     """
 
     metric: str
@@ -33,6 +34,7 @@ class Measurement:
     protocol: str
     nfe: int = 0
     weights: str = "real"
+    extra: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not self.protocol or self.n < 1:
@@ -41,7 +43,14 @@ class Measurement:
             )
 
     def row(self) -> dict[str, Any]:
-        return asdict(self)
+        row = asdict(self)
+        return row | row.pop("extra")
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        known = {f.name for f in fields(cls)}
+        extra = {key: value for key, value in row.items() if key not in known}
+        return cls(**{key: value for key, value in row.items() if key in known}, extra=extra)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -15,10 +15,10 @@ import torch
 from torch import Generator, Tensor
 
 
-def stream(*key: int | str, index: int) -> Generator:
-    """A CPU generator that depends on key and index alone."""
+def stream(*key: int | str, index: int, device: torch.device | str = "cpu") -> Generator:
+    """A generator that depends on key and index alone, and on the kind of device."""
     base = int.from_bytes(blake2b(repr(key).encode(), digest_size=6).digest())
-    return torch.Generator().manual_seed(base + index)
+    return torch.Generator(device).manual_seed(base + index)
 
 
 def sample_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...], role: str = "z") -> Tensor:

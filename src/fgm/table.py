@@ -1,4 +1,4 @@
-"""python -m fgm.table [check=true]: write the tables of README.md and experiments/README.md from runs.jsonl.
+"""python -m fgm.table [check=true]: write the tables of the README files from runs.jsonl.
 
 Between <!-- table: recipe, recipe --> and <!-- end --> stands one table: a row per (recipe, sampler), the mean and
 standard deviation over the seeds of the newest config. Runs of older configs stay in runs.jsonl.
@@ -14,7 +14,8 @@ from fgm.errors import Refusal, entry
 from fgm.records import Measurement, read_rows
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "experiments/README.md")
+DIARIES = sorted((ROOT / "experiments").glob("*/README.md"))
+DOCUMENTS = ("README.md", "experiments/README.md", *(f"experiments/{p.parent.name}/README.md" for p in DIARIES))
 BLOCK = re.compile(r"(<!-- table: (?P<recipes>[\w, *]+) -->\n).*?(<!-- end -->)", re.S)
 SAMPLERS = {"ema": "one step, ema", "raw": "one step, raw", "real": "real"}
 Key = tuple[str, int, str]
@@ -93,7 +94,7 @@ def collect(runs: list[dict[str, Any]]) -> dict[Key, list[float]]:
     values: dict[Key, list[float]] = defaultdict(list)
     for run in runs:
         for row in run["results"]:
-            m = Measurement(**row)
+            m = Measurement.from_row(row)
             values[sampler_name(m), m.nfe, m.metric].append(m.value)
     return values
 
@@ -123,4 +124,4 @@ def footnotes(run: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    entry(main)
+    entry(main, __doc__)

@@ -1,4 +1,10 @@
-"""python -m fgm.train experiment=<recipe> [key=value ...]: train, measure, record. The same command again resumes."""
+"""python -m fgm.train experiment=<recipe> [key=value ...]: train, measure, record. The same command again resumes.
+
+experiment=digits_fgm           a recipe of configs/experiment; make help lists them
+seed=1 method.t_star=0.9        any value of the config, by its dotted name
+time=uniform                    any noun, by its file's name in configs/<group>
+run_dir=... outputs=...         where the run lives; outputs/<recipe>[__<override>...] unless given
+"""
 
 import json
 import subprocess
@@ -68,7 +74,7 @@ def known_measurements(config: dict[str, Any]) -> list[Measurement]:
     if run_dir is None or final_part(read_yaml(run_dir / "config.yaml")) != final_part(config):
         return []
     rows = json.loads((run_dir / "results.json").read_text())["results"]
-    return [Measurement(**row) for row in rows if row["weights"] == "teacher"]
+    return [Measurement.from_row(row) for row in rows if row["weights"] == "teacher"]
 
 
 def final_part(config: dict[str, Any]) -> dict[str, Any]:
@@ -131,4 +137,4 @@ def is_done(config: dict[str, Any], run_dir: Path) -> bool:
 
 
 if __name__ == "__main__":
-    entry(main)
+    entry(main, __doc__)

@@ -22,6 +22,10 @@ class Data(Protocol):
         """n independent training examples: x_0 (n, *shape) float32 and labels (n,) int64 or None."""
         ...
 
+    def conditions(self, n: int, generator: Generator) -> Tensor | None:
+        """n conditions to generate under, as a data-free distillation draws them: (n, ...) int64 or None."""
+        ...
+
     def reference(self, n: int, generator: Generator) -> Tensor:
         """Up to n examples that stand for the truth in pictures, (n, *shape)."""
         ...

@@ -39,6 +39,10 @@ class Digits:
         chosen = torch.randint(len(images), (n,), generator=generator)
         return images[chosen], labels[chosen]
 
+    def conditions(self, n: int, generator: Generator) -> Tensor:
+        """Labels, uniform."""
+        return torch.randint(self.num_classes, (n,), generator=generator, device=generator.device)
+
     def reference(self, n: int, generator: Generator) -> Tensor:
         """Held-out scans, class by class: row i is of class i modulo ten."""
         del generator

@@ -25,6 +25,9 @@ class Points(ABC):
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, None]:
         return self.points(n, generator), None
 
+    def conditions(self, n: int, generator: Generator) -> None:
+        del n, generator
+
     def reference(self, n: int, generator: Generator) -> Tensor:
         return self.points(n, generator)
 

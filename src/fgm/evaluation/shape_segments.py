@@ -10,6 +10,7 @@ Alpha spans a blob's blurred rim, whose area and centre of mass a blur leaves as
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +68,8 @@ def nearest_labels(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     """Each pixel's nearest label, 0 where none is within REACH."""
     if not labels.any():
         return labels
-    distance, (row, column) = ndimage.distance_transform_edt(labels == 0, return_indices=True)
+    nearest: Any = ndimage.distance_transform_edt(labels == 0, return_indices=True)
+    distance, (row, column) = nearest
     return np.where(distance <= REACH, labels[row, column], 0)
 
 

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 
@@ -18,4 +19,14 @@ class Velocity(nn.Module):
 
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """x_t (batch, *shape), t (batch,), condition (batch,) int64 or None."""
+        """x_t (batch, *shape), t (batch,), condition (batch, ...) int64 or None."""
+
+    def null(self, condition: Tensor) -> Tensor:
+        """The condition that says nothing, in condition's shape.
+
+        Raises:
+            ValueError: the network has no conditions, and thus no guidance.
+        """
+        if not self.num_classes:
+            raise ValueError("guidance needs a network with classes, and this one has num_classes = 0")
+        return torch.full_like(condition, self.num_classes)

@@ -117,23 +117,22 @@ class Distillation(Method):
         self.report(online_scalars | generator_scalars, sum(descent.skipped for descent in self.descents))
 
     def generate(self, cycle: int) -> tuple[Tensor, Tensor | None]:
-        """The cycle's samples, with their graph, and labels drawn uniformly."""
-        noise, data = self.setting.stream("latent", self.global_rank, cycle), self.setting.data
-        z = torch.randn(self.schedule.batch_size, *data.shape, generator=noise, dtype=self.weight_dtype)
-        condition = None
-        if data.num_classes:
-            condition = torch.randint(data.num_classes, (len(z),), generator=noise).to(self.device)
-        return self.generator(z.to(self.device), condition), condition
+        """The cycle's samples, with their graph, and the conditions that they were drawn under."""
+        noise, data = self.noise("latent", cycle), self.setting.data
+        shape = (self.schedule.batch_size, *data.shape)
+        z = torch.randn(shape, generator=noise, dtype=self.weight_dtype, device=self.device)
+        condition = data.conditions(len(z), noise)
+        return self.generator(z, condition), condition
 
     def online_turn(self, x_0: Tensor, condition: Tensor | None, index: int) -> dict[str, Tensor]:
-        x_t, c, t = self.setting.noisy(x_0, self.online_time, self.setting.stream("online", self.global_rank, index))
+        x_t, c, t = self.setting.noisy(x_0, self.online_time, self.noise("online", index))
         loss = losses.flow_matching(self.online(x_t, t, condition).to(x_t.dtype), c).mean()
         norm = self.descents[1](self, loss)
         return {"online_loss": loss.detach(), "online_grad_norm": norm}
 
     def generator_turn(self, x_0: Tensor, condition: Tensor | None, cycle: int) -> dict[str, Tensor]:
         s = self.setting
-        x_t, c, t = s.noisy(x_0, s.time, s.stream("generator", self.global_rank, cycle))
+        x_t, c, t = s.noisy(x_0, s.time, self.noise("generator", cycle))
         u, v = (net(x_t, t, condition).to(x_t.dtype) for net in (self.teacher, self.online))
         loss = (self.weight(x_0, x_t, t, u, v) * losses.fgm(u, v, c, self.lambda_1, self.detach)).mean()
         norm = self.descents[0](self, loss)

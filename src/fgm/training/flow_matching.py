@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fgm import losses
 from fgm.evaluation.sampling import Source, many_step
+from fgm.paths import expand_like
 from fgm.training.descend import Descent
 from fgm.training.ema import frozen_copy, update_ema
 from fgm.training.method import Method
@@ -53,11 +54,12 @@ class FlowMatching(Method):
 
     def loss(self, cycle: int) -> Tensor:
         """The batch's mean of |v - c|^2."""
-        s, noise = self.setting, self.setting.stream("teacher", self.global_rank, cycle)
+        s, noise = self.setting, self.noise("teacher", cycle)
         x_0, condition = s.data.draw(self.schedule.batch_size, noise)
         if condition is not None:
-            dropped = torch.rand(len(x_0), generator=noise) < self.null_share
-            condition = condition.masked_fill(dropped, s.data.num_classes).to(self.device)
+            dropped = torch.rand(len(x_0), generator=noise, device=noise.device) < self.null_share
+            condition = torch.where(expand_like(dropped, condition), self.net.null(condition), condition)
+            condition = condition.to(self.device)
         x_t, c, t = s.noisy(x_0.to(self.device, self.weight_dtype), s.time, noise)
         return losses.flow_matching(self.net(x_t, t, condition).to(x_t.dtype), c).mean()
 

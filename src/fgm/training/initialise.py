@@ -11,10 +11,10 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
-from torch import nn
 from torch.nn.functional import mse_loss
 
 from fgm.evaluation.sampling import draw_samples, many_step
+from fgm.networks import Velocity
 from fgm.networks.guidance import Guided
 from fgm.times import Uniform
 from fgm.training.optimizers import scheduled
@@ -26,7 +26,7 @@ FIT_ITERATIONS, FIT_BATCH, FIT_RATE = 1000, 256, 2e-3
 FIT_POOL, FIT_STEPS = 10_000, 50
 
 
-def initialised(start: Start, setting: Setting) -> nn.Module:
+def initialised(start: Start, setting: Setting) -> Velocity:
     """A trainable network of its own.
 
     Raises:
@@ -38,7 +38,7 @@ def initialised(start: Start, setting: Setting) -> nn.Module:
     return deepcopy(makers[start](setting)).requires_grad_(True)
 
 
-def teacher_network(setting: Setting) -> nn.Module:
+def teacher_network(setting: Setting) -> Velocity:
     net = setting.teacher.net if isinstance(setting.teacher, Guided) else setting.teacher
     if net is None or not any(True for _ in net.parameters()):
         raise ValueError(f"{type(net).__name__} has no weights to copy: choose fit or random")
@@ -46,7 +46,7 @@ def teacher_network(setting: Setting) -> nn.Module:
 
 
 @lru_cache(maxsize=1)
-def fitted(setting: Setting) -> nn.Module:
+def fitted(setting: Setting) -> Velocity:
     """The fresh network after FIT_ITERATIONS of regression onto the teacher, at points of the path to its samples."""
     net, data, path, teacher = deepcopy(setting.net), setting.data, setting.path, setting.teacher
     assert teacher is not None

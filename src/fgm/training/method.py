@@ -4,7 +4,7 @@ from abc import abstractmethod
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from fgm.evaluation.sampling import Source
 from fgm.training.setting import Setting
@@ -39,6 +39,10 @@ class Method(LightningModule):
     def weight_dtype(self) -> torch.dtype:
         """Of weights, noise, times and losses; bf16-mixed leaves it float32."""
         return next(self.parameters()).dtype
+
+    def noise(self, role: str, index: int) -> Generator:
+        """The stream of a role in a cycle or turn, on this device and rank."""
+        return self.setting.stream(role, self.global_rank, index, self.device)
 
     @property
     def images_seen(self) -> int:

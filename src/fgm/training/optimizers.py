@@ -20,9 +20,9 @@ def adamw(net: nn.Module, lr: Positive, weight_decay: float = 0.0) -> Optimizer:
     return AdamW(net.parameters(), lr, (0.9, 0.99), weight_decay=weight_decay)
 
 
-def muon(net: nn.Module, lr: Positive, weight_decay: float = 0.0) -> Optimizer:
-    """Muon on the matrices inside net.blocks, AdamW on everything else, at one rate (arXiv 2502.16982)."""
-    matrices = [p for p in net.get_submodule("blocks").parameters() if p.ndim == 2]
+def muon(net: nn.Module, lr: Positive, weight_decay: float = 0.0, blocks: str = "blocks") -> Optimizer:
+    """Muon on the matrices inside the submodule `blocks`, AdamW on everything else, at one rate (arXiv 2502.16982)."""
+    matrices = [p for p in net.get_submodule(blocks).parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     others = [p for p in net.parameters() if id(p) not in chosen]
     return Joint(

@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from fgm.data import Data
+from fgm.networks import Velocity
 from fgm.paths import Path
 from fgm.streams import stream
 from fgm.times import TimeDensity
@@ -54,20 +55,20 @@ class Setting:
 
     seed: int
     schedule: Schedule
-    net: nn.Module
+    net: Velocity
     path: Path
     time: TimeDensity
     optimizer: Callable[[nn.Module], Optimizer]
     data: Data
-    teacher: nn.Module | None = None
+    teacher: Velocity | None = None
 
-    def stream(self, role: str, rank: int, index: int) -> Generator:
-        """The generator of one role on one rank, in one cycle or turn."""
-        return stream(self.seed, role, rank, index=index)
+    def stream(self, role: str, rank: int, index: int, device: torch.device | str = "cpu") -> Generator:
+        """The generator of one role on one rank, in one cycle or turn; each kind of device has numbers of its own."""
+        return stream(self.seed, role, rank, index=index, device=device)
 
     def noisy(self, x_0: Tensor, time: TimeDensity, noise: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """x_t, c and t, for t and eps drawn from noise; in x_0's dtype, on its device."""
-        t = time.sample(len(x_0), noise, x_0.dtype).to(x_0.device)
-        eps = torch.randn(x_0.shape, generator=noise, dtype=x_0.dtype).to(x_0.device)
+        """x_t, c and t, for t and eps drawn from noise, which lives on x_0's device; in x_0's dtype."""
+        t = time.sample(len(x_0), noise, x_0.dtype)
+        eps = torch.randn(x_0.shape, generator=noise, dtype=x_0.dtype, device=noise.device)
         x_t, c = self.path.interpolate(x_0, eps, t)
         return x_t, c, t

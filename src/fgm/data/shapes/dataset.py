@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from torch import Generator, Tensor
 
+from fgm.data.shapes.grammar import draw_captions
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import draw_scenes
 from fgm.data.shapes.vocabulary import EASY
@@ -34,6 +35,10 @@ class Shapes:
         """Images (n, 3, size, size) and tokens (n, LENGTH)."""
         scenes = draw_scenes(n, generator, self.size, self.shapes)
         return render(scenes, self.size), scenes.captions.tokens()
+
+    def conditions(self, n: int, generator: Generator) -> Tensor:
+        """Tokens of random captions, (n, LENGTH)."""
+        return draw_captions(n, generator, self.shapes).tokens()
 
     def reference(self, n: int, generator: Generator) -> Tensor:
         return self.draw(n, generator)[0]

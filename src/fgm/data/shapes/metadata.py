@@ -84,7 +84,7 @@ def every(tag: str, shapes: int = EASY) -> Captions:
     """All captions of a tag in GenEval's form, held-out bindings included."""
     ones, twos = [(s, -1) for s in range(shapes)], list(permutations(range(shapes), 2))
     plain, tints = [(-1, -1)], range(len(COLOUR_NAMES))
-    choices = {
+    choices: tuple[Any, ...] = {
         "single_object": (ones, plain, [1], [-1]),
         "two_object": (twos, plain, [1], [-1]),
         "counting": (ones, plain, range(FEWEST, MOST + 1), [-1]),

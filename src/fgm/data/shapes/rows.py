@@ -1,13 +1,14 @@
 """Structs of tensors that share their first axis: n things, held column by column."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True)
 class Rows:
     """Base of dataclasses whose fields are tensors (n, ...) or Rows of length n."""
 

@@ -13,6 +13,7 @@ mind here, openai/clip-vit-large-patch14, are the same ones, and run in float32.
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class ClipColours:
         self.net = load_pretrained("CLIPModel", directory, PUBLISHED).to(device)
         from transformers import AutoTokenizer
 
-        self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         self.device, self.colours = device, tuple(colours)
         self.size = self.net.config.vision_config.image_size
         self.protocol = f"CLIP colours {fingerprint(directory)}"
@@ -83,6 +84,7 @@ def cut_out(image: Pixels, detection: Detection) -> Pixels:
 
 def preprocess(image: Pixels, size: int) -> Tensor:
     """uint8 (h, w, 3) to CLIP's input (1, 3, size, size)."""
-    picture = center_crop(resize(Image.fromarray(image), [size], InterpolationMode.BICUBIC), [size, size])
+    whole: Any = Image.fromarray(image)  # torchvision takes PIL's images too, and CLIP was trained on their resize
+    picture = center_crop(resize(whole, [size], InterpolationMode.BICUBIC), [size, size])
     x = pil_to_tensor(picture).float() / 255
     return ((x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None])[None]

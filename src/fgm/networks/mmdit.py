@@ -1,0 +1,75 @@
+"""The multimodal diffusion transformer of Stable Diffusion 3 (arXiv 2403.03206) as a velocity network for captions.
+
+diffusers' SD3Transformer2DModel predicts eps - x_0 at timestep 1000 t on the rectified path, which is our velocity.
+Pictures here are pixels, and captions are word ids, which a frozen, deterministic table turns into what text encoders
+would give: a vector a word, with its place in the caption added, and their mean as the pooled vector.
+"""
+
+import math
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from fgm.networks import Velocity
+
+
+class WordEmbedding(nn.Module):
+    """Word ids (n, length) -> vectors (n, length, width) and their mean (n, width). Frozen, from a fixed seed."""
+
+    def __init__(self, words: int, length: int, width: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("words", torch.randn(words, width, generator=generator), persistent=False)
+        self.register_buffer("places", torch.randn(length, width, generator=generator), persistent=False)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        vectors = (self.get_buffer("words")[tokens] + self.get_buffer("places")) / math.sqrt(2)
+        return vectors, vectors.mean(1)
+
+
+class CaptionedMMDiT(Velocity):
+    """v(x_t, t, tokens) for images (batch, channels, size, size) and captions (batch, length) int64; id 0 is padding.
+
+    Args:
+        size, channels, patch: of the image and its patches; patch divides size.
+        width, depth, heads: of the transformer; heads divide width.
+        words, length: of the vocabulary and of a caption.
+        text_width: of a word's vector.
+    """
+
+    def __init__(
+        self,
+        size: Annotated[int, "[1, inf)"],
+        channels: Annotated[int, "[1, inf)"] = 3,
+        patch: Annotated[int, "[1, inf)"] = 4,
+        width: Annotated[int, "[1, inf)"] = 128,
+        depth: Annotated[int, "[1, inf)"] = 6,
+        heads: Annotated[int, "[1, inf)"] = 4,
+        words: Annotated[int, "[1, inf)"] = 35,
+        length: Annotated[int, "[1, inf)"] = 12,
+        text_width: Annotated[int, "[1, inf)"] = 64,
+    ) -> None:
+        super().__init__()
+        if size % patch or width % heads:
+            raise ValueError(
+                f"MM-DiT: patch {patch} must divide size {size}, and heads {heads} must divide width {width}"
+            )
+        from diffusers import SD3Transformer2DModel  # seconds to import, needed here alone
+
+        self.shape, self.num_classes = (channels, size, size), 0
+        self.text = WordEmbedding(words, length, text_width)
+        self.transformer: Any = SD3Transformer2DModel(
+            sample_size=size, patch_size=patch, in_channels=channels, out_channels=channels, num_layers=depth,
+            attention_head_dim=width // heads, num_attention_heads=heads, joint_attention_dim=text_width,
+            caption_projection_dim=width, pooled_projection_dim=text_width, pos_embed_max_size=size // patch,
+        )  # fmt: skip
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        if condition is None:
+            raise ValueError("this network reads captions, and was given none: the empty caption is all zeros")
+        words, pooled = self.text(condition)
+        return self.transformer(x_t, words, pooled, 1000 * t, return_dict=False)[0]
+
+    def null(self, condition: Tensor) -> Tensor:
+        return torch.zeros_like(condition)

@@ -73,12 +73,15 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
 def known_measurements(config: dict[str, Any]) -> list[Measurement]:
     """What the teacher's own run has measured on the very same noise, so that it need not be measured twice."""
     run_dir = teacher.run_dir(config["teacher"])
-    if run_dir is None or read_yaml(run_dir / "config.yaml")["evaluation"] | {"every": 0} != config["evaluation"] | {
-        "every": 0
-    }:
+    if run_dir is None or final_part(read_yaml(run_dir / "config.yaml")) != final_part(config):
         return []
     rows = json.loads((run_dir / "results.json").read_text())["results"]
     return [Measurement.from_row(row) for row in rows if row["weights"] == "teacher"]
+
+
+def final_part(config: dict[str, Any]) -> dict[str, Any]:
+    """What of the evaluation matters at the end of a run."""
+    return {key: value for key, value in config["evaluation"].items() if key not in ("every", "best", "best_mode")}
 
 
 def provenance(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,16 @@
-"""Pictures: a grid of images with one named row per source, and a scatter plot per source for points."""
+"""Pictures: a grid of images with one named row per source, the same with captions, a scatter plot per source."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -30,6 +34,43 @@ def tiled(images: Tensor, columns: int) -> Tensor:
     """Images (n, c, h, w) in [-1, 1] as one picture in [0, 1], (height, width[, 3]), with white seams."""
     picture = make_grid((images.clamp(-1, 1) + 1) / 2, columns, padding=1, pad_value=1.0)
     return picture[0] if images.shape[1] == 1 else picture.permute(1, 2, 0)
+
+
+def captioned_rows(rows: dict[str, Tensor], captions: Sequence[str], columns: int) -> Figure:
+    """rows: name -> images (n, c, h, w), one a caption; broken after `columns`, with the captions below."""
+    starts = range(0, len(captions), columns)
+    ratios = ([1.0] * len(rows) + [0.45]) * len(starts)
+    width, height = 1.2 * columns + 1.2, 1.2 * sum(ratios)
+    figure, axes = plt.subplots(len(ratios), 1, figsize=(width, height), height_ratios=ratios, squeeze=False)
+    strips = iter(axes[:, 0])
+    for start in starts:
+        for name, images in rows.items():
+            axis = next(strips)
+            draw_strip(axis, name, images[start : start + columns], columns)
+        draw_captions(axis, captions[start : start + columns], columns)
+        next(strips).set_axis_off()
+    figure.subplots_adjust(left=1.15 / width, right=0.995, top=0.995, bottom=0, hspace=0.04)
+    return figure
+
+
+def draw_strip(axis: Axes, name: str, images: Tensor, columns: int) -> None:
+    """Images side by side, white beyond the last one, and their name before them."""
+    white = torch.ones_like(images[:1]).expand(columns - len(images), *images.shape[1:])
+    axis.imshow(tiled(torch.cat([images, white]), columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axis.set_ylabel(fill(name, 14), rotation=0, ha="right", va="center", fontsize=8, color=INK)
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+
+
+def draw_captions(axis: Axes, captions: Sequence[str], columns: int) -> None:
+    """Below the pictures of a strip."""
+    for i, caption in enumerate(captions):
+        x, place = (i + 0.5) / columns * axis.get_xlim()[1], axis.get_xaxis_transform()
+        axis.text(x, -0.08, fill(caption, 22), transform=place, ha="center", va="top", fontsize=7, color=INK)
+
+
+def captioned_grid(rows: dict[str, Tensor], captions: Sequence[str], path: Path, columns: int = 6) -> None:
+    save(captioned_rows(rows, captions, columns), path)
 
 
 def scatter_panels(sets: dict[str, Tensor], points: int = 4000) -> Figure:

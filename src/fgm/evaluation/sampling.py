@@ -1,6 +1,8 @@
 """Samples as a pure function of (seed, index): which device or batch draws them does not matter."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,8 @@ from fgm.networks.ode import OdeSampler
 from fgm.paths import Path
 from fgm.solvers import TimeGrid
 from fgm.streams import sample_noise
+
+Conditions = Callable[[Tensor], Tensor | None]  # of samples (n,): (n, ...), or None where there are none
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,17 @@ def draw(
 
 
 def draw_samples(
-    source: Source, seed: int, n: int, shape: tuple[int, ...], num_classes: int, device: torch.device, batch: int = 1000
+    source: Source,
+    seed: int,
+    n: int,
+    shape: tuple[int, ...],
+    num_classes: int,
+    device: torch.device,
+    batch: int = 1000,
+    conditions: Conditions | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Samples 0 to n - 1 and their labels, on the CPU."""
+    """Samples 0 to n - 1 and their conditions, on the CPU; balanced labels unless conditions are given."""
+    conditions = conditions or partial(labels_of, num_classes=num_classes)
     indices = torch.arange(n)
-    samples = [draw(source, seed, i, shape, labels_of(i, num_classes), device) for i in indices.split(batch)]
-    return torch.cat(samples), labels_of(indices, num_classes)
+    samples = [draw(source, seed, i, shape, conditions(i), device) for i in indices.split(batch)]
+    return torch.cat(samples), conditions(indices)

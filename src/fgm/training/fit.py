@@ -17,6 +17,7 @@ from fgm.training.evaluation import Evaluate, Evaluation
 from fgm.training.logs import loggers, progress
 from fgm.training.method import Method
 from fgm.training.setting import Schedule
+from fgm.training.warning_signs import WarningSigns
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def fit(module: Method, run: Run) -> dict[str, float]:
         run.console.print(f"going on from cycle {cycle} of {module.schedule.cycles}")
     chosen = loggers(run.logger, run.run_dir, run.name, run.config, cycle, run.console)
     evaluate = Evaluate(run.evaluation, run.run_dir, run.console)
-    callbacks = [evaluate, SaveLast(run.run_dir, module.schedule.save_every), progress(run.console)]
+    saves = SaveLast(run.run_dir, module.schedule.save_every)
+    callbacks = [evaluate, WarningSigns(run.console), saves, progress(run.console)]
     trainer = build_trainer(run, module.schedule, chosen, callbacks)
     cycles: Any = range(module.schedule.cycles)  # a step draws all that it needs from its streams
     with warnings.catch_warnings():

@@ -10,12 +10,14 @@ from typing import Any, Literal
 from lightning.fabric.loggers.csv_logs import _ExperimentWriter
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.console import Console
 
+from fgm.training.dashboard import CycleWandbLogger
 from fgm.training.method import Method
 
 LoggerChoice = Literal["auto", "csv", "wandb"]
+UNSHOWN = ("images_seen", "skipped")
 
 
 class ContinuedWriter(_ExperimentWriter):
@@ -58,14 +60,15 @@ def netrc() -> str:
     return path.read_text() if path.is_file() else ""
 
 
-def wandb_logger(run_dir: Path, name: str, config: dict[str, Any]) -> WandbLogger:
-    """Its axis is generator updates; the run's id is kept in the run directory, so that a resumed run goes on."""
+def wandb_logger(run_dir: Path, name: str, config: dict[str, Any]) -> CycleWandbLogger:
+    """Its axis is finished cycles; the run's id is kept in the run directory, so that a resumed run goes on."""
     id_file = run_dir / "wandb_id.txt"
-    logger = WandbLogger(
+    logger = CycleWandbLogger(
         project="fgm", name=name, save_dir=run_dir, resume="allow", config=config,
         id=id_file.read_text() if id_file.exists() else None,
     )  # fmt: skip
     id_file.write_text(logger.experiment.id)
+    logger.define_axis()
     return logger
 
 
@@ -100,7 +103,7 @@ class Lines(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Method, *_: Any) -> None:
         if int(pl_module.cycle) % pl_module.schedule.log_every == 0:
             speed = (pl_module.images_seen - self.first) / (time.perf_counter() - self.began)
-            scalars = {k: float(v) for k, v in trainer.callback_metrics.items() if k not in ("images_seen", "skipped")}
+            scalars = {k: float(v) for k, v in trainer.callback_metrics.items() if k not in UNSHOWN and "/" not in k}
             shown = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
             self.console.print(
                 f"cycle {int(pl_module.cycle)}/{trainer.num_training_batches}  {shown}  {speed:.0f} images/s"

@@ -1,0 +1,54 @@
+"""How far what is drawn departs from what captions ask for, as histograms over all objects of all pictures.
+
+    class_tv     shapes of the objects             prior: the captions name them
+    colour_tv    colours of the objects            prior: as stated; else uniform over what training shows of the shape
+    count_tv     number of objects in a picture    prior: the captions tell it
+
+each the total variation of symptoms.py. The priors are exact, so that the truth's own distances are those of n draws;
+a sampler that leaves out a class, a colour or objects is seen here even where no single caption judges it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from fgm.data.shapes.grammar import COUNTING, Captions
+from fgm.data.shapes.scenes import OBJECTS, objects_of
+from fgm.data.shapes.vocabulary import COLOUR_NAMES, SEEN_COLOURS, SHAPE_NAMES
+from fgm.evaluation.geneval.detections import Detection
+from fgm.evaluation.shape_scores import Scores
+from fgm.evaluation.symptoms import total_variation
+
+COLOURS, SHAPES = len(COLOUR_NAMES), len(SHAPE_NAMES)
+COUNTS = OBJECTS + 2  # 0 to OBJECTS, and more
+
+
+def histogram_distances(found: Sequence[Sequence[Detection]], captions: Captions) -> Scores:
+    """Pictures' detections against their captions, both n; of class and colour 1 where nothing is found at all."""
+    objects = [d for detections in found for d in detections]
+    shapes = torch.tensor([SHAPE_NAMES.index(d.cls) for d in objects], dtype=torch.int64)
+    colours = torch.tensor([COLOUR_NAMES.index(str(d.colour)) for d in objects], dtype=torch.int64)
+    counts = torch.tensor([min(len(detections), COUNTS - 1) for detections in found])
+    drawn = {"class_tv": (shapes, SHAPES), "colour_tv": (colours, COLOURS), "count_tv": (counts, COUNTS)}
+    prior = priors(captions)
+    distances = {name: total_variation(x.bincount(minlength=k), prior[name]) for name, (x, k) in drawn.items()}
+    return {name: (distance, len(found)) for name, distance in distances.items()}
+
+
+def priors(captions: Captions) -> dict[str, Tensor]:
+    """Expected histograms of the scenes of these captions, not normalised."""
+    shape = objects_of(captions)
+    present = shape >= 0
+    counts = present.sum(1).bincount(minlength=COUNTS)
+    shapes, colours = shape[present].bincount(minlength=SHAPES), colour_shares(shape, captions)[present].sum(0)
+    return {"class_tv": shapes, "colour_tv": colours, "count_tv": counts}
+
+
+def colour_shares(shape: Tensor, captions: Captions) -> Tensor:
+    """P(colour) of objects (n, OBJECTS): (n, OBJECTS, COLOURS)."""
+    stated = torch.nn.functional.pad(captions.colour, (0, OBJECTS - 2), value=-1)
+    stated = torch.where((captions.tag == COUNTING)[:, None], captions.colour[:, :1], stated)
+    free = one_hot(SEEN_COLOURS, COLOURS).double().mean(1)[shape.clamp_min(0)]
+    return torch.where(stated[..., None] >= 0, one_hot(stated.clamp_min(0), COLOURS).double(), free)

@@ -1,0 +1,66 @@
+"""What a logger that can show pictures is given: the grids, and for captions a table of prompts. Others lose nothing.
+
+On W&B the axis of everything is `cycle`, the number of finished cycles: of generator updates, or of a teacher's steps.
+Names that have no folder get train/; eval/ and warning/ keep theirs. In metrics.csv the names stay as they are.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+from numpy.typing import NDArray
+
+AXIS = "cycle"
+FOLDERS = ("train", "eval", "warning")
+
+
+class CycleWandbLogger(WandbLogger):
+    """WandbLogger whose axis is finished cycles; `step` counts from 0, as everywhere in Lightning."""
+
+    def define_axis(self) -> None:
+        """Instead of Lightning's trainer/global_step."""
+        self.experiment.define_metric(AXIS, hidden=True)
+        for pattern in ("*", *(f"{folder}/*" for folder in FOLDERS)):
+            self.experiment.define_metric(pattern, step_metric=AXIS)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        named = {key if "/" in key else f"train/{key}": value for key, value in metrics.items()}
+        super().log_metrics(named if step is None else named | {AXIS: step + 1}, step)
+
+    def log_table(
+        self, key: str, columns: Any = None, data: Any = None, dataframe: Any = None, step: Any = None
+    ) -> None:
+        """Arrays in the cells become pictures."""
+        import wandb
+
+        shown = [[wandb.Image(cell) if hasattr(cell, "shape") else cell for cell in row] for row in data or []]
+        super().log_table(key, columns, shown, dataframe, step)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One prompt and what a sampler made of it; picture (h, w, 3) uint8."""
+
+    prompt: str
+    correct: bool
+    reason: str
+    picture: NDArray[Any]
+
+
+def log_picture(loggers: Sequence[Any], path: Path, step: int) -> None:
+    for logger in loggers:
+        if hasattr(logger, "log_image"):
+            logger.log_image("eval/samples", [str(path)], step=step)
+
+
+def log_answers(loggers: Sequence[Any], answers: Sequence[Answer], step: int) -> None:
+    """A table to those that have tables, captioned pictures to the others that show pictures."""
+    for logger in loggers:
+        if hasattr(logger, "log_table"):
+            rows = [[step + 1, a.prompt, a.correct, a.reason, a.picture] for a in answers]
+            logger.log_table("eval/prompts", [AXIS, "prompt", "correct", "reason", "picture"], rows, step=step)
+        elif hasattr(logger, "log_image"):
+            captions = [f"{a.prompt} ({'right' if a.correct else a.reason})" for a in answers]
+            logger.log_image("eval/prompts", [a.picture for a in answers], step=step, caption=captions)

@@ -1,0 +1,207 @@
+"""ShapeEval: the truth scores 1, shuffled captions next to nothing, and every number is about what it says."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
+
+from fgm.config import read_recipe
+from fgm.data.shapes.dataset import Shapes
+from fgm.data.shapes.grammar import TAGS
+from fgm.data.shapes.metadata import binds_unseen
+from fgm.data.shapes.render import render
+from fgm.data.shapes.scenes import draw_scenes, fill, objects_of
+from fgm.data.shapes.vocabulary import COLOUR_NAMES, SHAPE_NAMES, decode
+from fgm.evaluation import Asking
+from fgm.evaluation.geneval.detections import Detection
+from fgm.evaluation.geneval.rules import GenEvalRules, judge
+from fgm.evaluation.images import DigitPanel
+from fgm.evaluation.pictures import captioned_grid, captioned_rows
+from fgm.evaluation.sampling import Source, draw_samples
+from fgm.evaluation.shape_eval import RULES, ShapeEvalPanel
+from fgm.evaluation.shape_prior import histogram_distances, priors
+from fgm.evaluation.shape_prompts import per_image, questions
+from fgm.streams import stream
+from fgm.training.evaluation import Evaluation
+
+PER_TAG = 40
+N = 6 * PER_TAG
+
+
+@pytest.fixture(scope="module")
+def panel() -> ShapeEvalPanel:
+    return ShapeEvalPanel(prompts_per_tag=PER_TAG, images_per_tag=PER_TAG)
+
+
+class Painter(nn.Module):
+    """Renders a scene of every caption that it is given, or nothing where the caption is to be left out."""
+
+    def __init__(self, panel: ShapeEvalPanel, blank: frozenset[str] = frozenset()) -> None:
+        super().__init__()
+        self.panel, self.blank = panel, blank
+        self.place = {prompt: i for i, prompt in enumerate(panel.lines.prompts())}
+
+    def forward(self, z: Tensor, condition: Tensor | None) -> Tensor:
+        assert condition is not None
+        prompts = decode(condition)
+        captions = self.panel.lines[torch.tensor([self.place[prompt] for prompt in prompts])]
+        images = render(fill(captions, stream("painter", index=0), self.panel.canvas), self.panel.size)
+        images[torch.tensor([prompt in self.blank for prompt in prompts])] = 0
+        return images + 0 * z
+
+
+def measured(panel: ShapeEvalPanel, sampler: nn.Module, n: int = N, batch: int = 1000) -> dict[str, float]:
+    evaluation = Evaluation(panel, every=0, batch=batch)
+    source = Source("painter", sampler, 1, "ema")
+    return {m.metric: m.value for m in evaluation.measure(source, Shapes(), torch.device("cpu"), n)}
+
+
+# what is scored
+
+
+def test_truth_is_the_ceiling_and_shuffled_captions_the_floor(panel: ShapeEvalPanel) -> None:
+    bounds = {(m.protocol.partition(":")[0], m.metric): m for m in panel.bounds()}
+    assert bounds["ceiling", "shapeeval"].value >= 0.99
+    assert all(bounds["ceiling", f"shapeeval_{tag}"].value >= 0.97 for tag in (*TAGS, "seen", "unseen"))
+    assert bounds["floor", "shapeeval"].value < 0.15 > bounds["floor", "shapeeval_color_attr"].value
+    assert bounds["ceiling", "shapeeval"].n == N and bounds["ceiling", "shapeeval_colors"].n == PER_TAG
+    assert "counting_threshold=0.7" in bounds["floor", "shapeeval"].protocol
+
+
+def test_a_sampler_that_paints_its_captions_scores_one_however_it_is_batched(panel: ShapeEvalPanel) -> None:
+    values = measured(panel, Painter(panel), n=66, batch=25)
+    parts = [value for metric, value in values.items() if metric.startswith("shapeeval")]
+    assert len(parts) == 11 and all(value == 1 for value in parts)
+    assert values["class_tv"] == values["count_tv"] == values["stray"] == 0 and values["parse_rate"] == 1
+
+
+def test_seen_and_unseen_bindings_are_told_apart_exactly(panel: ShapeEvalPanel) -> None:
+    lines = per_image(questions(PER_TAG, PER_TAG))
+    held_out = frozenset(line["prompt"] for line in lines if binds_unseen(line))
+    values = measured(panel, Painter(panel, held_out))
+    share = {tag: sum(panel.unseen[i] for i in range(N) if panel.asked[i].tag == tag) / PER_TAG for tag in TAGS}
+    assert (values["shapeeval_seen"], values["shapeeval_unseen"]) == (1, 0)
+    assert share["colors"] == 0.2 and share["color_attr"] > 0
+    for tag in TAGS:
+        assert values[f"shapeeval_{tag}"] == pytest.approx(1 - share[tag])
+    assert values["shapeeval"] == pytest.approx(1 - sum(share.values()) / 6)
+    assert values["shapeeval_low"] < values["shapeeval"] < values["shapeeval_high"]
+
+
+def test_an_empty_canvas_scores_nothing(panel: ShapeEvalPanel) -> None:
+    values = measured(panel, Painter(panel, frozenset(panel.captions(torch.arange(N)))), n=12)
+    assert values["shapeeval"] == values["parse_rate"] == 0
+    assert values["class_tv"] == values["colour_tv"] == values["count_tv"] == 1
+    assert "crispness" not in values
+
+
+def test_blur_is_not_taken_for_a_wrong_number(panel: ShapeEvalPanel) -> None:
+    counting = torch.arange(2, N, 6)
+    readings = panel.detector.read(gaussian_blur(panel.truth(counting), 9, 1.5))
+    correct = {
+        least: sum(
+            judge(panel.asked[i], r.detections, GenEvalRules(counting_threshold=least)).correct
+            for i, r in zip(counting.tolist(), readings, strict=True)
+        )
+        for least in (RULES.counting_threshold, 0.9)
+    }
+    assert correct[0.7] > 0.8 * PER_TAG > 0.5 * PER_TAG > correct[0.9]
+
+
+def test_a_verdict_says_why(panel: ShapeEvalPanel) -> None:
+    images = panel.truth(torch.arange(6))
+    images[3] = 0
+    verdicts = panel.verdicts(images)
+    assert [correct for correct, _ in verdicts] == [True, True, True, False, True, True]
+    assert verdicts[3][1].endswith("found 0") and verdicts[0][1] == ""
+
+
+# what is asked
+
+
+@pytest.mark.parametrize("n", [1, 6, 25, N])
+def test_the_first_n_questions_are_balanced_over_tags_and_captions(panel: ShapeEvalPanel, n: int) -> None:
+    asked = panel.asked[:n]
+    tags = Counter(m.tag for m in asked)
+    assert max(tags.values()) - (min(tags.values()) if len(tags) == 6 else 0) <= 1
+    for tag in tags:
+        prompts = Counter(m.prompt for m in asked if m.tag == tag)
+        assert max(prompts.values()) <= -(-tags[tag] // len({m.prompt for m in panel.asked if m.tag == tag}))
+
+
+def test_all_questions_are_asked_and_then_again(panel: ShapeEvalPanel) -> None:
+    every, again = torch.arange(N), torch.arange(N, 2 * N)
+    expected = Counter(line["prompt"] for line in per_image(questions(PER_TAG, PER_TAG)))
+    assert Counter(panel.captions(every)) == expected
+    assert torch.equal(panel.conditions(every), panel.conditions(again))
+    assert decode(panel.conditions(every)) == panel.captions(every) == [m.prompt for m in panel.asked]
+
+
+def test_images_of_other_captions_are_refused(panel: ShapeEvalPanel) -> None:
+    images, tokens = panel.truth(torch.arange(4)), panel.conditions(torch.arange(4))
+    for wrong in (None, tokens.flip(0)):
+        with pytest.raises(ValueError, match="do not answer ShapeEval's captions"):
+            panel.measure(images, wrong)
+
+
+def test_labels_by_index_stay_the_default_to_the_bit() -> None:
+    class Shifted(nn.Module):
+        def forward(self, z: Tensor, condition: Tensor) -> Tensor:
+            return z + condition[:, None, None, None]
+
+    source, shape, cpu = Source("shifted", Shifted(), 1, "ema"), (1, 8, 8), torch.device("cpu")
+    x, labels = draw_samples(source, 3, 25, shape, 10, cpu, 7)
+    y, given = draw_samples(source, 3, 25, shape, 0, cpu, 7, conditions=lambda indices: indices % 10)
+    assert labels is not None and given is not None
+    assert torch.equal(x, y) and torch.equal(labels, given) and torch.equal(labels, torch.arange(25) % 10)
+
+
+def test_only_a_panel_that_asks_supplies_conditions(panel: ShapeEvalPanel) -> None:
+    assert isinstance(panel, Asking) and not isinstance(DigitPanel.__new__(DigitPanel), Asking)
+
+
+# the priors
+
+
+def test_the_priors_are_the_means_over_scenes(panel: ShapeEvalPanel) -> None:
+    captions = panel.lines
+    counts = torch.zeros(len(COLOUR_NAMES))
+    for i in range(4):
+        scenes = fill(captions, stream("prior", index=i), panel.canvas)
+        counts += scenes.colour[scenes.shape >= 0].bincount(minlength=len(COLOUR_NAMES)) / 4
+    expected = priors(captions)
+    assert expected["class_tv"].sum() == (scenes.shape >= 0).sum() == expected["colour_tv"].sum().round()
+    torch.testing.assert_close(counts.double(), expected["colour_tv"], rtol=0.2, atol=4)
+
+
+def test_leaving_out_a_class_costs_its_share() -> None:
+    captions = draw_scenes(300, stream("histograms", index=0)).captions
+    shapes = objects_of(captions)
+    found = [
+        [Detection(SHAPE_NAMES[s], (0, 0, 1, 1), 1.0, None, "red") for s in row if s > 0] for row in shapes.tolist()
+    ]
+    share = (shapes == 0).sum().item() / (shapes >= 0).sum().item()
+    assert histogram_distances(found, captions)["class_tv"][0] == pytest.approx(share)
+
+
+# pictures and recipes
+
+
+def test_a_picture_has_every_caption_below_every_row(panel: ShapeEvalPanel, tmp_path: Path) -> None:
+    shown = torch.arange(4)
+    rows, captions = {"one step": panel.truth(shown), "real": panel.truth(shown)}, panel.captions(shown)
+    figure = captioned_rows(rows, captions, 3)
+    texts = [text.get_text().replace("\n", " ") for axis in figure.axes for text in axis.texts]
+    assert texts == captions and sum(len(axis.images) for axis in figure.axes) == 4
+    captioned_grid(rows, captions, tmp_path / "grid.png")
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("overrides", [["data=shapes", "evaluation=shape_eval"], ["evaluation=digits_symptoms"]])
+def test_the_panels_are_nouns_of_a_recipe(overrides: list[str]) -> None:
+    evaluation = instantiate(read_recipe("digits_fgm", overrides)["evaluation"])
+    assert isinstance(evaluation, Evaluation) and evaluation.best is None

@@ -1,0 +1,115 @@
+"""Signs of failure: closed forms, and every failure is seen by the number that is meant for it."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from fgm.data.digits import Digits
+from fgm.evaluation.digit_symptoms import WatchedDigitPanel
+from fgm.evaluation.images import blur
+from fgm.evaluation.symptoms import (
+    BANDS,
+    complaints,
+    diversity,
+    nearest_distance,
+    power_ratios,
+    radial_power,
+    total_variation,
+)
+from fgm.records import Measurement
+from fgm.streams import stream
+
+
+def noise(*shape: int, index: int = 0) -> Tensor:
+    return torch.randn(shape, generator=stream("symptoms", index=index), dtype=torch.float64)
+
+
+def test_total_variation_is_half_the_distance_of_the_shares() -> None:
+    p, q = torch.tensor([1, 1, 0, 0]), torch.tensor([10, 0, 0, 10])
+    assert total_variation(p, q) == pytest.approx(0.5)
+    assert total_variation(p, 7 * p) == 0 and total_variation(torch.zeros(4), q) == 1
+    assert total_variation(torch.tensor([1, 0]), torch.tensor([0, 1])) == 1
+
+
+def test_draws_of_the_prior_itself_are_as_far_as_the_docstring_says() -> None:
+    prior, n = torch.tensor([0.1] * 10), 1000
+    drawn = torch.multinomial(prior, 200 * n, replacement=True, generator=stream("classes", index=0)).view(200, n)
+    distances = [total_variation(row.bincount(minlength=10), prior) for row in drawn]
+    assert sum(distances) / 200 == pytest.approx(0.038, rel=0.05) and max(distances) < 0.08
+
+
+def test_nine_classes_of_ten_are_a_tenth_away() -> None:
+    assert total_variation(torch.tensor([1] * 9 + [0]), torch.ones(10)) == pytest.approx(0.1)
+
+
+def test_diversity_scales_with_the_samples_and_is_blind_to_place_and_turn() -> None:
+    x, turn = noise(300, 4), torch.linalg.qr(noise(4, 4, index=1))[0]
+    assert diversity(3 * x @ turn + 5, x) == (pytest.approx(3), 300)
+    assert diversity(torch.cat([x, x]), x)[0] == pytest.approx(1), "both are cut to the first 300"
+    assert diversity(x.repeat_interleave(2, 0), x)[0] == 0
+    assert diversity(noise(500, 4, index=2), noise(400, 4, index=3))[0] == pytest.approx(1, abs=0.15)
+
+
+def test_the_nearest_other_point_is_found() -> None:
+    x = torch.tensor([[0.0, 0], [3, 4], [3, 5]])
+    assert nearest_distance(x).tolist() == [5, 1, 1]
+
+
+def test_the_power_of_white_noise_is_its_variance_in_every_band() -> None:
+    power = radial_power(2 * noise(400, 1, 32, 32))
+    assert power.keys() == BANDS.keys()
+    assert list(power.values()) == pytest.approx([4] * 3, rel=0.05)
+
+
+def test_a_wave_lies_in_its_own_band_alone() -> None:
+    for period, band in ((10 + 2 / 3, "power_low"), (5 + 1 / 3, "power_mid"), (8 / 3, "power_high")):
+        wave = (2 * torch.pi * torch.arange(32, dtype=torch.float64) / period).cos().expand(1, 1, 32, 32)
+        power = radial_power(wave)
+        assert max(power, key=lambda name: power[name]) == band
+        assert sum(power.values()) - power[band] < 1e-12
+
+
+def test_a_circular_blur_costs_its_squared_transfer_function() -> None:
+    """Mean of two neighbours: |H|^2 = cos^2(pi f_x), the same for every image."""
+    x = noise(50, 3, 16, 16)
+    f = torch.fft.fftfreq(16, dtype=torch.float64)
+    fx, fy = torch.meshgrid(f, f, indexing="xy")
+    power = torch.fft.fft2(x).abs().square().mean((0, 1))
+    ratios = power_ratios((x + x.roll(1, -1)) / 2, x)
+    for name, (low, high) in BANDS.items():
+        mask = (torch.hypot(fx, fy) > low + 1e-9) & (torch.hypot(fx, fy) <= high + 1e-6)
+        expected = (power * (torch.pi * fx).cos().square())[mask].sum() / power[mask].sum()
+        assert ratios[name] == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_complaint_is_one_line_a_metric_and_a_healthy_value_none() -> None:
+    def told(metric: str, value: float) -> Measurement:
+        return Measurement(metric, value, 10, "test")
+
+    assert complaints([told("fd", 1e9), told("class_tv", 0.05), told("diversity", 1.0), told("power_high", 0.9)]) == []
+    (line,) = complaints([told("class_tv", 0.3), told("class_tv", 0.4)])
+    assert line.startswith("class_tv 0.3 is outside 0 to 0.08: mode collapse")
+    below, above = complaints([told("power_high", 0.1), told("diversity", 2.0)])
+    assert "missing detail" in below and "off the data" in above
+
+
+DIGITS = Digits()
+SCANS, LABELS = DIGITS.split["train"]
+FAULTS = {
+    "none": (SCANS[700:], LABELS[700:], ""),
+    "a class is missing": (SCANS[LABELS != 9][:900], LABELS[:900], "class_tv"),
+    "few templates": (
+        SCANS[:70].repeat(10, 1, 1, 1) + 0.02 * noise(700, 1, 8, 8).float(),
+        LABELS[:70].repeat(10),
+        "div",
+    ),
+    "blur": (blur(SCANS), LABELS, "power_high"),
+    "grain": (SCANS + 0.6 * noise(len(SCANS), 1, 8, 8).float(), LABELS, "power_high"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_is_seen_by_the_number_meant_for_it(fault: str) -> None:
+    x, labels, metric = FAULTS[fault]
+    seen = complaints(WatchedDigitPanel().symptoms(x, labels))
+    assert (seen == []) if not metric else any(line.startswith(metric) for line in seen)

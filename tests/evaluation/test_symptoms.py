@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fgm.data.digits import Digits
 from fgm.evaluation.digit_symptoms import WatchedDigitPanel
-from fgm.evaluation.images import blur
+from fgm.evaluation.panel import blur
 from fgm.evaluation.symptoms import (
     BANDS,
     complaints,

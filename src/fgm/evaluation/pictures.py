@@ -5,10 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,7 +16,8 @@ INK, POINT = "#1a1a1a", "#2b6cb0"
 
 def image_rows(rows: dict[str, Tensor], columns: int) -> Figure:
     """rows: name -> images (n, c, h, w) in [-1, 1], of which the first `columns` are shown."""
-    figure, axes = plt.subplots(len(rows), 1, figsize=(columns * 0.6 + 1.6, len(rows) * 0.66), squeeze=False)
+    figure = Figure(figsize=(columns * 0.6 + 1.6, len(rows) * 0.66))
+    axes = figure.subplots(len(rows), 1, squeeze=False)
     for axis, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
         axis.imshow(tiled(images[:columns], columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, color=INK)
@@ -41,7 +38,8 @@ def captioned_rows(rows: dict[str, Tensor], captions: Sequence[str], columns: in
     starts = range(0, len(captions), columns)
     ratios = ([1.0] * len(rows) + [0.45]) * len(starts)
     width, height = 1.2 * columns + 1.2, 1.2 * sum(ratios)
-    figure, axes = plt.subplots(len(ratios), 1, figsize=(width, height), height_ratios=ratios, squeeze=False)
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots(len(ratios), 1, height_ratios=ratios, squeeze=False)
     strips = iter(axes[:, 0])
     for start in starts:
         for name, images in rows.items():
@@ -75,7 +73,8 @@ def captioned_grid(rows: dict[str, Tensor], captions: Sequence[str], path: Path,
 
 def scatter_panels(sets: dict[str, Tensor], points: int = 4000) -> Figure:
     """sets: name -> points (n, 2), side by side on equal axes."""
-    figure, axes = plt.subplots(1, len(sets), figsize=(2.6 * len(sets), 2.9), sharex=True, sharey=True, squeeze=False)
+    figure = Figure(figsize=(2.6 * len(sets), 2.9))
+    axes = figure.subplots(1, len(sets), sharex=True, sharey=True, squeeze=False)
     limit = 1.25 * max(1e-3, list(sets.values())[-1].abs().max().item())
     for axis, (name, x) in zip(axes[0], sets.items(), strict=True):
         axis.scatter(x[:points, 0], x[:points, 1], s=1.2, color=POINT, alpha=0.35, linewidths=0)
@@ -88,7 +87,6 @@ def scatter_panels(sets: dict[str, Tensor], points: int = 4000) -> Figure:
 def save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
 def picture(sets: dict[str, Tensor], path: Path, columns: int = 20) -> None:
@@ -104,7 +102,8 @@ def gallery(x_0: Tensor, path: Path) -> None:
         return
     columns = math.ceil(math.sqrt(len(x_0)))
     picture, side = tiled(x_0, columns), 0.6 * columns
-    figure, axis = plt.subplots(figsize=(side, side * picture.shape[0] / picture.shape[1]))
+    figure = Figure(figsize=(side, side * picture.shape[0] / picture.shape[1]))
+    axis = figure.subplots()
     axis.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.set_axis_off()
     figure.subplots_adjust(left=0, right=1, top=1, bottom=0)

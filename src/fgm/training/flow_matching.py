@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fgm import losses
 from fgm.evaluation.sampling import Source, many_step
+from fgm.networks.guidance import Guided
 from fgm.paths import expand_like
 from fgm.training.descend import Descent
 from fgm.training.ema import frozen_copy, update_ema
@@ -29,15 +30,20 @@ class FlowMatching(Method):
         setting: the pieces, see Setting.
         null_share: share of labels replaced by the null class, so that guidance is possible.
         steps: numbers of Euler steps with which the result is measured.
+        guidance: scale of classifier-free guidance under which it is measured; 1 for none.
     """
 
     exported = "teacher"
 
     def __init__(
-        self, setting: Setting, null_share: Annotated[float, "[0, 1)"] = 0.0, steps: tuple[int, ...] = (50, 8)
+        self,
+        setting: Setting,
+        null_share: Annotated[float, "[0, 1)"] = 0.0,
+        steps: tuple[int, ...] = (50, 8),
+        guidance: Annotated[float, "[0, inf)"] = 1.0,
     ) -> None:
         super().__init__(setting)
-        self.null_share, self.steps = null_share, steps
+        self.null_share, self.steps, self.guidance = null_share, steps, guidance
         self.net, self.ema = setting.net, frozen_copy(setting.net)
         self.descent = Descent("teacher", 0, self.schedule.clip)
 
@@ -64,7 +70,8 @@ class FlowMatching(Method):
         return losses.flow_matching(self.net(x_t, t, condition).to(x_t.dtype), c).mean()
 
     def sources(self) -> list[Source]:
-        return [many_step(self.ema, self.setting.path, steps) for steps in self.steps]
+        net = self.ema if self.guidance == 1 else Guided(self.ema, self.guidance)
+        return [many_step(net, self.setting.path, steps) for steps in self.steps]
 
     def result(self) -> nn.Module:
         return self.ema

@@ -135,3 +135,8 @@ def write_yaml(config: dict[str, Any], path: Path) -> None:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text())
+
+
+if __name__ == "__main__":
+    for name in recipes():
+        print(f"{name}: {digest(read_recipe(name, []))}")

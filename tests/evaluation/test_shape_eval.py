@@ -201,7 +201,7 @@ def test_a_picture_has_every_caption_below_every_row(panel: ShapeEvalPanel, tmp_
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("overrides", [["data=shapes", "evaluation=shape_eval"], ["evaluation=digits_symptoms"]])
+@pytest.mark.parametrize("overrides", [["data=shapes", "evaluation=shape_eval"], ["evaluation=random_features"]])
 def test_the_panels_are_nouns_of_a_recipe(overrides: list[str]) -> None:
     evaluation = instantiate(read_recipe("digits_fgm", overrides)["evaluation"])
     assert isinstance(evaluation, Evaluation) and evaluation.best is None

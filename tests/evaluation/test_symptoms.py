@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from fgm.data.digits import Digits
+from fgm.evaluation import measure
 from fgm.evaluation.images import DigitPanel
 from fgm.evaluation.panel import blur
 from fgm.evaluation.symptoms import (
@@ -112,5 +113,5 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_is_seen_by_the_number_meant_for_it(fault: str) -> None:
     x, labels, metric = FAULTS[fault]
-    seen = complaints(DigitPanel().measure(x.float(), labels))
+    seen = complaints(measure(DigitPanel(), x.float(), labels))
     assert (seen == []) if not metric else any(line.startswith(metric) for line in seen)

@@ -71,10 +71,6 @@ class FeaturePanel:
             reference_of_data(self.data, self.extractor, self.protocol.quantise, self.batch), self.metrics
         )
 
-    def measure(self, x_0: Tensor, labels: Tensor | None) -> list[Measurement]:
-        self.require(len(x_0))
-        return self.judge(self.rows(x_0, labels))
-
     def identity(self) -> dict[str, Any]:
         space = {"id": self.extractor.id, "sha256": self.extractor.sha256, "resize": self.extractor.resize}
         kept = {"batch": self.batch, "power": "power" in self.metrics}
@@ -101,7 +97,7 @@ class FeaturePanel:
     def compare(self, rows: Rows, metrics: tuple[str, ...]) -> list[Measurement]:
         comparison = Comparison(
             FeatureBank(rows["features"], rows.get("logits")), self.reference, rows.get("labels"),
-            {name: row for name, row in rows.items() if name in BANDS}, self.protocol, self.extractor,
+            {name: rows[name] for name in BANDS if name in rows}, self.protocol, self.extractor,
             self.kid_subsets, self.kid_subset_size,
         )  # fmt: skip
         return [measurement for metric in metrics for measurement in comparison.measure(metric)]

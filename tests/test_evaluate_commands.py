@@ -91,7 +91,9 @@ def test_repeats_are_as_many_seeds_with_their_mean_spread_and_least(run: list[st
     first, second = ({m: v for m, v, _ in ema(told)} for told in (one, {"results": both["results"][:12]}))
     assert first["fd"] != second["fd"] and both["evaluation"]["source"]["seed"] == 4
     over = next(r for r in both["results"] if r["protocol"].startswith("mean of 2 seeds of samples; small-classifier"))
-    assert over["metric"] == "fd" and over["values"] == [first["fd"], second["fd"]] and over["min"] == min(over["values"])
+    assert (
+        over["metric"] == "fd" and over["values"] == [first["fd"], second["fd"]] and over["min"] == min(over["values"])
+    )
     assert over["value"] == pytest.approx(sum(over["values"]) / 2) and over["sd"] > 0 and over["n"] == 40
 
 

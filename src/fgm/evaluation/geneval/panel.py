@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from fgm.data import prompted
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.detections import ColourClassifier, Detector
 from fgm.evaluation.geneval.evaluate import GenEval
@@ -51,7 +52,7 @@ class GenEvalPanel(PromptPanel):
         seed: Annotated[int, "[0, inf)"] = 0,
         rules: GenEvalRules = OFFICIAL,
     ) -> None:
-        self.data, self.detector = getattr(data, "data", data), detector
+        self.words, self.detector = prompted(data), detector
         self.judging = GenEval(detector, colours, rules)
         prompts = generate_prompts(seed) if metadata == GRAMMAR else read_prompts(Path(metadata or "none"))
         self.shape = " in GenEval's counts" if has_official_counts(prompts) else ""
@@ -59,14 +60,13 @@ class GenEvalPanel(PromptPanel):
         for prompt in prompts:
             by_tag.setdefault(prompt.tag, []).append((prompt, samples))
         super().__init__("geneval", rounds(by_tag, seed))
-        if data is not None and not hasattr(self.data, "encode"):
-            raise Refusal(
-                f"GenEval asks for prompts, and {type(self.data).__name__} has none: choose another evaluator"
-            )
+        if data is not None and self.words is None:
+            raise Refusal(f"GenEval asks for prompts, and {type(data).__name__} has none: take another evaluator")
 
     @cached_property
     def tokens(self) -> Tensor:
-        return self.data.encode([metadata.prompt for metadata in self.asked])
+        assert self.words is not None  # a folder's samples are not drawn
+        return self.words.encode([metadata.prompt for metadata in self.asked])
 
     def conditions(self, questions: Tensor) -> Tensor:
         return self.tokens[questions]

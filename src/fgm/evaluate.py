@@ -12,6 +12,7 @@ Samples are measured in shards of shard_size, which stay in <run>/evaluation/<ke
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,13 @@ def measure_run(arguments: list[str]) -> None:
         raise Refusal(f"{settings[0]}: is a setting of evaluator=<name>, and none is given")
     n, seed = whole_or(own, "n", node["n"], 1), whole_or(own, "eval_seed", node["seed"])
     cut = shard_size(own, node["batch"])
-    device, data = device_of_rank(), make(config["data"], "data")
-    panel, source = make_panel(node["panel"]), sampler_source(config, data, seed, n, node["batch"], device)
-    source = replace(source, mode=getattr(panel, "mode", "round"))
-    measure(source, panel, node["panel"], cut, Path(config["run_dir"]), device)
+
+    def ready() -> tuple[Any, Any]:
+        panel, data = make_panel(node["panel"]), make(config["data"], "data")
+        source = sampler_source(config, data, seed, n, node["batch"], device_of_rank())
+        return replace(source, mode=getattr(panel, "mode", "round")), panel
+
+    measure(ready, node["panel"], cut, Path(config["run_dir"]))
 
 
 def measure_folder(arguments: list[str]) -> None:
@@ -62,11 +66,13 @@ def measure_folder(arguments: list[str]) -> None:
     cut, recursive = shard_size(own, 1), yes(own, "recursive")
     if not Path(own["samples_dir"]).is_dir():
         raise Refusal(f"samples_dir = {own['samples_dir']} is no folder: it should hold PNGs")
-    from fgm.evaluation.sources.folder import FolderSource
 
-    source = FolderSource(own["samples_dir"], n, recursive)
-    panel, title = make_panel(node["panel"]), own["samples_dir"]
-    measure(source, panel, node["panel"], cut, Path(own["outputs"]), device_of_rank(), title)
+    def ready() -> tuple[Any, Any]:
+        from fgm.evaluation.sources.folder import FolderSource
+
+        return FolderSource(own["samples_dir"], n, recursive), make_panel(node["panel"])
+
+    measure(ready, node["panel"], cut, Path(own["outputs"]), own["samples_dir"])
 
 
 def shard_size(own: dict[str, str], batch: int) -> int:
@@ -78,22 +84,24 @@ def shard_size(own: dict[str, str], batch: int) -> int:
 
 
 def measure(
-    source: Any, panel: Any, panel_node: dict[str, Any], cut: int, place: Path, device: Any, title: str = ""
+    ready: Callable[[], tuple[Any, Any]], panel_node: dict[str, Any], cut: int, place: Path, title: str = ""
 ) -> None:
-    """Through shards, on all ranks; rank 0 prints and writes results.json."""
-    from fgm.evaluation.comm import comm_of_environment
+    """The source and the panel that ready() gives, through shards, on all ranks; rank 0 writes results.json."""
+    from fgm.evaluation.comm import comm_of_environment, together
     from fgm.evaluation.provenance import definition, key_of
     from fgm.evaluation.shards import Plan, evaluate
 
-    comm, console = comm_of_environment(), Console(highlight=False, soft_wrap=True)
-    told = {"config": panel_node} | panel.identity()
-    evaluation, began = definition(source.describe(), told, source.n, cut), time.perf_counter()
-    plan = Plan(source.n, cut, place / "evaluation" / key_of(evaluation))
-    found = len(plan.shards()) - len(plan.missing())
-    measured = evaluate(source, panel, plan, comm, console)
+    with comm_of_environment() as comm:
+        source, panel = together(comm, ready)
+        console, told = Console(highlight=False, soft_wrap=True), {"config": panel_node} | panel.identity()
+        evaluation, began = definition(source.describe(), told, source.n, cut), time.perf_counter()
+        plan = Plan(source.n, cut, place / "evaluation" / key_of(evaluation))
+        found = len(plan.shards()) - len(plan.missing())
+        measured = evaluate(source, panel, plan, comm, console)
     if comm.rank == 0:
         timing = {"wall": round(time.perf_counter() - began, 2), "shards": len(plan.shards()), "found": found}
-        conclude(evaluation, measured_as(source, measured) + panel.bounds(), plan, (device, comm.world), timing, title)
+        results = measured_as(source, measured) + panel.bounds()
+        conclude(evaluation, results, plan, (device_of_rank(), comm.world), timing, title)
 
 
 def measured_as(source: Any, measured: list[Any]) -> list[Any]:

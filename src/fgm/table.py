@@ -1,7 +1,8 @@
 """python -m fgm.table [check=true]: write the tables of the README files from runs.jsonl.
 
 Between <!-- table: recipe, recipe --> and <!-- end --> stands one table: a row per (recipe, sampler), the mean and
-standard deviation over the seeds of the newest config. Runs of older configs stay in runs.jsonl.
+standard deviation over the seeds of the newest config. Runs of older configs stay in runs.jsonl. Rows of fgm.bench,
+which name a subject, make a table of their own kind.
 """
 
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from fgm.benchmarks.rows import table_of
 from fgm.errors import Refusal, entry
 from fgm.records import Measurement, read_rows
 
@@ -54,9 +56,9 @@ def chosen(recipes: str, experiments: Path) -> list[str]:
 def table(recipes: list[str], experiments: Path) -> str:
     lines = []
     for recipe in recipes:
-        runs = newest(read_rows(experiments / recipe / "runs.jsonl"))
+        runs = read_rows(experiments / recipe / "runs.jsonl")
         if runs:
-            lines += [*rows_of(recipe, runs), ""]
+            lines += [*(table_of(runs) if "subject" in runs[-1] else rows_of(recipe, newest(runs))), ""]
     return "\n".join(lines) + ("\n" if lines else "")
 
 

@@ -17,8 +17,8 @@ from fgm.benchmarks.extractors import extractor_of
 from fgm.benchmarks.rows import table_of
 from fgm.benchmarks.timing import interleaved, ratio
 from fgm.data.digits import Digits
-from fgm.evaluation.sampling import Source
 from fgm.evaluation.conditioning import balanced
+from fgm.evaluation.sampling import Source
 from fgm.evaluation.sources.sampler import SamplerSource
 
 TINY = ["n=40", "repetitions=3", "network.width=16", "network.depth=1", "evaluation.batch=20"]

@@ -1,8 +1,8 @@
 """python -m fgm.table [check=true]: write the tables of the README files from runs.jsonl.
 
 Between <!-- table: recipe, recipe --> and <!-- end --> stands one table each: a row per sampler, the mean and standard
-deviation over the seeds of the newest config. <!-- table: recipe (fd, kid) --> shows these metrics alone. Runs of older configs stay in runs.jsonl. Rows of fgm.bench,
-which name a subject, make a table of their own kind.
+deviation over the seeds of the newest config. <!-- table: recipe (fd, kid) --> shows these metrics alone. Runs of older
+configs stay in runs.jsonl. Rows of fgm.bench, which name a subject, make a table of their own kind.
 """
 
 import re

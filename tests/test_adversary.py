@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from test_training import SCHEDULE, distillation, moved, network, run, weights
+from test_training import SCHEDULE, distillation, moved, network, run, setting, weights
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -217,6 +217,80 @@ def test_the_teacher_is_never_moved_and_in_no_checkpoint(features: str, r1_at: s
     assert len(state["optimizer_states"]) == 3
 
 
+def still(adversary: Adversary, weight: float, bias: float) -> Adversary:
+    """One whose heads' last layers are constant, and whose turn reports its loss and moves nothing."""
+    for head in adversary.discriminator.heads:
+        nn.init.constant_(head.layers[3].weight, weight)
+        nn.init.constant_(head.layers[3].bias, bias)
+    adversary.descent = lambda method, loss: loss.new_zeros(())  # type: ignore[assignment]
+    return adversary
+
+
+def test_each_turn_pays_what_it_says() -> None:
+    """Where the heads say l everywhere: softplus(-l) + softplus(l), and weight softplus(-l) of the generator."""
+    module, logit, softplus = gan(r1_weight=3.0), torch.tensor(0.7), nn.functional.softplus
+    adversary, x_0 = still(module.adversary, 0.0, 0.7), module.generate(0)[0]
+    told, (paid, also) = adversary.turn(module, x_0.detach(), None, 0), adversary.generator_turn(module, x_0, None, 0)
+    assert_close(told["discriminator_loss"], softplus(-logit) + softplus(logit))
+    assert_close((told["r1"], told["logit_real"], told["logit_fake"]), (0 * logit, logit, logit))
+    assert_close((paid.detach(), also["adversarial_loss"]), (0.5 * softplus(-logit), softplus(-logit)))
+
+
+@pytest.mark.parametrize("r1_at", ["features", "x_t"])
+def test_r1_counts_by_half_its_weight(r1_at: str) -> None:
+    module = gan(r1_weight=3.0, r1_at=r1_at)
+    adversary, x_0 = still(module.adversary, 1.0, 0.7), module.generate(0)[0].detach()
+    with_r1 = adversary.turn(module, x_0, None, 0)
+    adversary.r1_weight = 0.0
+    without = adversary.turn(module, x_0, None, 0)
+    assert with_r1["r1"] > 0 and "r1" not in without
+    assert_close(with_r1["discriminator_loss"] - without["discriminator_loss"], 1.5 * with_r1["r1"])
+
+
+def test_a_step_down_the_generators_term_raises_its_logits() -> None:
+    module = gan()
+    adversary, (x_0, _) = still(module.adversary, 1.0, 0.0), module.generate(0)
+    x_0 = x_0.detach().requires_grad_()
+    before = adversary.generator_turn(module, x_0, None, 0)[0]
+    after = adversary.generator_turn(module, x_0 - torch.autograd.grad(before, x_0)[0], None, 0)[0]
+    assert after < before
+
+
+class Pictures:
+    """Noise as images of three classes, which may keep their labels to themselves."""
+
+    shape, num_classes, std = (1, 4, 4), 3, 1.0
+
+    def __init__(self, tells: bool) -> None:
+        self.tells = tells
+
+    def draw(self, n: int, generator: Any) -> Any:
+        return torch.randn(n, 1, 4, 4, generator=generator), self.conditions(n, generator) if self.tells else None
+
+    def conditions(self, n: int, generator: Any) -> Tensor:
+        return torch.randint(3, (n,), generator=generator)
+
+    def reference(self, n: int, generator: Any) -> Tensor:
+        return self.draw(n, generator)[0]
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_real_and_generated_images_are_judged_under_equal_knowledge(tells: bool, monkeypatch: Any) -> None:
+    """Each under its label where real images tell theirs; else all under the null class."""
+    s = setting(net=dit(), teacher=dit(), data=Pictures(tells=True))
+    adversary = partial(GAN, blocks=["blocks.1"], data=Pictures(tells))
+    module = Distillation(s, 0.9, generator_start="random", online_start="random", adversary=adversary)
+    features, seen = module.adversary.features, []
+    monkeypatch.setattr(module.adversary, "features", lambda x, t, y: seen.append(y) or features(x, t, y))
+    still(module.adversary, 0.0, 0.0)
+    x_0, label = module.generate(0)
+    module.adversary.turn(module, x_0.detach(), label, 0)
+    module.adversary.generator_turn(module, x_0, label, 0)
+    real, *generated = seen
+    assert all(torch.equal(y, label if tells else torch.full_like(label, 3)) for y in generated)
+    assert real.max() < 3 if tells else torch.equal(real, generated[0])
+
+
 def test_before_its_first_cycle_there_is_no_adversary(tmp_path: Path) -> None:
     """Bit for bit, heads included; from then on the generator feels it."""
     plain, late = distillation(), gan(from_cycle=4)
@@ -275,6 +349,16 @@ def test_real_data_that_is_switched_off_draws_nothing_and_changes_no_bit(tmp_pat
     off = distillation(real_data=partial(RealData, a=1.0, b=1.0))
     monkeypatch.setattr(Ring, "draw", lambda *_: pytest.fail("drew data"))
     assert all(torch.equal(plain[name], tensor) for name, tensor in weights(run(off, tmp_path / "off")).items())
+
+
+def test_the_online_turn_adds_as_many_real_images_with_the_other_shares() -> None:
+    """a |v - (b/a) c|^2 of the generated, and (1 - a) |v - ((1 - b)/(1 - a)) c|^2 of a batch from its own stream."""
+    module = distillation(real_data=partial(RealData, a=0.75, b=0.5))
+    v, c = torch.randn(2, 16, 2)
+    noise, s = module.noise("real", 3), module.setting
+    x_t, real_c, t = s.noisy(Ring().draw(16, noise)[0], s.time, noise)
+    wanted = 0.75 * (v - c / 1.5).square().mean() + 0.25 * (module.online(x_t, t) - 2 * real_c).square().mean()
+    assert_close(module.real_data.online_loss(module, v, c, 3), wanted)
 
 
 def test_real_data_moves_both_networks_elsewhere(tmp_path: Path) -> None:

@@ -247,6 +247,21 @@ def test_r1_counts_by_half_its_weight(r1_at: str) -> None:
     assert_close(with_r1["discriminator_loss"] - without["discriminator_loss"], 1.5 * with_r1["r1"])
 
 
+def test_the_term_is_nothing_before_its_first_cycle_and_of_fresh_noise_in_each() -> None:
+    module = gan(from_cycle=4)
+    adversary, x_0 = still(module.adversary, 1.0, 0.7), module.generate(0)[0].detach()
+    assert adversary.turn(module, x_0, None, 3) == {}
+    term, told = adversary.generator_turn(module, x_0, None, 3)
+    assert term == 0 and told == {}
+    assert len({adversary.generator_turn(module, x_0, None, cycle)[0].item() for cycle in (4, 5, 6)}) == 3
+
+
+def test_the_discriminators_learning_rate_falls_to_zero_with_the_others(tmp_path: Path) -> None:
+    """However late it starts: its schedule counts its own turns."""
+    module = run(gan(from_cycle=3), tmp_path)
+    assert [s.get_last_lr()[0] for s in module.lr_schedulers()] == [0, 0, 0]  # type: ignore[union-attr]
+
+
 def test_a_step_down_the_generators_term_raises_its_logits() -> None:
     module = gan()
     adversary, (x_0, _) = still(module.adversary, 1.0, 0.0), module.generate(0)

@@ -148,6 +148,24 @@ def test_a_block_that_is_not_there_is_refused_with_those_that_are() -> None:
         find_block(dit(), "blocks.2")
 
 
+class Pictures:
+    """Noise as images of three classes, which may keep their labels to themselves."""
+
+    shape, num_classes, std = (1, 4, 4), 3, 1.0
+
+    def __init__(self, tells: bool) -> None:
+        self.tells = tells
+
+    def draw(self, n: int, generator: Any) -> Any:
+        return torch.randn(n, 1, 4, 4, generator=generator), self.conditions(n, generator) if self.tells else None
+
+    def conditions(self, n: int, generator: Any) -> Tensor:
+        return torch.randint(3, (n,), generator=generator)
+
+    def reference(self, n: int, generator: Any) -> Tensor:
+        return self.draw(n, generator)[0]
+
+
 def gan(**options: Any) -> Distillation:
     schedule = {"schedule": options.pop("schedule")} if "schedule" in options else {}
     return distillation(adversary=partial(GAN, **options), **schedule)
@@ -271,24 +289,6 @@ def test_a_step_down_the_generators_term_raises_its_logits() -> None:
     assert after < before
 
 
-class Pictures:
-    """Noise as images of three classes, which may keep their labels to themselves."""
-
-    shape, num_classes, std = (1, 4, 4), 3, 1.0
-
-    def __init__(self, tells: bool) -> None:
-        self.tells = tells
-
-    def draw(self, n: int, generator: Any) -> Any:
-        return torch.randn(n, 1, 4, 4, generator=generator), self.conditions(n, generator) if self.tells else None
-
-    def conditions(self, n: int, generator: Any) -> Tensor:
-        return torch.randint(3, (n,), generator=generator)
-
-    def reference(self, n: int, generator: Any) -> Tensor:
-        return self.draw(n, generator)[0]
-
-
 @pytest.mark.parametrize("tells", [True, False])
 def test_real_and_generated_images_are_judged_under_equal_knowledge(tells: bool, monkeypatch: Any) -> None:
     """Each under its label where real images tell theirs; else all under the null class."""
@@ -316,6 +316,35 @@ def test_before_its_first_cycle_there_is_no_adversary(tmp_path: Path) -> None:
     heads = [moved(with_it[0], b) & {"adversary"} for b in with_it]
     assert not any(same[:4]) and not any(heads[:4])
     assert all(heads[4:]) and any(n.startswith("generator") for n in same[5])
+
+
+class Captioned(Pictures):
+    """Noise as images that have captions."""
+
+    shape, num_classes = (3, 8, 8), 0
+
+    def draw(self, n: int, generator: Any) -> Any:
+        return torch.randn(n, 3, 8, 8, generator=generator), self.conditions(n, generator)
+
+    def conditions(self, n: int, generator: Any) -> Tensor:
+        return torch.randint(1, 6, (n, 4), generator=generator)
+
+
+@pytest.mark.parametrize("features", ["online", "teacher"])
+def test_a_guided_mmdit_is_distilled_with_both_terms(features: str, tmp_path: Path) -> None:
+    """All moves but the teacher and the last block's text queries, which lead nowhere; guidance hides no block."""
+    teacher, schedule = mmdit(), replace(SCHEDULE, cycles=3, batch_size=4, warmup=0, decay=0.0)
+    frozen = {name: p.clone() for name, p in teacher.named_parameters()}
+    adversary = partial(GAN, blocks=["transformer_blocks.0", "transformer_blocks.2"], features=features, r1_weight=1.0)
+    s = setting(net=mmdit(), teacher=Guided(teacher, 3.0), data=Captioned(tells=True), schedule=schedule)
+    module = Distillation(s, 0.9, adversary=adversary, real_data=partial(RealData, a=0.9, b=0.92))
+    before = weights(module)
+    run(module, tmp_path)
+    after = weights(module)
+    unmoved = {name for name, _ in module.named_parameters() if torch.equal(before[name], after[name])}
+    assert {name.split("transformer_blocks.2.attn.")[-1] for name in unmoved} == {"add_q_proj.weight", "add_q_proj.bias"}
+    assert all(torch.equal(frozen[name], p) for name, p in teacher.named_parameters())
+    assert [descent.skipped for descent in module.descents] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("features", ["online", "teacher"])

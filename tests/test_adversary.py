@@ -161,7 +161,9 @@ def test_a_guided_mmdit_is_distilled_with_both_terms(features: str, tmp_path: Pa
     """All moves but the teacher and the last block's text queries, which lead nowhere; guidance hides no block."""
     teacher, schedule = mmdit(), replace(SCHEDULE, cycles=3, batch_size=4, warmup=0, decay=0.0)
     frozen = {name: p.clone() for name, p in teacher.named_parameters()}
-    adversary = partial(GAN, blocks=["transformer_blocks.0", "transformer_blocks.2"], features=features, r1_weight=1.0)
+    adversary = partial(
+        GAN, blocks=["transformer_blocks.0", "transformer_blocks.2"], features=features, r1_weight=1.0, r1_at="x_t"
+    )
     s = setting(net=mmdit(), teacher=Guided(teacher, 3.0), data=Captioned(tells=True), schedule=schedule)
     module = Distillation(s, 0.9, adversary=adversary, real_data=partial(RealData, a=0.9, b=0.92))
     before = weights(module)

@@ -109,6 +109,18 @@ def test_gradient_checkpointing_changes_no_feature_and_no_gradient() -> None:
     assert gradients[0].norm() > 0 and torch.equal(*gradients)
 
 
+class Looked(VelocityMLP):
+    """Its condition is a place in a table outside of torch, as cached prompts are."""
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        assert condition is not None
+        return super().forward(x_t, t) + torch.tensor([[0.5, 1.5][i] for i in condition.tolist()])[:, None]
+
+
+def test_widths_are_known_of_a_network_that_has_no_shapes_without_numbers() -> None:
+    assert feature_widths(Looked(dim=2, width=24, depth=2), ["blocks.1"], torch.tensor([1])) == [24]
+
+
 def test_of_a_guided_network_the_features_are_those_inside() -> None:
     net, x, t, label = dit(), torch.randn(2, 1, 4, 4), torch.tensor([0.3, 0.8]), torch.tensor([0, 2])
     inside, outside = (read_features(n, ["blocks.1"], x, t, label)[0] for n in (net, Guided(net, 4.0)))

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fgm.data.encoded import EncodedImages
 from fgm.data.images import ImageFolder
 from fgm.data.latents import Latents
 from fgm.errors import Refusal
@@ -73,6 +74,33 @@ def test_latents_of_several_files_are_drawn_with_their_conditions(tmp_path: Path
 
 
 ONES = torch.ones(3, 4, 2, 2)
+
+
+class Halves:
+    """An encoder: the mean of neighbouring columns."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        return (x[..., ::2] + x[..., 1::2]) / 2
+
+
+def test_a_folder_is_encoded_whole_and_keeps_its_labels(tmp_path: Path) -> None:
+    images = dequantise(folder(tmp_path / "pngs", [0, 1, 2, 3, 4, 5, 6, 7]))
+    data = EncodedImages(ImageFolder(str(tmp_path / "pngs")), Halves())
+    x, y = data.draw(40, stream("draw", index=0))
+    assert y is not None and data.shape == (3, 4, 3) and len(y.unique()) > 4
+    assert torch.equal(x, Halves().encode(images)[y])
+    assert torch.equal(y, ImageFolder(str(tmp_path / "pngs")).draw(40, stream("draw", index=0))[1])
+
+
+def test_a_latent_that_is_not_finite_is_refused_by_its_images_name(tmp_path: Path, monkeypatch: Any) -> None:
+    folder(tmp_path / "pngs")
+    data = EncodedImages(ImageFolder(str(tmp_path / "pngs")), Halves())
+    broken = torch.ones(8, 1, 1, 1).index_fill(0, torch.tensor(5), float("nan"))
+    monkeypatch.setattr(data.encoder, "encode", lambda x: x * broken)
+    with pytest.raises(Refusal, match=r"5.png: its latent is not finite"):
+        data.draw(1, stream("draw", index=0))
+
+
 BROKEN = {
     "nan": ({"latents": ONES * float("nan")}, r"1.safetensors: latent 0 is not finite, one of 3; encode"),
     "inf": ({"latents": ONES.index_fill(0, torch.tensor(2), float("inf"))}, r"latent 2 is not finite, one of 1;"),

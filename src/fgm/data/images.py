@@ -42,9 +42,12 @@ class ImageFolder:
         return self.reference(MEASURED, stream("data std", index=0)).std().item()
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
-        chosen = torch.randint(self.source.n, (n,), generator=generator, device=generator.device).cpu()
-        labels = self.source.labels
+        chosen, labels = self.choose(n, generator), self.source.labels
         return dequantise(self.held[chosen]), None if labels is None else labels[chosen]
+
+    def choose(self, n: int, generator: Generator) -> Tensor:
+        """Numbers of images, (n,), on the CPU."""
+        return torch.randint(self.source.n, (n,), generator=generator, device=generator.device).cpu()
 
     def conditions(self, n: int, generator: Generator) -> Tensor | None:
         """The labels of n images."""

@@ -65,13 +65,20 @@ def read_features(
 
 @torch.no_grad()
 def feature_widths(net: Velocity, blocks: Sequence[str], condition: Tensor | None) -> list[int]:
-    """How wide those tokens are, from shapes alone: nothing is computed. condition: (1, ...) or None."""
+    """How wide those tokens are. condition: (1, ...) or None.
+
+    From shapes alone, and nothing is computed; a network that looks its condition up in files has no shapes without
+    numbers, and is called once, on a batch of one.
+    """
     inner = unguided(net)
     tensors = dict(inner.named_parameters()) | dict(inner.named_buffers())
     on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-    arguments = (torch.empty(1, *net.shape), torch.empty(1), condition)
+    arguments = (torch.zeros(1, *net.shape), torch.ones(1), condition)
     with catching(inner, blocks) as caught:
-        functional_call(inner, on_meta, tuple(a if a is None else a.to("meta") for a in arguments))
+        try:
+            functional_call(inner, on_meta, tuple(a if a is None else a.to("meta") for a in arguments))
+        except (NotImplementedError, RuntimeError):
+            inner(*arguments)
     return [caught[name].shape[2] for name in blocks]
 
 

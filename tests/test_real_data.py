@@ -20,8 +20,8 @@ from fgm.training.real_data import RealData
 
 def test_real_data_that_is_switched_off_draws_nothing_and_changes_no_bit(tmp_path: Path, monkeypatch: Any) -> None:
     plain = weights(run(distillation(), tmp_path / "plain"))
-    off = distillation(real_data=partial(RealData, a=1.0, b=1.0))
     monkeypatch.setattr(Ring, "draw", lambda *_: pytest.fail("drew data"))
+    off = distillation(real_data=partial(RealData, a=1.0, b=1.0))
     assert all(torch.equal(plain[name], tensor) for name, tensor in weights(run(off, tmp_path / "off")).items())
 
 

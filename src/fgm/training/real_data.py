@@ -4,8 +4,9 @@
                       plus (1 - a) |v(x_t) - ((1 - b)/(1 - a)) c|^2 of as many real ones
     generator turn    w(t) (lambda_1 a |u - v|^2 + 2 <u - v, a v - b c>)     generated x_0 alone
 
-losses.py says what this minimises. a = b = 1 is FGM, and then no real image is drawn. Its authors choose a, b in
-[0.85, 1] with b/a of 0.98 or 1.02; the value of online_loss then has another zero than FGM's.
+losses.py says what this minimises; it rests at the data if u is their velocity, which a guided teacher's is not.
+a = b = 1 is FGM, and then no real image is drawn. Its authors choose a, b in [0.85, 1] with b/a of 0.98 or 1.02; the
+value of online_loss then has another zero than FGM's.
 """
 
 from typing import Annotated
@@ -76,8 +77,8 @@ class RealData:
         self, setting: Setting, online: Velocity, time: TimeDensity, a: Share, b: Share, data: Data | None = None
     ) -> None:
         self.setting, self.online, self.time, self.a, self.b = setting, online, time, a, b
-        self.images = RealImages(setting, data)
-        if not self.images.fits and not self.is_off:
+        self.images = None if self.is_off else RealImages(setting, data)
+        if self.images and not self.images.fits:
             has = "have conditions" if self.images.told else "tell no condition"
             raise Refusal(f"the real images {has}, and the online network is not trained so")
 
@@ -88,11 +89,11 @@ class RealData:
     def online_loss(self, method: Method, v: Tensor, c: Tensor, index: int) -> Tensor:
         """The mean over generated and real images; v and c are of the generated ones, index is the turn's."""
         loss = losses.realuid_matching(v, c, self.a, self.b).mean()
-        return loss if self.is_off else loss + self.real_loss(method, index)
+        return loss + self.real_loss(method, self.images, index) if self.images else loss
 
-    def real_loss(self, method: Method, index: int) -> Tensor:
+    def real_loss(self, method: Method, images: RealImages, index: int) -> Tensor:
         noise = method.noise("real", index)
-        x_0, condition = self.images.draw(method, noise)
+        x_0, condition = images.draw(method, noise)
         x_t, c, t = self.setting.noisy(x_0, self.time, noise)
         v = self.online(x_t, t, condition).to(x_t.dtype)
         return losses.realuid_matching(v, c, 1 - self.a, 1 - self.b).mean()

@@ -4,6 +4,7 @@ One training step is one cycle, and every network at the end of a cycle is a con
 
     x_0 = g(z, condition)                                drawn once, serves both turns
     online turn, K times     |v - c|^2                   x_0 detached; moves the online network alone
+    discriminator turn       where there is one, see adversary.py; moves its heads alone
     generator turn           w(t) (lambda_1 L_1 + L_2)   through x_t into u, v and c; moves the generator alone
     ema                      follows the generator
 
@@ -17,6 +18,9 @@ Logged scalars, means over the batch and over dims:
     generator_grad_norm, online_grad_norm     L2 norms before clipping
     skipped         updates left out because a gradient was not finite, both networks
     images_seen     samples generated for training, over all devices
+
+Real images are used by two options, both off by default: an adversary (adversary.py, which also says what it logs),
+and RealUID's data term (real_data.py).
 
 Departures from the paper, each a choice in the recipe: the sample is shared by both turns (the paper draws two);
 learning rates decay; times of both turns come from the same density unless online_time is given.
@@ -32,11 +36,13 @@ from fgm import losses
 from fgm.evaluation.sampling import Source, many_step
 from fgm.networks.generator import InputScale, OneStepGenerator
 from fgm.times import TimeDensity
+from fgm.training.adversary import Adversary
 from fgm.training.descend import Descent, listed
 from fgm.training.ema import frozen_copy, update_ema
 from fgm.training.initialise import Start, initialised
 from fgm.training.method import Method
 from fgm.training.optimizers import scheduled
+from fgm.training.real_data import RealData
 from fgm.training.setting import Setting
 
 Weighting = Callable[..., Tensor]
@@ -55,6 +61,8 @@ class Distillation(Method):
         online_time: density of t in online turns; setting.time if None.
         weighting, normaliser: see losses.py.
         teacher_steps: Euler steps of the teacher shown beside the generator.
+        adversary: makes the GAN term from setting and online network, see Adversary.
+        real_data: makes the data term from setting, online network and online_time, see RealData.
     """
 
     exported = "generator"
@@ -73,6 +81,8 @@ class Distillation(Method):
         weighting: Weighting = losses.velocity_weight,
         normaliser: Weighting = losses.no_normaliser,
         teacher_steps: Annotated[int, "[1, inf)"] = 50,
+        adversary: Callable[..., Adversary] | None = None,
+        real_data: Callable[..., RealData] | None = None,
     ) -> None:
         super().__init__(setting)
         self.online_turns, self.teacher_steps = online_turns, teacher_steps
@@ -86,6 +96,9 @@ class Distillation(Method):
         self.online = initialised(online_start, setting)
         self.ema, self.start = frozen_copy(self.generator), (frozen_copy(self.generator),)
         self.descents = [Descent(name, i, self.schedule.clip) for i, name in enumerate(("generator", "online network"))]
+        self.adversary = adversary(setting, self.online) if adversary else None
+        self.real_data = real_data(setting, self.online, self.online_time) if real_data else None
+        self.descents += [self.adversary.descent] if self.adversary else []
 
     @property
     def teacher(self) -> nn.Module:
@@ -100,17 +113,23 @@ class Distillation(Method):
         optimizers = [self.setting.optimizer(net) for net in (self.generator.net, self.online)]
         turns = [1, self.online_turns]
         schedules = [scheduled(o, s.cycles * k, s.warmup * k, s.decay) for o, k in zip(optimizers, turns, strict=True)]
+        if self.adversary:
+            optimizer, schedule = self.adversary.configure()
+            return [*optimizers, optimizer], [*schedules, schedule]
         return optimizers, schedules
 
     def training_step(self, batch: Tensor) -> None:
         del batch
-        cycle, (generator_optimizer, online_optimizer) = int(self.cycle), listed(self.optimizers())
+        cycle, (generator_optimizer, online_optimizer, *others) = int(self.cycle), listed(self.optimizers())
         online_scalars: dict[str, Tensor] = {}
         with self.toggled_optimizer(generator_optimizer):
             x_0, condition = self.generate(cycle)
         for turn in range(self.online_turns):
             with self.toggled_optimizer(online_optimizer):
                 online_scalars = self.online_turn(x_0.detach(), condition, cycle * self.online_turns + turn)
+        if self.adversary:
+            with self.toggled_optimizer(others[0]):
+                online_scalars |= self.adversary.turn(self, x_0.detach(), condition, cycle)
         with self.toggled_optimizer(generator_optimizer):
             generator_scalars = self.generator_turn(x_0, condition, cycle)
         update_ema(self.ema, self.generator, self.schedule.ema_decay)
@@ -126,7 +145,9 @@ class Distillation(Method):
 
     def online_turn(self, x_0: Tensor, condition: Tensor | None, index: int) -> dict[str, Tensor]:
         x_t, c, t = self.setting.noisy(x_0, self.online_time, self.noise("online", index))
-        loss = losses.flow_matching(self.online(x_t, t, condition).to(x_t.dtype), c).mean()
+        v = self.online(x_t, t, condition).to(x_t.dtype)
+        real = self.real_data
+        loss = real.online_loss(self, v, c, index) if real else losses.flow_matching(v, c).mean()
         norm = self.descents[1](self, loss)
         return {"online_loss": loss.detach(), "online_grad_norm": norm}
 
@@ -134,9 +155,11 @@ class Distillation(Method):
         s = self.setting
         x_t, c, t = s.noisy(x_0, s.time, self.noise("generator", cycle))
         u, v = (net(x_t, t, condition).to(x_t.dtype) for net in (self.teacher, self.online))
-        loss = (self.weight(x_0, x_t, t, u, v) * losses.fgm(u, v, c, self.lambda_1, self.detach)).mean()
-        norm = self.descents[0](self, loss)
-        return {
+        objective = self.real_data.generator_loss if self.real_data else losses.fgm
+        loss = (self.weight(x_0, x_t, t, u, v) * objective(u, v, c, self.lambda_1, self.detach)).mean()
+        term, told = self.adversary.generator_turn(self, x_0, condition, cycle) if self.adversary else (0.0, {})
+        norm = self.descents[0](self, loss + term)
+        return told | {
             "mismatch": losses.squared_norm(u - v).detach().mean(), "fgm_loss": loss.detach(),
             "sample_mean": x_0.detach().mean(), "sample_std": x_0.detach().std(), "generator_grad_norm": norm,
         }  # fmt: skip

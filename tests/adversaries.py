@@ -1,0 +1,78 @@
+"""What the tests of the GAN term share: tiny networks with nothing zero, pictures of noise, an adversary."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from test_training import distillation
+from torch import Tensor, nn
+
+from fgm.networks.dit import DiT
+from fgm.networks.mmdit import CaptionedMMDiT
+from fgm.training.adversary import Adversary
+from fgm.training.distillation import Distillation
+
+GAN = partial(Adversary, blocks=["blocks.0"], weight=0.5, width=8)
+
+
+CONDITION = torch.tensor([[1, 2, 0, 0], [3, 1, 4, 0]])
+
+
+def mmdit() -> CaptionedMMDiT:
+    torch.manual_seed(0)
+    net = CaptionedMMDiT(size=8, patch=2, width=16, depth=3, heads=2, words=6, length=4, text_width=8)
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.2)
+    return net
+
+
+def dit(num_classes: int = 3) -> DiT:
+    torch.manual_seed(0)
+    net = DiT(size=4, width=16, depth=2, heads=2, num_classes=num_classes)
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.2)
+    return net
+
+
+class Pictures:
+    """Noise as images of three classes, which may keep their labels to themselves."""
+
+    shape, num_classes, std = (1, 4, 4), 3, 1.0
+
+    def __init__(self, tells: bool) -> None:
+        self.tells = tells
+
+    def draw(self, n: int, generator: Any) -> Any:
+        return torch.randn(n, 1, 4, 4, generator=generator), self.conditions(n, generator) if self.tells else None
+
+    def conditions(self, n: int, generator: Any) -> Tensor:
+        return torch.randint(3, (n,), generator=generator)
+
+    def reference(self, n: int, generator: Any) -> Tensor:
+        return self.draw(n, generator)[0]
+
+
+class Captioned(Pictures):
+    """Noise as images that have captions."""
+
+    shape, num_classes = (3, 8, 8), 0
+
+    def draw(self, n: int, generator: Any) -> Any:
+        return torch.randn(n, 3, 8, 8, generator=generator), self.conditions(n, generator)
+
+    def conditions(self, n: int, generator: Any) -> Tensor:
+        return torch.randint(1, 6, (n, 4), generator=generator)
+
+
+def gan(**options: Any) -> Distillation:
+    schedule = {"schedule": options.pop("schedule")} if "schedule" in options else {}
+    return distillation(adversary=partial(GAN, **options), **schedule)
+
+
+def still(adversary: Adversary, weight: float, bias: float) -> Adversary:
+    """One whose heads' last layers are constant, and whose turn reports its loss and moves nothing."""
+    for head in adversary.discriminator.heads:
+        nn.init.constant_(head.layers[3].weight, weight)
+        nn.init.constant_(head.layers[3].bias, bias)
+    adversary.descent = lambda method, loss: loss.new_zeros(())  # type: ignore[assignment]
+    return adversary

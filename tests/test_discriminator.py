@@ -1,0 +1,175 @@
+"""The discriminator: where its losses are least, what its features depend on, and that it learns what it should."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from adversaries import CONDITION, GAN, dit, mmdit
+from test_training import SCHEDULE, distillation, network, run
+from torch import Tensor
+from torch.testing import assert_close
+
+from fgm import losses
+from fgm.analytic import gaussian
+from fgm.data.points import Ring
+from fgm.networks.discriminator import Discriminator, feature_widths, find_block, read_features
+from fgm.networks.guidance import Guided
+from fgm.networks.mlp import VelocityMLP
+from fgm.paths import RectifiedPath
+from fgm.times import Uniform
+from fgm.training.optimizers import adam
+
+
+def real_and_fake() -> tuple[Tensor, Tensor, Tensor]:
+    """Points and two densities at t = 0.3, of two Gaussians on a line."""
+    x, t, path = torch.linspace(-12, 12, 2001, dtype=torch.float64)[:, None], torch.tensor(0.3), RectifiedPath()
+    laws = [gaussian(torch.tensor([m], dtype=torch.float64), torch.tensor(s)) for m, s in ((0.5, 0.7), (-0.4, 1.1))]
+    p, q = (law.log_density(x, t, path) for law in laws)
+    return x, p, q
+
+
+def test_the_discriminators_loss_is_least_at_the_log_ratio() -> None:
+    """E softplus(-l) + E_theta softplus(l) has a zero gradient at l = log p - log p_theta, and at no multiple of it."""
+    _, p, q = real_and_fake()
+    norms = []
+    for scale in (1.0, 0.9, 1.1):
+        logits = (scale * (p - q))[:, None].requires_grad_()
+        loss = (p.exp() * losses.real_loss(logits) + q.exp() * losses.fake_loss(logits)).sum()
+        norms.append(float(torch.autograd.grad(loss, logits)[0].norm()))
+    assert norms[0] < 1e-12 < 1e-3 < min(norms[1:])
+
+
+def test_logits_are_averaged_per_sample_and_symmetric() -> None:
+    logits = torch.randn(5, 7)
+    assert losses.real_loss(logits).shape == (5,)
+    assert_close(losses.real_loss(logits), torch.log1p(torch.exp(-logits)).mean(1))
+    assert_close(losses.fake_loss(logits), losses.real_loss(-logits))
+    assert_close(losses.real_loss(logits) - losses.fake_loss(logits), -logits.mean(1))
+
+
+def test_r1_of_a_linear_discriminator_is_its_weights_square() -> None:
+    """l = <w, x> + b gives |w|^2 at every x; with two inputs their sum; its gradient by w is 2 w."""
+    w, x, y = torch.randn(12, requires_grad=True), torch.randn(5, 3, 4, requires_grad=True), torch.randn(5, 12)
+    penalty = losses.r1((x.flatten(1) @ w)[:, None] + 1, x)
+    assert_close(penalty, w.square().sum().detach().expand(5))
+    assert_close(torch.autograd.grad(penalty.mean(), w)[0], 2 * w.detach())
+    y.requires_grad_()
+    both = losses.r1((x.flatten(1) @ w + 3 * y @ w)[:, None], x, y)
+    assert_close(both, 10 * w.square().sum().detach().expand(5))
+
+
+def test_a_fresh_discriminator_says_zero_and_leaves_the_generator_alone() -> None:
+    net, head = dit(), Discriminator([16], 8)
+    x = torch.randn(2, 1, 4, 4, requires_grad=True)
+    logits = head(read_features(net, ["blocks.1"], x, torch.full((2,), 0.5), torch.tensor([0, 3])))
+    assert torch.equal(logits, torch.zeros(2, 4))
+    assert not torch.autograd.grad(losses.real_loss(logits).sum(), x)[0].any()
+
+
+@pytest.mark.parametrize(
+    "make, block, shape, condition",
+    [
+        (dit, "blocks.1", (2, 4, 16), torch.tensor([0, 3])),
+        (mmdit, "transformer_blocks.1", (2, 16, 16), CONDITION),
+        (mmdit, "transformer_blocks.2", (2, 16, 16), CONDITION),
+        (network, "blocks.0", (2, 1, 16), None),
+    ],
+    ids=["dit", "joint block", "last joint block", "mlp"],
+)
+def test_features_are_image_tokens_that_depend_on_everything(
+    make: Callable[[], Any], block: str, shape: tuple[int, ...], condition: Tensor | None
+) -> None:
+    """On x_t, t and the condition; gradients reach x_t; and the width is known without a forward pass."""
+    net = make().requires_grad_(False)
+    x, t = torch.randn(2, *net.shape, requires_grad=True), torch.tensor([0.3, 0.8])
+    (features,) = read_features(net, [block], x, t, condition)
+    assert features.shape == shape
+    assert feature_widths(net, [block], None if condition is None else condition[:1]) == [shape[2]]
+    assert torch.autograd.grad(features.square().sum(), x)[0].flatten(1).norm(dim=1).min() > 0
+    changed = [(x + 1, t, condition), (x, 1 - t, condition)]
+    changed += [] if condition is None else [(x, t, condition.flip(0))]
+    assert all(not torch.allclose(read_features(net, [block], *args)[0], features) for args in changed)
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+def test_gradient_checkpointing_changes_no_feature_and_no_gradient() -> None:
+    net, gradients = mmdit().requires_grad_(False).train(), []
+    for on in (False, True):
+        if on:
+            net.transformer.enable_gradient_checkpointing()
+        x = torch.linspace(-1, 1, 384).reshape(2, 3, 8, 8).requires_grad_()
+        features = read_features(
+            net, ["transformer_blocks.0", "transformer_blocks.2"], x, torch.full((2,), 0.5), CONDITION
+        )
+        gradients.append(torch.autograd.grad(sum(f.sin().sum() for f in features), x)[0])
+    assert gradients[0].norm() > 0 and torch.equal(*gradients)
+
+
+class Looked(VelocityMLP):
+    """Its condition is a place in a table outside of torch, as cached prompts are."""
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        assert condition is not None
+        return super().forward(x_t, t) + torch.tensor([[0.5, 1.5][i] for i in condition.tolist()])[:, None]
+
+
+def test_widths_are_known_of_a_network_that_has_no_shapes_without_numbers() -> None:
+    assert feature_widths(Looked(dim=2, width=24, depth=2), ["blocks.1"], torch.tensor([1])) == [24]
+
+
+def test_of_a_guided_network_the_features_are_those_inside() -> None:
+    net, x, t, label = dit(), torch.randn(2, 1, 4, 4), torch.tensor([0.3, 0.8]), torch.tensor([0, 2])
+    inside, outside = (read_features(n, ["blocks.1"], x, t, label)[0] for n in (net, Guided(net, 4.0)))
+    assert torch.equal(inside, outside)
+
+
+def test_a_block_that_is_not_there_is_refused_with_those_that_are() -> None:
+    with pytest.raises(ValueError, match=r"no blocks named 'blocks.2': choose of blocks \(0 to 1\)"):
+        find_block(dit(), "blocks.2")
+
+
+class Two(Ring):
+    """One Gaussian for the discriminator to tell from another."""
+
+    def points(self, n: int, generator: Any) -> Tensor:
+        return 0.5 + 0.7 * torch.randn(n, 2, generator=generator)
+
+
+def test_the_discriminator_learns_the_log_ratio_of_two_gaussians(tmp_path: Path, monkeypatch: Any) -> None:
+    """On random features of a frozen network: its logits correlate with log p/p_theta, and its loss nears the least."""
+    torch.manual_seed(0)
+    schedule = replace(SCHEDULE, cycles=300, batch_size=256, clip=100.0, save_every=1000)
+    teacher = VelocityMLP(dim=2, width=64, depth=1)
+    options = {"features": "teacher", "width": 32, "time": Uniform(0.2, 0.2001), "data": Two()}
+    module = distillation(
+        teacher=teacher, schedule=schedule, adversary=partial(GAN, **options, optimizer=partial(adam, lr=5e-3))
+    )
+
+    def one_turn(batch: Any) -> None:
+        cycle = int(module.cycle)
+        x_0 = -0.4 + 1.1 * torch.randn(256, 2, generator=module.noise("fake", cycle))
+        with module.toggled_optimizer(module.optimizers()[2]):
+            scalars = module.adversary.turn(module, x_0, None, cycle)
+        module.report(scalars, 0)
+
+    monkeypatch.setattr(module, "training_step", one_turn)
+    run(module, tmp_path)
+    t, path = torch.tensor(0.2), RectifiedPath()
+    real, fake = (gaussian(torch.full((2,), m), torch.tensor(s)) for m, s in ((0.5, 0.7), (-0.4, 1.1)))
+    generator = torch.Generator().manual_seed(7)
+    x = [path.interpolate(law.sample(4000, generator), torch.randn(4000, 2, generator=generator), t.expand(4000))[0]
+         for law in (real, fake)]  # fmt: skip
+    ratio = [real.log_density(points, t, path) - fake.log_density(points, t, path) for points in x]
+    with torch.no_grad():
+        features = [module.adversary.features(points, t.expand(4000), None) for points in x]
+        logits = [module.adversary.discriminator(f)[:, 0] for f in features]
+    assert torch.corrcoef(torch.stack([torch.cat(logits), torch.cat(ratio)]))[0, 1] > 0.9
+    loss, least = (
+        float(losses.real_loss(of_real[:, None]).mean() + losses.fake_loss(of_fake[:, None]).mean())
+        for of_real, of_fake in (logits, ratio)
+    )
+    assert least < 1.2 and loss < least + 0.05

@@ -11,13 +11,12 @@ from statistics import mean, stdev
 from typing import Any
 
 from fgm.errors import Refusal, entry
-from fgm.records import Measurement, read_rows
+from fgm.records import Measurement, read_rows, steps_named
 
 ROOT = Path(__file__).parents[2]
 DIARIES = sorted((ROOT / "experiments").glob("*/README.md"))
 DOCUMENTS = ("README.md", "experiments/README.md", *(f"experiments/{p.parent.name}/README.md" for p in DIARIES))
 BLOCK = re.compile(r"(<!-- table: (?P<recipes>[\w, *]+) -->\n).*?(<!-- end -->)", re.S)
-SAMPLERS = {"ema": "one step, ema", "raw": "one step, raw", "real": "real"}
 Key = tuple[str, int, str]
 
 
@@ -104,7 +103,7 @@ def sampler_name(m: Measurement) -> str:
         return m.protocol.partition(";")[0] if ";" in m.protocol else "floor: fresh against fresh"
     if m.weights == "teacher":
         return "start: teacher at t*" if m.nfe == 1 else "teacher's ODE"
-    return SAMPLERS[m.weights]
+    return "start: teacher at t*" if m.weights == "start" else f"{steps_named(m.nfe)}, {m.weights}"
 
 
 def cell(values: list[float]) -> str:

@@ -1,6 +1,7 @@
 """Adapters on one shared network: the gradients of three separate networks, with and without gradient checkpointing."""
 
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,15 @@ def test_training_moves_every_adapter_and_nothing_of_the_teacher(tmp_path: Path)
     assert all(p.grad is None for p in module.teacher.parameters())
     optimized = [p for o in module.trainer.optimizers for group in o.param_groups for p in group["params"]]
     assert {id(p) for p in optimized} == {id(p) for net in (module.generator, module.online) for p in net.parameters()}
+
+
+def test_a_bfloat16_base_stays_so_and_its_adapters_train_in_float32(tmp_path: Path) -> None:
+    module = distillation(adapters=replace(LINEAR, base="bfloat16"))
+    run(module, tmp_path, "bf16-mixed")
+    assert {p.dtype for p in module.teacher.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in module.parameters()} == {torch.float32} == {module.weight_dtype}
+    assert int(module.cycle) == SCHEDULE.cycles and all(p.isfinite().all() for p in module.parameters())
+    assert [descent.skipped for descent in module.descents] == [0, 0]
 
 
 def test_a_checkpoint_holds_adapters_alone_and_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: Any) -> None:

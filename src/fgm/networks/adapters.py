@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
+import torch
 from torch import Generator, nn
 
 from fgm.networks import Velocity
@@ -20,16 +21,18 @@ class LoRA:
         rank: of an adapter.
         alpha: its scale is alpha/rank.
         targets: the linear layers with an adapter: all whose name is one of these or ends with a dot and one.
+        base: dtype of the shared weights; bfloat16 is for trainer.precision=bf16-mixed, and halves them.
     """
 
     rank: Annotated[int, "[1, inf)"] = 64
     alpha: Annotated[float, "(0, inf)"] = 64.0
     targets: Sequence[str] = ATTENTION
+    base: Literal["float32", "bfloat16"] = "float32"
 
     def networks(self, net: Velocity, seed: int, names: Sequence[str]) -> list[Adapted]:
         """The network under one fresh adapter for each name; it is frozen from now on."""
         layers = self.layers(net)
-        shared = SharedNetwork(net, layers)
+        shared = SharedNetwork(net, layers, torch.bfloat16 if self.base == "bfloat16" else None)
         return [Adapted(shared, self.adapter(layers, stream(seed, "lora", name, index=0))) for name in names]
 
     def layers(self, net: nn.Module) -> dict[str, nn.Linear]:

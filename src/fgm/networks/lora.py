@@ -41,7 +41,7 @@ class LowRank(nn.Module):
     """x (*, in) -> scale B A x (*, out), computed in the adapter's dtype.
 
     Args:
-        layer: the linear layer that it is for; its device and dtype are the adapter's.
+        layer: the linear layer that it is for; its device is the adapter's, and its dtype if that is no half one.
         rank: of B A.
         scale: alpha/rank.
         noise: where A is drawn from.
@@ -49,9 +49,10 @@ class LowRank(nn.Module):
 
     def __init__(self, layer: nn.Linear, rank: int, scale: float, noise: Generator) -> None:
         super().__init__()
+        like = {"device": layer.weight.device, "dtype": torch.promote_types(layer.weight.dtype, torch.float32)}
         uniform = 2 * torch.rand(rank, layer.in_features, generator=noise) - 1
-        self.lora_A = Matrix(layer.in_features**-0.5 * uniform.to(layer.weight))
-        self.lora_B = Matrix(layer.weight.new_zeros(layer.out_features, rank))
+        self.lora_A = Matrix(layer.in_features**-0.5 * uniform.to(**like))
+        self.lora_B = Matrix(torch.zeros(layer.out_features, rank, **like))
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,10 +65,16 @@ class LowRank(nn.Module):
 
 
 class SharedNetwork:
-    """A frozen network, and the adapter that is active in it. Copying it gives itself."""
+    """A frozen network, and the adapter that is active in it. Copying it gives itself.
 
-    def __init__(self, net: Velocity, layers: dict[str, nn.Linear]) -> None:
-        self.net = net.requires_grad_(False)
+    Args:
+        net: the network, whose weights are converted in place.
+        layers: those with an adapter.
+        dtype: of its weights, wherever it is moved; None leaves them as they are.
+    """
+
+    def __init__(self, net: Velocity, layers: dict[str, nn.Linear], dtype: torch.dtype | None = None) -> None:
+        self.net, self.dtype = net.requires_grad_(False).to(dtype), dtype
         self.adapter: nn.Module | None = None
         for name, layer in layers.items():
             layer.register_forward_hook(partial(self.adapted, name))
@@ -108,7 +115,7 @@ class Adapted(Velocity):
         return self.shared.using(self.adapter)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Adapted":
-        self.shared.net._apply(fn, recurse)  # moves to a device or dtype take the shared network along
+        self.shared.net._apply(fn, recurse).to(self.shared.dtype)  # moving an adapter takes the network along
         return super()._apply(fn, recurse)
 
 

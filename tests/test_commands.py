@@ -116,6 +116,7 @@ def test_a_finished_run_can_be_measured_and_drawn_from(
         r["value"] for r in json.loads((finished[0] / "results.json").read_text())["results"] if r["weights"] == "ema"
     )
     assert f"{fd:.4g}" in measured.stdout
+    assert "1 of 1 shards are there already" in measured.stdout, "make eval takes up what the run has measured"
     drawn = command("sample", *run, "n=9", f"out={tmp_path}/nine.png")
     assert drawn.returncode == 0, drawn.stderr
     assert (tmp_path / "nine.png").read_bytes().startswith(b"\x89PNG")
@@ -130,11 +131,16 @@ def test_the_exported_weights_are_plain_tensors(finished: tuple[Path, str]) -> N
 
 
 def test_wandb_offline_logs_and_a_broken_wandb_costs_a_line(places: list[str], tmp_path: Path) -> None:
-    tiny = [*TINY, *places, "experiment=digits_fgm", "logger=wandb"]
+    """The teacher is trained on the way, in the same process, and must not be taken for the student's W&B run."""
+    tiny = [*TINY, f"outputs={tmp_path}/outputs", places[1], "experiment=digits_fgm", "logger=wandb"]
     offline = command("train", *tiny, f"run_dir={tmp_path}/offline", WANDB_MODE="offline")
     assert offline.returncode == 0, offline.stderr
     assert "and to W&B" in offline.stdout
-    assert list((tmp_path / "offline" / "wandb").glob("offline-run-*/*.wandb"))
+    (log,) = (tmp_path / "offline" / "wandb").glob("offline-run-*/*.wandb")
+    shown = {"fd", "kid", "precision", "recall", "coverage", "accuracy", "power_high", "samples"}
+    kept = log.read_bytes()
+    assert all(f"eval/{name}".encode() in kept for name in shown) and b"train/mismatch" in kept
+    assert b"final/fd/ema/1" in kept
     broken = command("train", *tiny, f"run_dir={tmp_path}/broken", WANDB_MODE="online", WANDB_API_KEY="x" * 3)
     assert broken.returncode == 0, broken.stderr
     assert "W&B did not start" in broken.stdout

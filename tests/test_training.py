@@ -46,9 +46,9 @@ def setting(**changes: Any) -> Setting:
 
 
 def distillation(**options: Any) -> Distillation:
-    schedule = {"schedule": options.pop("schedule")} if "schedule" in options else {}
+    changes = {name: options.pop(name) for name in ("schedule", "teacher") if name in options}
     return Distillation(
-        setting(**schedule), t_star=0.9, **{"generator_start": "random", "online_start": "random"} | options
+        setting(**changes), t_star=0.9, **{"generator_start": "random", "online_start": "random"} | options
     )
 
 

@@ -16,6 +16,22 @@ the weights inside u and v held fixed, is the gradient of that quantity, as long
     lambda_1 = 2 - 2 alpha     SiD with its alpha (arXiv 2404.04057); its best runs have alpha = 1.2
     u, v detached, lambda_1 = 0     the DMD direction, -2 alpha'_t (u - v) in x_0 (arXiv 2311.18828)
 
+Two terms use real images. RealUID (arXiv 2509.22459, section 3) mixes them into flow matching by two coefficients a, b
+in (0, 1]; with p_theta, p the laws of x_t from generated and from real x_0, and u the real one's velocity,
+
+    min over theta, max over v of   E_theta[ <u - v, a (u + v) - 2 b c> ] + E[ <u - v, (1 - a) (u + v) - 2 (1 - b) c> ]
+
+whose inner optimum and remaining objective are, writing both as integrals over x_t and completing the square,
+
+    v*  = (b p_theta v_theta + (1 - b) p u) / (a p_theta + (1 - a) p)
+    J   = integral of (a p_theta + (1 - a) p) |u - v*|^2
+
+so that v* = u and J = 0 where the generator's law is the data's; a = b = 1 is FGM. Only its first mean moves theta.
+
+Adversarial terms (arXiv 1406.2661; softplus as in DMD2, arXiv 2405.14867) read a discriminator's logits l at x_t, whose
+optimum is log p / p_theta; a real image costs softplus(-l), a generated one softplus(l), and the generator pays
+softplus(-l).
+
 The VALUE of L is not progress: with v exact, E[L_2] = 0 and single batches of it are negative half of the time.
 Watch |u - v|^2 and the samples.
 
@@ -25,6 +41,7 @@ does not change its scale with the resolution.
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from fgm.paths import Path
 
@@ -54,6 +71,43 @@ def fgm(u: Tensor, v: Tensor, c: Tensor, lambda_1: float = 1.0, detach: bool = F
         u, v = u.detach(), v.detach()
     l_1, l_2 = fgm_terms(u, v, c)
     return lambda_1 * l_1 + l_2
+
+
+def realuid_matching(v: Tensor, c: Tensor, a: float, b: float) -> Tensor:
+    """a |v - (b/a) c|^2, what the online network minimises: with (a, b) on generated, (1 - a, 1 - b) on real x_t.
+
+    With a = 0 its limit up to a constant, -2 b <v, c>.
+    """
+    return a * flow_matching(v, b / a * c) if a else -2 * b * inner(v, c)
+
+
+def realuid(u: Tensor, v: Tensor, c: Tensor, a: float, b: float, lambda_1: float = 1.0, detach: bool = False) -> Tensor:
+    """lambda_1 a |u - v|^2 + 2 <u - v, a v - b c>, what the generator minimises.
+
+    With lambda_1 = 1 it is a |u - (b/a) c|^2 - a |v - (b/a) c|^2, and its mean's gradient that of J. a = b = 1 is fgm.
+    """
+    if detach:
+        u, v = u.detach(), v.detach()
+    return lambda_1 * a * squared_norm(u - v) + 2 * inner(u - v, a * v - b * c)
+
+
+def real_loss(logits: Tensor) -> Tensor:
+    """softplus(-l), mean over a sample's logits: (batch, k) -> (batch,). The generator's loss too."""
+    return softplus(-logits).flatten(1).mean(1)
+
+
+def fake_loss(logits: Tensor) -> Tensor:
+    """softplus(l), mean over a sample's logits: (batch, k) -> (batch,)."""
+    return softplus(logits).flatten(1).mean(1)
+
+
+def r1(logits: Tensor, *inputs: Tensor) -> Tensor:
+    """|grad l|^2 of a sample's mean logit by its inputs, summed over their dims (arXiv 1801.04406), (batch,).
+
+    inputs: (batch, *dims) with requires_grad, of which row i alone enters row i of logits; the result has a graph.
+    """
+    gradients = torch.autograd.grad(logits.flatten(1).mean(1).sum(), inputs, create_graph=True)
+    return torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
 
 
 def lambda_1_from_alpha(alpha: float) -> float:

@@ -74,6 +74,7 @@ class SharedNetwork:
     """
 
     def __init__(self, net: Velocity, layers: dict[str, nn.Linear], dtype: torch.dtype | None = None) -> None:
+        self.checksum = torch.stack([p.detach().double().sum() for p in net.parameters()]).sum().view(torch.int64)
         self.net, self.dtype = net.requires_grad_(False).to(dtype), dtype
         self.adapter: nn.Module | None = None
         for name, layer in layers.items():
@@ -103,6 +104,7 @@ class Adapted(Velocity):
         super().__init__()
         self.shared, self.adapter = shared, adapter
         self.shape, self.num_classes = shared.net.shape, shared.net.num_classes
+        self.register_buffer("shared_checksum", shared.checksum, persistent=False)  # what identifies a sampler sees it
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         with self.active():
@@ -122,6 +124,11 @@ class Adapted(Velocity):
 def trained_part(net: nn.Module) -> nn.Module:
     """What training moves: an adapter, or the whole network."""
     return net.adapter if isinstance(net, Adapted) else net
+
+
+def own(net: Velocity) -> Velocity:
+    """The network whose modules a call runs: the shared one, of an Adapted one."""
+    return net.shared.net if isinstance(net, Adapted) else net
 
 
 @torch.no_grad()

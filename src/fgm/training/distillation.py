@@ -4,6 +4,7 @@ One training step is one cycle, and every network at the end of a cycle is a con
 
     x_0 = g(z, condition)                                drawn once, serves both turns
     online turn, K times     |v - c|^2                   x_0 detached; moves the online network alone
+    discriminator turn       where there is one, see adversary.py; moves its heads alone
     generator turn           w(t) (lambda_1 L_1 + L_2)   through x_t into u, v and c; moves the generator alone
     ema                      follows the generator
 
@@ -21,10 +22,14 @@ Logged scalars, means over the batch and over dims:
     skipped         updates left out because a gradient was not finite, both networks
     images_seen     samples generated for training, over all devices
 
+Real images are used by two options, both off by default: an adversary (adversary.py, which also says what it logs),
+and RealUID's data term (real_data.py).
+
 Departures from the paper, each a choice in the recipe: the sample is shared by both turns (the paper draws two);
 learning rates decay; times of both turns come from the same density unless online_time is given.
 """
 
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -32,24 +37,24 @@ from torch import Tensor, nn
 
 from fgm import losses
 from fgm.evaluation.sampling import Source, generator_source, many_step
-from fgm.networks import Velocity
 from fgm.networks.adapters import LoRA
 from fgm.networks.generator import FewStepGenerator, InputScale
-from fgm.networks.guidance import Guidance, guided_pair
+from fgm.networks.guidance import Guidance
 from fgm.networks.lora import trained_part
 from fgm.streams import stream
 from fgm.times import TimeDensity
+from fgm.training.adversary import Adversary
 from fgm.training.descend import Descent, listed
 from fgm.training.ema import frozen_copy, update_ema
 from fgm.training.initialise import Start, students
-from fgm.training.method import Method
 from fgm.training.objective import Objective, Weighting
 from fgm.training.optimizers import scheduled
+from fgm.training.real_data import RealData
 from fgm.training.setting import Setting
-from fgm.training.two_stage import Branch
+from fgm.training.turns import Turns
 
 
-class Distillation(Method):
+class Distillation(Turns):
     """Trains generator and online network against setting.teacher.
 
     Args:
@@ -65,6 +70,8 @@ class Distillation(Method):
         guidance: where the teacher's scale of guidance stands, see guidance.py.
         two_stage: hold one network's graph at a time in the generator turn, see two_stage.py; always so with adapters.
         adapters: train adapters on the teacher's own, shared weights in place of whole networks, see lora.py.
+        adversary: makes the GAN term from setting and online network, see Adversary.
+        real_data: makes the data term from setting, online network and online_time, see RealData.
     """
 
     exported = "generator"
@@ -87,24 +94,26 @@ class Distillation(Method):
         guidance: Guidance = "teacher",
         two_stage: bool = False,
         adapters: LoRA | None = None,
+        adversary: Callable[..., Adversary] | None = None,
+        real_data: Callable[..., RealData] | None = None,
     ) -> None:
         super().__init__(setting)
         self.online_turns, self.teacher_steps, self.guidance = online_turns, teacher_steps, guidance
-        together = two_stage or adapters is not None
-        self.objective = Objective(setting.path, lambda_1, detach, weighting, normaliser, together)
         self.online_time = online_time or setting.time
         if setting.teacher is None:
             raise ValueError("a distillation needs a teacher: choose teacher=run, file or exact")
         self.unregistered = (setting.teacher,)  # in a tuple: frozen, and in no checkpoint
         net, self.online = students(setting, generator_start, online_start, adapters)
-        guided_pair(guidance, self.teacher, self.online)  # raises where they do not fit
+        _, online = self.velocities()  # raises where guidance does not fit
         self.generator = FewStepGenerator(net, setting.path, t_star, c_in, setting.data.std, steps)
         self.ema, self.start = frozen_copy(self.generator), (frozen_copy(self.generator),)
         self.descents = [Descent(name, i, self.schedule.clip) for i, name in enumerate(("generator", "online network"))]
-
-    @property
-    def teacher(self) -> Velocity:
-        return self.unregistered[0]
+        self.adversary = adversary(setting, self.online) if adversary else None
+        self.real_data = real_data(setting, online, self.online_time) if real_data else None
+        self.descents += [self.adversary.descent] if self.adversary else []
+        loss = self.real_data.generator_loss if self.real_data else losses.fgm
+        together = two_stage or adapters is not None
+        self.objective = Objective(setting.path, lambda_1, detach, weighting, normaliser, loss, together)
 
     def on_fit_start(self) -> None:
         for frozen in (self.teacher, self.start[0]):
@@ -115,17 +124,23 @@ class Distillation(Method):
         optimizers = [self.setting.optimizer(net) for net in (self.generator.net, self.online)]
         turns = [1, self.online_turns]
         schedules = [scheduled(o, s.cycles * k, s.warmup * k, s.decay) for o, k in zip(optimizers, turns, strict=True)]
+        if self.adversary:
+            optimizer, schedule = self.adversary.configure()
+            return [*optimizers, optimizer], [*schedules, schedule]
         return optimizers, schedules
 
     def training_step(self, batch: Tensor) -> None:
         del batch
-        cycle, (generator_optimizer, online_optimizer) = int(self.cycle), listed(self.optimizers())
+        cycle, (generator_optimizer, online_optimizer, *others) = int(self.cycle), listed(self.optimizers())
         online_scalars: dict[str, Tensor] = {}
         with self.toggled_optimizer(generator_optimizer):
             x_0, condition = self.generate(cycle)
         for turn in range(self.online_turns):
             with self.toggled_optimizer(online_optimizer):
                 online_scalars = self.online_turn(x_0.detach(), condition, cycle * self.online_turns + turn)
+        if self.adversary:
+            with self.toggled_optimizer(others[0]), self.adversary.net.active():
+                online_scalars |= self.adversary.turn(self, x_0.detach(), condition, cycle)
         with self.toggled_optimizer(generator_optimizer):
             generator_scalars = self.generator_turn(x_0, condition, cycle)
         update_ema(self.ema, self.generator, self.schedule.ema_decay)
@@ -146,29 +161,6 @@ class Distillation(Method):
         count = torch.randint(self.generator.nfe, (), generator=stream(self.setting.seed, "step", index=cycle))
         noise = self.noise("renoising", cycle)
         return torch.randn((int(count), *z.shape), generator=noise, dtype=z.dtype, device=z.device)
-
-    def online_turn(self, x_0: Tensor, condition: Tensor | None, index: int) -> dict[str, Tensor]:
-        x_t, c, t = self.setting.noisy(x_0, self.online_time, self.noise("online", index))
-        _, online = self.velocities()
-        with online.active():
-            loss = losses.flow_matching(online(x_t, t, condition).to(x_t.dtype), c).mean()
-            norm = self.descents[1](self, loss)
-        return {"online_loss": loss.detach(), "online_grad_norm": norm}
-
-    def generator_turn(self, x_0: Tensor, condition: Tensor | None, cycle: int) -> dict[str, Tensor]:
-        x_t, c, t = self.setting.noisy(x_0, self.setting.time, self.noise("generator", cycle))
-        teacher, online = (Branch(net, t, condition) for net in self.velocities())
-        u, v, loss, root = self.objective(x_0, x_t, c, teacher, online)
-        with self.generator.active():
-            norm = self.descents[0](self, root)
-        return {
-            "mismatch": losses.squared_norm(u - v).detach().mean(), "fgm_loss": loss.detach(),
-            "sample_mean": x_0.detach().mean(), "sample_std": x_0.detach().std(), "generator_grad_norm": norm,
-        }  # fmt: skip
-
-    def velocities(self) -> tuple[Velocity, Velocity]:
-        """Teacher and online network, under guidance."""
-        return guided_pair(self.guidance, self.teacher, self.online)
 
     def sources(self) -> list[Source]:
         n = self.generator.nfe

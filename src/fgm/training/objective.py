@@ -20,6 +20,7 @@ class Objective:
         path: of x_t.
         lambda_1, detach: see losses.fgm.
         weighting, normaliser: see losses.py.
+        loss: of (u, v, c, lambda_1, detach), (batch,): losses.fgm or what stands in its place.
         two_stage: hold one network's graph at a time, see two_stage.py.
     """
 
@@ -28,13 +29,14 @@ class Objective:
     detach: bool
     weighting: Weighting
     normaliser: Weighting
+    loss: Callable[..., Tensor] = losses.fgm
     two_stage: bool = False
 
     def __call__(self, x_0: Tensor, x_t: Tensor, c: Tensor, teacher: Branch, online: Branch) -> Outcome:
         """The batch's mean at x_t, c, which carry the graph of x_0; all (batch, *dims)."""
 
         def loss(u: Tensor, v: Tensor, c: Tensor) -> Tensor:
-            return (self.weight(x_0, x_t, teacher.t, u, v) * losses.fgm(u, v, c, self.lambda_1, self.detach)).mean()
+            return (self.weight(x_0, x_t, teacher.t, u, v) * self.loss(u, v, c, self.lambda_1, self.detach)).mean()
 
         return (two_stage if self.two_stage else plain)(x_t, c, teacher, online, loss)
 

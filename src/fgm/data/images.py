@@ -1,0 +1,56 @@
+"""A folder of PNGs as a data set: real images for a teacher, for an adversary, or for RealUID's data term.
+
+Which files count, what they must be alike in, and where labels come from is what evaluation asks of a folder too
+(evaluation/sources/folder.py): all grey or all RGB, of one size; labels from a dataset.json beside them, if any.
+"""
+
+from functools import cached_property
+
+import torch
+from torch import Generator, Tensor
+
+from fgm.evaluation.quantise import dequantise
+from fgm.evaluation.sources.folder import FolderSource
+from fgm.streams import stream
+
+MEASURED = 2000  # images from which std is taken
+
+
+class ImageFolder:
+    """Images in [-1, 1], held in memory as bytes and drawn with replacement.
+
+    Args:
+        directory: holds the PNGs.
+        recursive: whether to look into subfolders.
+
+    Raises:
+        Refusal: no folder, no PNGs, one that is damaged or unlike the others, or labels that do not fit.
+    """
+
+    def __init__(self, directory: str, recursive: bool = False) -> None:
+        self.source = FolderSource(directory, recursive=recursive)
+        self.shape, labels = self.source.shape, self.source.labels
+        self.num_classes = 0 if labels is None else int(labels.max()) + 1
+
+    @cached_property
+    def held(self) -> Tensor:
+        """All images, uint8 (n, c, h, w)."""
+        return self.source.take(range(self.source.n)).x
+
+    @cached_property
+    def std(self) -> float:
+        return self.reference(MEASURED, stream("data std", index=0)).std().item()
+
+    def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
+        chosen = torch.randint(self.source.n, (n,), generator=generator, device=generator.device).cpu()
+        labels = self.source.labels
+        return dequantise(self.held[chosen]), None if labels is None else labels[chosen]
+
+    def conditions(self, n: int, generator: Generator) -> Tensor | None:
+        """The labels of n images."""
+        return None if self.source.labels is None else self.draw(n, generator)[1]
+
+    def reference(self, n: int, generator: Generator) -> Tensor:
+        """Images in an order of chance, none twice while there are others."""
+        order = torch.randperm(self.source.n, generator=generator, device=generator.device).cpu()
+        return dequantise(self.held[order[:n]])

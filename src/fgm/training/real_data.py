@@ -1,0 +1,102 @@
+"""Real images in a distillation, without a discriminator: RealUID's two coefficients (arXiv 2509.22459, section 3).
+
+    online turn       a |v(x_t) - (b/a) c|^2 of generated x_0,
+                      plus (1 - a) |v(x_t) - ((1 - b)/(1 - a)) c|^2 of as many real ones
+    generator turn    w(t) (lambda_1 a |u - v|^2 + 2 <u - v, a v - b c>)     generated x_0 alone
+
+losses.py says what this minimises. a = b = 1 is FGM, and then no real image is drawn. Its authors choose a, b in
+[0.85, 1] with b/a of 0.98 or 1.02; the value of online_loss then has another zero than FGM's.
+"""
+
+from typing import Annotated
+
+from torch import Generator, Tensor
+
+from fgm import losses
+from fgm.data import Data
+from fgm.errors import Refusal
+from fgm.networks import Velocity
+from fgm.streams import stream
+from fgm.times import TimeDensity
+from fgm.training.method import Method
+from fgm.training.setting import Setting
+
+Share = Annotated[float, "(0, 1]"]
+
+
+class RealImages:
+    """Batches of real x_0 that fit what a generator makes.
+
+    Args:
+        setting: of the distillation; its data are the real images if none are given.
+        data: real images or latents, see fgm.data.
+
+    Attributes:
+        told: whether they come with conditions.
+
+    Raises:
+        Refusal: their shape, or that of their conditions, is not the generator's.
+    """
+
+    def __init__(self, setting: Setting, data: Data | None) -> None:
+        self.data, own = data or setting.data, setting.data
+        if tuple(self.data.shape) != tuple(own.shape):
+            raise Refusal(
+                f"real images are of shape {tuple(self.data.shape)}, and generated ones of {tuple(own.shape)}"
+            )
+        noise = stream("conditions", index=0)
+        told, wanted = self.data.draw(1, noise)[1], own.conditions(1, noise)
+        self.told, self.fits = told is not None, (told is None) == (wanted is None)
+        if told is not None and wanted is not None and told.shape != wanted.shape:
+            shapes = f"{tuple(told.shape[1:])}, and generated ones of {tuple(wanted.shape[1:])}"
+            raise Refusal(f"real images have conditions of shape {shapes}")
+
+    def draw(self, method: Method, noise: Generator) -> tuple[Tensor, Tensor | None]:
+        """x_0 (batch_size, *shape) and its conditions, on the method's device."""
+        x_0, condition = self.data.draw(method.schedule.batch_size, noise)
+        on_device = condition if condition is None else condition.to(method.device)
+        return x_0.to(method.device, method.weight_dtype), on_device
+
+
+class RealData:
+    """The data term of a distillation.
+
+    Args:
+        setting: of the distillation.
+        online: its online network.
+        time: density of t in its online turns.
+        a, b: shares of generated images in the square and in the product.
+        data: real images; setting.data if None.
+
+    Raises:
+        Refusal: the real images do not fit the generator's shape or conditions.
+    """
+
+    def __init__(
+        self, setting: Setting, online: Velocity, time: TimeDensity, a: Share, b: Share, data: Data | None = None
+    ) -> None:
+        self.setting, self.online, self.time, self.a, self.b = setting, online, time, a, b
+        self.images = RealImages(setting, data)
+        if not self.images.fits and not self.is_off:
+            has = "have conditions" if self.images.told else "tell no condition"
+            raise Refusal(f"the real images {has}, and the online network is not trained so")
+
+    @property
+    def is_off(self) -> bool:
+        return self.a == self.b == 1
+
+    def online_loss(self, method: Method, v: Tensor, c: Tensor, index: int) -> Tensor:
+        """The mean over generated and real images; v and c are of the generated ones, index is the turn's."""
+        loss = losses.realuid_matching(v, c, self.a, self.b).mean()
+        return loss if self.is_off else loss + self.real_loss(method, index)
+
+    def real_loss(self, method: Method, index: int) -> Tensor:
+        noise = method.noise("real", index)
+        x_0, condition = self.images.draw(method, noise)
+        x_t, c, t = self.setting.noisy(x_0, self.time, noise)
+        v = self.online(x_t, t, condition).to(x_t.dtype)
+        return losses.realuid_matching(v, c, 1 - self.a, 1 - self.b).mean()
+
+    def generator_loss(self, u: Tensor, v: Tensor, c: Tensor, lambda_1: float, detach: bool) -> Tensor:
+        """In place of losses.fgm, (batch,)."""
+        return losses.realuid(u, v, c, self.a, self.b, lambda_1, detach)

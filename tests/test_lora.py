@@ -1,7 +1,7 @@
 """Adapters on one shared network: the gradients of three separate networks, with and without gradient checkpointing."""
 
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_training import SCHEDULE, run, setting, weights
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import CheckpointError
 
 from fgm import losses
+from fgm.evaluation.sources.sampler import state_sha256
 from fgm.networks import Velocity
 from fgm.networks.adapters import LoRA
 from fgm.networks.generator import OneStepGenerator
@@ -24,8 +25,10 @@ from fgm.networks.mlp import VelocityMLP
 from fgm.networks.mmdit import CaptionedMMDiT
 from fgm.paths import RectifiedPath
 from fgm.training import checkpoints
+from fgm.training.adversary import Adversary
 from fgm.training.distillation import Distillation
-from fgm.training.optimizers import adam
+from fgm.training.evaluation import Measuring
+from fgm.training.optimizers import adam, adamw
 from fgm.training.two_stage import Branch, plain, two_stage
 from fgm.training.weights import export_weights
 
@@ -184,6 +187,56 @@ def distillation(**options: Any) -> Distillation:
     torch.manual_seed(3)
     s = setting(teacher=VelocityMLP(dim=2, width=16, depth=1), optimizer=partial(adam, lr=1e-2))
     return Distillation(s, **{"t_star": 0.9, "adapters": LINEAR} | options)
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Noise with captions of three words."""
+
+    shape: tuple[int, ...] = (2, 4, 4)
+    num_classes: int = 0
+    std: float = 1.0
+
+    def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        return torch.randn(n, *self.shape, generator=generator), self.conditions(n, generator)
+
+    def conditions(self, n: int, generator: Generator) -> Tensor:
+        return torch.randint(1, 9, (n, 3), generator=generator)
+
+    def reference(self, n: int, generator: Generator) -> Tensor:
+        return self.draw(n, generator)[0]
+
+
+@pytest.mark.parametrize("adversary", [None, "online", "teacher"])
+def test_whole_cycles_are_the_same_under_gradient_checkpointing(
+    stable_diffusion: CaptionedMMDiT, adversary: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps, guidance in both networks, adapters and a GAN term on either's features, in one."""
+    schedule = replace(SCHEDULE, cycles=4, batch_size=3, warmup=0)
+    gan = partial(Adversary, blocks=["transformer_blocks.0"], weight=0.5, width=4, features=adversary, r1_weight=0.1)
+    monkeypatch.setattr(Measuring, "show", lambda *_: None)
+
+    def trained(checkpointing: bool) -> dict[str, Tensor]:
+        net = deepcopy(stable_diffusion).float()
+        if checkpointing:
+            net.transformer.enable_gradient_checkpointing()
+        pieces = {"teacher": Guided(net, 2.0), "data": Captioned(), "schedule": schedule}
+        options = {"steps": 2, "guidance": "long_and_short", "adapters": LoRA(rank=2, alpha=4.0)}
+        s = setting(**pieces, optimizer=partial(adamw, lr=1e-2))
+        module = Distillation(s, t_star=0.9, **options, adversary=gan if adversary else None)  # type: ignore[arg-type]
+        return weights(run(module, tmp_path / str(checkpointing), "64-true"))
+
+    plain, checkpointed = trained(False), trained(True)
+    for name, tensor in plain.items():
+        assert_close(checkpointed[name], tensor, rtol=1e-9, atol=1e-12)
+
+
+def test_a_sampler_is_known_by_its_shared_network_too() -> None:
+    def key(seed: int) -> str:
+        torch.manual_seed(seed)
+        return state_sha256(LINEAR.networks(VelocityMLP(width=8, depth=1), 0, ("generator",))[0])
+
+    assert key(0) == key(0) != key(1)
 
 
 def test_training_moves_every_adapter_and_nothing_of_the_teacher(tmp_path: Path) -> None:

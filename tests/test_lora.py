@@ -28,7 +28,7 @@ from fgm.training import checkpoints
 from fgm.training.adversary import Adversary
 from fgm.training.distillation import Distillation
 from fgm.training.evaluation import Measuring
-from fgm.training.optimizers import adam, adamw
+from fgm.training.optimizers import adam, adamw, muon
 from fgm.training.two_stage import Branch, plain, two_stage
 from fgm.training.weights import export_weights
 
@@ -253,13 +253,34 @@ def test_training_moves_every_adapter_and_nothing_of_the_teacher(tmp_path: Path)
     assert {id(p) for p in optimized} == {id(p) for net in (module.generator, module.online) for p in net.parameters()}
 
 
-def test_a_bfloat16_base_stays_so_and_its_adapters_train_in_float32(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_bfloat16_base_stays_so_and_its_adapters_train_in_float32(precision: str, tmp_path: Path) -> None:
     module = distillation(adapters=replace(LINEAR, base="bfloat16"))
-    run(module, tmp_path, "bf16-mixed")
+    run(module, tmp_path, precision, every=4)
     assert {p.dtype for p in module.teacher.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in module.parameters()} == {torch.float32} == {module.weight_dtype}
     assert int(module.cycle) == SCHEDULE.cycles and all(p.isfinite().all() for p in module.parameters())
     assert [descent.skipped for descent in module.descents] == [0, 0]
+
+
+def test_a_copy_of_a_bfloat16_base_computes_with_its_own_weights() -> None:
+    net, x, t = VelocityMLP(width=16, depth=1), torch.randn(4, 2), torch.full((4,), 0.5)
+    exact = net(x, t)
+    replace(LINEAR, base="bfloat16").networks(net, 0, ("generator",))
+    copy = deepcopy(net)
+    assert_close(copy(x, t).float(), exact, rtol=0.05, atol=0.05)
+    with torch.no_grad():
+        copy.head[1].weight.zero_()
+        copy.head[1].bias.zero_()
+    assert copy(x, t).abs().max() == 0 < net(x, t).abs().max()
+
+
+def test_muon_takes_adapters(tmp_path: Path) -> None:
+    module = distillation()
+    module.setting = replace(module.setting, optimizer=partial(muon, lr=1e-2, blocks="adapter"))
+    before = weights(module)
+    after = weights(run(module, tmp_path))
+    assert not any(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_a_checkpoint_holds_adapters_alone_and_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: Any) -> None:

@@ -21,7 +21,7 @@ class LoRA:
         rank: of an adapter.
         alpha: its scale is alpha/rank.
         targets: the linear layers with an adapter: all whose name is one of these or ends with a dot and one.
-        base: dtype of the shared weights; bfloat16 is for trainer.precision=bf16-mixed, and halves them.
+        base: dtype of the shared weights; bfloat16 halves them, and is the dtype of their arithmetic too.
     """
 
     rank: Annotated[int, "[1, inf)"] = 64

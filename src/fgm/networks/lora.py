@@ -70,13 +70,15 @@ class SharedNetwork:
     Args:
         net: the network, whose weights are converted in place.
         layers: those with an adapter.
-        dtype: of its weights, wherever it is moved; None leaves them as they are.
+        dtype: of its weights and its arithmetic, wherever it is moved; None leaves them as they are.
     """
 
     def __init__(self, net: Velocity, layers: dict[str, nn.Linear], dtype: torch.dtype | None = None) -> None:
         self.checksum = torch.stack([p.detach().double().sum() for p in net.parameters()]).sum().view(torch.int64)
         self.net, self.dtype = net.requires_grad_(False).to(dtype), dtype
         self.adapter: nn.Module | None = None
+        if dtype:
+            vars(net)["forward"] = partial(forward_in, net, dtype)
         for name, layer in layers.items():
             layer.register_forward_hook(partial(self.adapted, name))
 
@@ -95,6 +97,12 @@ class SharedNetwork:
             yield
         finally:
             self.adapter = before
+
+
+def forward_in(net: Velocity, dtype: torch.dtype, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    """net.forward with its arithmetic in dtype, within training and without."""
+    with torch.autocast(x_t.device.type, dtype):
+        return type(net).forward(net, x_t, t, condition)
 
 
 class Adapted(Velocity):

@@ -38,20 +38,21 @@ def split(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, str], li
 
 
 def load_source(config: dict[str, Any]) -> Any:
-    """What the run is for, as a Source: the averaged one-step generator, or the teacher's ODE."""
+    """What the run is for, as a Source: the averaged generator, or the teacher's ODE."""
     from hydra.utils import instantiate
 
-    from fgm.evaluation.sampling import Source, many_step
-    from fgm.networks.generator import OneStepGenerator
+    from fgm.evaluation.sampling import generator_source, many_step
+    from fgm.networks.generator import FewStepGenerator
     from fgm.networks.guidance import guided
 
     weights, method, path = weights_file(config), config["method"], instantiate(config["path"])
     if weights.name == teacher.WEIGHTS:
         net = teacher.from_file(str(weights), config["network"])
         return many_step(guided(net, method["guidance"]), path, method["steps"][0])
-    net = teacher.from_file(str(weights), generator_network(config))
-    std = instantiate(config["data"]).std
-    return Source("one step, ema", OneStepGenerator(net, path, method["t_star"], method["c_in"], std).eval(), 1, "ema")
+    std, steps = instantiate(config["data"]).std, method.get("steps", 1)
+    net = adapted(config) if method.get("adapters") else generator_network(config)
+    net = teacher.from_file(str(weights), net)
+    return generator_source(FewStepGenerator(net, path, method["t_star"], method["c_in"], std, steps).eval(), "ema")
 
 
 def weights_file(config: dict[str, Any]) -> Path:
@@ -67,6 +68,17 @@ def sampler_source(config: dict[str, Any], evaluation: Any, data: Any, n: int, s
     source = load_source(config)
     source.sampler.to(device)
     return evaluation.source(source, data, device, n, seed, config_digest=digest(config))
+
+
+def adapted(config: dict[str, Any]) -> Any:
+    """The teacher's network under a fresh adapter of the generator's."""
+    from hydra.utils import instantiate
+
+    from fgm.networks.guidance import unguided
+
+    teacher.require(config["teacher"] | {"train": False})
+    net = unguided(instantiate(config["teacher"]))
+    return instantiate(config["method"]["adapters"]).networks(net, config["seed"], ("generator",))[0]
 
 
 def generator_network(config: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,8 @@ class Measurement:
         n: number of samples behind it.
         nfe: network evaluations a sample; 0 for real data.
         protocol: everything else that defines the value.
-        weights: ema, raw, teacher, real for data, or folder for pictures of unknown origin.
+        weights: ema, raw, teacher, start (a generator of several steps, untrained), real for data, or folder for
+            pictures of unknown origin.
         extra: numbers beside the value: ci95, tags and the like.
     """
 
@@ -51,6 +52,11 @@ class Measurement:
         known = {f.name for f in fields(cls)}
         extra = {key: value for key, value in row.items() if key not in known}
         return cls(**{key: value for key, value in row.items() if key in known}, extra=extra)
+
+
+def steps_named(nfe: int) -> str:
+    """How pictures and tables call a generator of so many network evaluations."""
+    return "one step" if nfe == 1 else f"{nfe} steps"
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from fgm.benchmarks.rows import table_of
 from fgm.errors import Refusal, entry
-from fgm.records import Measurement, read_rows
+from fgm.records import Measurement, read_rows, steps_named
 
 ROOT = Path(__file__).parents[2]
 DIARIES = sorted((ROOT / "experiments").glob("*/README.md"))
@@ -21,7 +21,6 @@ DOCUMENTS = ("README.md", "experiments/README.md", *(f"experiments/{p.parent.nam
 BLOCK = re.compile(
     r"(<!-- table: (?P<recipes>[\w, *]+?)(?: \((?P<metrics>[\w, ]+)\))? -->\n).*?(?P<end><!-- end -->)", re.S
 )
-SAMPLERS = {"ema": "one step, ema", "raw": "one step, raw"}
 Key = tuple[str, int, str]
 
 
@@ -126,7 +125,7 @@ def sampler_name(m: Measurement) -> str:
         return m.protocol.partition(";")[0] if ";" in m.protocol else "floor: fresh against fresh"
     if m.weights == "teacher":
         return "start: teacher at t*" if m.nfe == 1 else "teacher's ODE"
-    return SAMPLERS[m.weights]
+    return "start: teacher at t*" if m.weights == "start" else f"{steps_named(m.nfe)}, {m.weights}"
 
 
 def cell(values: list[float]) -> str:

@@ -73,10 +73,11 @@ def from_file(file: str, network: Any, guidance: Annotated[float, "[0, inf)"] = 
     from safetensors.torch import load_file
 
     from fgm.networks.guidance import guided
+    from fgm.networks.lora import trained_part
 
     net = instantiate(network) if isinstance(network, dict) else network
     try:
-        net.load_state_dict(load_file(file))
+        trained_part(net).load_state_dict(load_file(file))
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise Refusal(f"{file} does not hold the weights of this {type(net).__name__}: {reason}") from error

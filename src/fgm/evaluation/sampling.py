@@ -7,8 +7,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fgm.networks.generator import FewStepGenerator
 from fgm.networks.ode import OdeSampler
 from fgm.paths import Path
+from fgm.records import steps_named
 from fgm.solvers import TimeGrid
 from fgm.streams import sample_noise
 
@@ -22,7 +24,7 @@ class Source:
     Attributes:
         name: as in pictures and on the console.
         nfe: network evaluations a sample.
-        weights: ema, raw or teacher.
+        weights: ema, raw, teacher, or start for a generator of several steps before training.
     """
 
     name: str
@@ -30,11 +32,21 @@ class Source:
     nfe: int
     weights: str
 
+    @property
+    def renoisings(self) -> int:
+        """Noises that the sampler takes besides z."""
+        return getattr(self.sampler, "renoisings", 0)
+
 
 def many_step(net: nn.Module, path: Path, steps: int) -> Source:
     """The teacher's ODE by Euler's method."""
     sampler = OdeSampler(net, path, TimeGrid(steps, t_min=path.t_min))
     return Source(f"teacher, {steps} steps", sampler, sampler.nfe, "teacher")
+
+
+def generator_source(generator: FewStepGenerator, weights: str) -> Source:
+    """A generator that is, or was, trained: ema or raw."""
+    return Source(f"{steps_named(generator.nfe)}, {weights}", generator, generator.nfe, weights)
 
 
 def labels_of(indices: Tensor, num_classes: int) -> Tensor | None:
@@ -48,9 +60,11 @@ def draw(
 ) -> Tensor:
     """The samples of these indices in one batch, on the CPU; condition has a row for each."""
     dtype = next(source.sampler.parameters(), torch.empty(0)).dtype
-    z = sample_noise(seed, indices.tolist(), shape)
+    roles = ["z", *(f"eps_{i}" for i in range(source.renoisings))]
+    z, *eps = (sample_noise(seed, indices.tolist(), shape, role).to(device, dtype) for role in roles)
     condition = condition if condition is None else condition.to(device)
-    return source.sampler(z.to(device, dtype), condition).float().cpu()
+    x_0 = source.sampler(z, condition, torch.stack(eps)) if eps else source.sampler(z, condition)
+    return x_0.float().cpu()
 
 
 def draw_samples(

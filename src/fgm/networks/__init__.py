@@ -1,6 +1,7 @@
 """Velocity networks and their wrappers, all of one interface."""
 
 from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -30,3 +31,10 @@ class Velocity(nn.Module):
         if not self.num_classes:
             raise ValueError("guidance needs a network with classes, and this one has num_classes = 0")
         return torch.full_like(condition, self.num_classes)
+
+    def active(self) -> AbstractContextManager[None]:
+        """Holds while a gradient through a call is computed, where blocks of it may be computed again.
+
+        Nothing, unless the network shares its weights (lora.py).
+        """
+        return nullcontext()

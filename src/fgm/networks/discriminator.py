@@ -18,7 +18,8 @@ from torch.func import functional_call
 
 from fgm.networks import Velocity
 from fgm.networks.dit import zeroed
-from fgm.networks.guidance import Guided
+from fgm.networks.guidance import unguided
+from fgm.networks.lora import own
 
 
 class Head(nn.Module):
@@ -58,7 +59,7 @@ def read_features(
     Of a guided network it is the features inside guidance: those of one call, at the condition itself.
     """
     inner = unguided(net)
-    with catching(inner, blocks) as caught:
+    with catching(own(inner), blocks) as caught:
         inner(x_t, t, condition)
     return [caught[name] for name in blocks]
 
@@ -70,7 +71,7 @@ def feature_widths(net: Velocity, blocks: Sequence[str], condition: Tensor | Non
     From shapes alone, and nothing is computed; a network that looks its condition up in files has no shapes without
     numbers, and is called once, on a batch of one.
     """
-    inner = unguided(net)
+    inner = own(unguided(net))
     tensors = dict(inner.named_parameters()) | dict(inner.named_buffers())
     on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     arguments = (torch.zeros(1, *net.shape), torch.ones(1), condition)
@@ -80,10 +81,6 @@ def feature_widths(net: Velocity, blocks: Sequence[str], condition: Tensor | Non
         except (NotImplementedError, RuntimeError):
             inner(*arguments)
     return [caught[name].shape[2] for name in blocks]
-
-
-def unguided(net: Velocity) -> Velocity:
-    return net.net if isinstance(net, Guided) else net
 
 
 @contextmanager

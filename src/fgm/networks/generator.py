@@ -1,6 +1,6 @@
-"""A velocity network read as a one-step generator: its x_0-prediction at one fixed time t*.
+"""A velocity network read as a generator: its x_0-prediction at a few fixed times, and at one above all.
 
-    x   = c_in z,     z ~ N(0, I)
+    x    = c_in z,     z ~ N(0, I)
     g(z) = (sigma'_{t*} x - sigma_{t*} v(x, t*)) / kappa_{t*}          rectified path: x - t* v(x, t*)
 
 (arXiv 2410.19310, section 5; the formula for a general path follows from paths.py.) With the teacher's weights this
@@ -10,13 +10,22 @@ The scale of the input, c_in:
     one        z stands for x_1
     t_star     sigma_{t*} z, the noise of x_{t*} around x_0 = 0 (SiD and DMD2 in EDM's units)
     variance   sqrt(alpha_{t*}^2 data_std^2 + sigma_{t*}^2) z, as large as x_{t*} itself
+
+With k steps, the times are t*_i = t* (k + 1 - i) / k, and between two steps x_0 goes back onto the path with fresh eps:
+
+    x_0^1 = g(z),     x_{t*_i} = alpha x_0^{i-1} + sigma eps_{i-1},     x_0^i = x_0-prediction of x_{t*_i} at t*_i
+
+Any number of them from the first gives an x_0, and gradient flows through the last one alone (SiD-LSG's sampler, arXiv
+2406.01561; SiD-DiT, arXiv 2509.25127, trains four steps from t* = 1 so; DMD2's backward simulation, arXiv 2405.14867).
 """
 
+from contextlib import AbstractContextManager
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
+from fgm.networks import Velocity
 from fgm.paths import Path
 
 InputScale = Literal["one", "t_star", "variance"]
@@ -35,7 +44,7 @@ class OneStepGenerator(nn.Module):
 
     def __init__(
         self,
-        net: nn.Module,
+        net: Velocity,
         path: Path,
         t_star: Annotated[float, "(0, 1]"] = 0.97,
         c_in: InputScale = "t_star",
@@ -48,8 +57,58 @@ class OneStepGenerator(nn.Module):
         self.c_in = input_scale(path, t_star, c_in, data_std)
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        x, t = self.c_in * z, torch.full((len(z),), self.t_star, device=z.device, dtype=z.dtype)
-        return self.path.x_0_from_velocity(x, self.net(x, t, condition), t)
+        return self.read(self.c_in * z, self.t_star, condition)
+
+    def active(self) -> AbstractContextManager[None]:
+        """As the network's, see Velocity."""
+        return self.net.active()
+
+    def read(self, x_t: Tensor, time: float, condition: Tensor | None) -> Tensor:
+        """The x_0-prediction of x_t at one time."""
+        t = torch.full((len(x_t),), time, device=x_t.device, dtype=x_t.dtype)
+        return self.path.x_0_from_velocity(x_t, self.net(x_t, t, condition), t)
+
+
+class FewStepGenerator(OneStepGenerator):
+    """g(z, condition, eps) -> x_0, all (batch, *dims) but eps.
+
+    Args:
+        steps: k; 1 is OneStepGenerator. The others as there, with t_star the first step's time.
+
+    Attributes:
+        times: t*_1 > ... > t*_k.
+        renoisings: k - 1, the noises that a sample takes besides z.
+    """
+
+    def __init__(
+        self,
+        net: Velocity,
+        path: Path,
+        t_star: Annotated[float, "(0, 1]"] = 0.97,
+        c_in: InputScale = "t_star",
+        data_std: Annotated[float, "(0, inf)"] = 0.5,
+        steps: Annotated[int, "[1, inf)"] = 1,
+    ) -> None:
+        super().__init__(net, path, t_star, c_in, data_std)
+        if steps < 1:
+            raise ValueError(f"steps = {steps} is below 1")
+        self.times, self.nfe, self.renoisings = [t_star * ((steps - i) / steps) for i in range(steps)], steps, steps - 1
+
+    def forward(self, z: Tensor, condition: Tensor | None = None, eps: Tensor | None = None) -> Tensor:
+        """The x_0 after one step and one more for each row of eps (0 to k - 1, batch, *dims).
+
+        Raises:
+            ValueError: eps is missing for a generator of several steps, or holds more than k - 1 noises.
+        """
+        if (eps is None and self.renoisings) or (eps is not None and len(eps) > self.renoisings):
+            given = "none were given" if eps is None else f"{len(eps)} were given"
+            raise ValueError(f"a generator of {self.nfe} steps takes up to {self.renoisings} noises, and {given}")
+        x, noises = self.c_in * z, [] if eps is None else list(eps)
+        for i, noise in enumerate(noises):
+            with torch.no_grad():
+                x_0 = self.read(x, self.times[i], condition)
+            x, _ = self.path.interpolate(x_0, noise, z.new_tensor(self.times[i + 1]))
+        return self.read(x, self.times[len(noises)], condition)
 
 
 def input_scale(path: Path, t_star: float, c_in: InputScale, data_std: float) -> float:

@@ -1,11 +1,23 @@
-"""Classifier-free guidance as a wrapper: v = v_null + scale (v_condition - v_null) (arXiv 2207.12598)."""
+"""Classifier-free guidance as a wrapper: v = v_null + scale (v_condition - v_null) (arXiv 2207.12598).
 
-from typing import Annotated
+In a distillation it may stand in two places, and the teacher's scale is the scale of both:
+
+    none              neither
+    teacher           the teacher alone: the generator is matched to the guided flow
+    long_and_short    the teacher; and the online network, where it is fitted and where it is evaluated: |v - c|^2 has
+                      the guided v, so that what is fitted is the guided flow of the generator's samples
+                      (SiD-LSG, arXiv 2406.01561; SiD-DiT trains Stable Diffusion 3 so, arXiv 2509.25127)
+"""
+
+from contextlib import AbstractContextManager
+from typing import Annotated, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from fgm.networks import Velocity
+
+Guidance = Literal["none", "teacher", "long_and_short"]
 
 
 class Guided(Velocity):
@@ -15,6 +27,9 @@ class Guided(Velocity):
         net: a velocity network with a null condition.
         scale: 1 gives net back, larger favours the condition over diversity.
     """
+
+    net: Velocity
+    scale: float
 
     def __init__(self, net: Velocity, scale: Annotated[float, "[0, inf)"]) -> None:
         super().__init__()
@@ -28,7 +43,32 @@ class Guided(Velocity):
         v, v_null = both.chunk(2)
         return torch.lerp(v_null, v, self.scale)
 
+    def active(self) -> AbstractContextManager[None]:
+        return self.net.active()
+
 
 def guided(net: Velocity, scale: float) -> Velocity:
     """net itself where the scale is 1, and half the calls with it."""
     return net if scale == 1 else Guided(net, scale)
+
+
+def unguided(net: Velocity) -> Velocity:
+    """The network without its guidance, where it has some."""
+    return net.net if isinstance(net, Guided) else net
+
+
+def guided_pair(guidance: Guidance, teacher: Velocity, online: Velocity) -> tuple[Velocity, Velocity]:
+    """Teacher and online network as the distillation calls them.
+
+    Raises:
+        ValueError: guidance is unknown, or long_and_short and the teacher has no scale.
+    """
+    if guidance not in get_args(Guidance):
+        raise ValueError(f"guidance = {guidance!r} is none of {', '.join(get_args(Guidance))}")
+    if guidance == "none":
+        return unguided(teacher), online
+    if guidance == "teacher":
+        return teacher, online
+    if not isinstance(teacher, Guided):
+        raise ValueError("guidance = long_and_short takes its scale from the teacher: give teacher.guidance")
+    return teacher, Guided(online, teacher.scale)

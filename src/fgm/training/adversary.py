@@ -30,7 +30,8 @@ from torch.optim import Optimizer
 from fgm import losses
 from fgm.data import Data
 from fgm.networks import Velocity
-from fgm.networks.discriminator import Discriminator, feature_widths, read_features, unguided
+from fgm.networks.discriminator import Discriminator, feature_widths, read_features
+from fgm.networks.guidance import unguided
 from fgm.streams import stream
 from fgm.times import TimeDensity
 from fgm.training.descend import Descent

@@ -8,6 +8,9 @@ One training step is one cycle, and every network at the end of a cycle is a con
     generator turn           w(t) (lambda_1 L_1 + L_2)   through x_t into u, v and c; moves the generator alone
     ema                      follows the generator
 
+A generator of k steps runs to a step that is drawn each cycle, the same on every rank; its gradient is that step's
+alone, and the online network is fitted to the mixture of all (arXiv 2509.25127).
+
 global_step counts generator updates. t, eps and x_t are float32, from streams keyed by (seed, role, rank, cycle).
 
 Logged scalars, means over the batch and over dims:
@@ -33,27 +36,30 @@ import torch
 from torch import Tensor, nn
 
 from fgm import losses
-from fgm.evaluation.sampling import Source, many_step
-from fgm.networks.generator import InputScale, OneStepGenerator
+from fgm.evaluation.sampling import Source, generator_source, many_step
+from fgm.networks.adapters import LoRA
+from fgm.networks.generator import FewStepGenerator, InputScale
+from fgm.networks.guidance import Guidance
+from fgm.networks.lora import trained_part
+from fgm.streams import stream
 from fgm.times import TimeDensity
 from fgm.training.adversary import Adversary
 from fgm.training.descend import Descent, listed
 from fgm.training.ema import frozen_copy, update_ema
-from fgm.training.initialise import Start, initialised
-from fgm.training.method import Method
+from fgm.training.initialise import Start, students
+from fgm.training.objective import Objective, Weighting
 from fgm.training.optimizers import scheduled
 from fgm.training.real_data import RealData
 from fgm.training.setting import Setting
+from fgm.training.turns import Turns
 
-Weighting = Callable[..., Tensor]
 
-
-class Distillation(Method):
+class Distillation(Turns):
     """Trains generator and online network against setting.teacher.
 
     Args:
         setting: the pieces, see Setting; of setting.data only the shape, the classes and std are used.
-        t_star, c_in: how the generator reads its network, see OneStepGenerator.
+        t_star, c_in, steps: how the generator reads its network, see FewStepGenerator.
         lambda_1: weight of L_1; 1 is the exact gradient, 0 leaves L_2 alone.
         detach: cut the gradient inside u and v (the DMD direction).
         online_turns: K.
@@ -61,6 +67,9 @@ class Distillation(Method):
         online_time: density of t in online turns; setting.time if None.
         weighting, normaliser: see losses.py.
         teacher_steps: Euler steps of the teacher shown beside the generator.
+        guidance: where the teacher's scale of guidance stands, see guidance.py.
+        two_stage: hold one network's graph at a time in the generator turn, see two_stage.py; always so with adapters.
+        adapters: train adapters on the teacher's own, shared weights in place of whole networks, see lora.py.
         adversary: makes the GAN term from setting and online network, see Adversary.
         real_data: makes the data term from setting, online network and online_time, see RealData.
     """
@@ -81,28 +90,30 @@ class Distillation(Method):
         weighting: Weighting = losses.velocity_weight,
         normaliser: Weighting = losses.no_normaliser,
         teacher_steps: Annotated[int, "[1, inf)"] = 50,
+        steps: Annotated[int, "[1, inf)"] = 1,
+        guidance: Guidance = "teacher",
+        two_stage: bool = False,
+        adapters: LoRA | None = None,
         adversary: Callable[..., Adversary] | None = None,
         real_data: Callable[..., RealData] | None = None,
     ) -> None:
         super().__init__(setting)
-        self.online_turns, self.teacher_steps = online_turns, teacher_steps
-        self.lambda_1, self.detach, self.weighting, self.normaliser = lambda_1, detach, weighting, normaliser
+        self.online_turns, self.teacher_steps, self.guidance = online_turns, teacher_steps, guidance
         self.online_time = online_time or setting.time
         if setting.teacher is None:
             raise ValueError("a distillation needs a teacher: choose teacher=run, file or exact")
         self.unregistered = (setting.teacher,)  # in a tuple: frozen, and in no checkpoint
-        net = initialised(generator_start, setting)
-        self.generator = OneStepGenerator(net, setting.path, t_star, c_in, setting.data.std)
-        self.online = initialised(online_start, setting)
+        net, self.online = students(setting, generator_start, online_start, adapters)
+        _, online = self.velocities()  # raises where guidance does not fit
+        self.generator = FewStepGenerator(net, setting.path, t_star, c_in, setting.data.std, steps)
         self.ema, self.start = frozen_copy(self.generator), (frozen_copy(self.generator),)
         self.descents = [Descent(name, i, self.schedule.clip) for i, name in enumerate(("generator", "online network"))]
         self.adversary = adversary(setting, self.online) if adversary else None
-        self.real_data = real_data(setting, self.online, self.online_time) if real_data else None
+        self.real_data = real_data(setting, online, self.online_time) if real_data else None
         self.descents += [self.adversary.descent] if self.adversary else []
-
-    @property
-    def teacher(self) -> nn.Module:
-        return self.unregistered[0]
+        loss = self.real_data.generator_loss if self.real_data else losses.fgm
+        together = two_stage or adapters is not None
+        self.objective = Objective(setting.path, lambda_1, detach, weighting, normaliser, loss, together)
 
     def on_fit_start(self) -> None:
         for frozen in (self.teacher, self.start[0]):
@@ -128,7 +139,7 @@ class Distillation(Method):
             with self.toggled_optimizer(online_optimizer):
                 online_scalars = self.online_turn(x_0.detach(), condition, cycle * self.online_turns + turn)
         if self.adversary:
-            with self.toggled_optimizer(others[0]):
+            with self.toggled_optimizer(others[0]), self.adversary.net.active():
                 online_scalars |= self.adversary.turn(self, x_0.detach(), condition, cycle)
         with self.toggled_optimizer(generator_optimizer):
             generator_scalars = self.generator_turn(x_0, condition, cycle)
@@ -141,43 +152,24 @@ class Distillation(Method):
         shape = (self.schedule.batch_size, *data.shape)
         z = torch.randn(shape, generator=noise, dtype=self.weight_dtype, device=self.device)
         condition = data.conditions(len(z), noise)
-        return self.generator(z, condition), condition
+        return self.generator(z, condition, self.renoising(z, cycle)), condition
 
-    def online_turn(self, x_0: Tensor, condition: Tensor | None, index: int) -> dict[str, Tensor]:
-        x_t, c, t = self.setting.noisy(x_0, self.online_time, self.noise("online", index))
-        v = self.online(x_t, t, condition).to(x_t.dtype)
-        real = self.real_data
-        loss = real.online_loss(self, v, c, index) if real else losses.flow_matching(v, c).mean()
-        norm = self.descents[1](self, loss)
-        return {"online_loss": loss.detach(), "online_grad_norm": norm}
-
-    def generator_turn(self, x_0: Tensor, condition: Tensor | None, cycle: int) -> dict[str, Tensor]:
-        s = self.setting
-        x_t, c, t = s.noisy(x_0, s.time, self.noise("generator", cycle))
-        u, v = (net(x_t, t, condition).to(x_t.dtype) for net in (self.teacher, self.online))
-        objective = self.real_data.generator_loss if self.real_data else losses.fgm
-        loss = (self.weight(x_0, x_t, t, u, v) * objective(u, v, c, self.lambda_1, self.detach)).mean()
-        term, told = self.adversary.generator_turn(self, x_0, condition, cycle) if self.adversary else (0.0, {})
-        norm = self.descents[0](self, loss + term)
-        return told | {
-            "mismatch": losses.squared_norm(u - v).detach().mean(), "fgm_loss": loss.detach(),
-            "sample_mean": x_0.detach().mean(), "sample_std": x_0.detach().std(), "generator_grad_norm": norm,
-        }  # fmt: skip
-
-    @torch.no_grad()
-    def weight(self, x_0: Tensor, x_t: Tensor, t: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        """w(t) times the normaliser, (batch,)."""
-        path = self.setting.path
-        scale = self.normaliser(x_0, path.x_0_from_velocity(x_t, u, t), path.x_0_from_velocity(x_t, v, t))
-        return scale * self.weighting(path, t)
+    def renoising(self, z: Tensor, cycle: int) -> Tensor | None:
+        """The noises before the step that is trained in this cycle: 0 to steps - 1 of them, as many on every rank."""
+        if not self.generator.renoisings:
+            return None
+        count = torch.randint(self.generator.nfe, (), generator=stream(self.setting.seed, "step", index=cycle))
+        noise = self.noise("renoising", cycle)
+        return torch.randn((int(count), *z.shape), generator=noise, dtype=z.dtype, device=z.device)
 
     def sources(self) -> list[Source]:
+        n = self.generator.nfe
         return [
-            Source("one step, ema", self.ema, 1, "ema"),
-            Source("one step, raw", self.generator, 1, "raw"),
-            Source("start: teacher at t*", self.start[0], 1, "teacher"),
+            generator_source(self.ema, "ema"),
+            generator_source(self.generator, "raw"),
+            Source("start: teacher at t*", self.start[0], n, "teacher" if n == 1 else "start"),
             many_step(self.teacher, self.setting.path, self.teacher_steps),
         ]
 
     def result(self) -> nn.Module:
-        return self.ema.net
+        return trained_part(self.ema.net)

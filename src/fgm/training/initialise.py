@@ -15,7 +15,8 @@ from torch.nn.functional import mse_loss
 
 from fgm.evaluation.sampling import draw_samples, many_step
 from fgm.networks import Velocity
-from fgm.networks.guidance import Guided
+from fgm.networks.adapters import LoRA
+from fgm.networks.guidance import unguided
 from fgm.times import Uniform
 from fgm.training.optimizers import scheduled
 from fgm.training.setting import Setting
@@ -38,8 +39,24 @@ def initialised(start: Start, setting: Setting) -> Velocity:
     return deepcopy(makers[start](setting)).requires_grad_(True)
 
 
+def students(
+    setting: Setting, generator_start: Start, online_start: Start, adapters: LoRA | None
+) -> tuple[Velocity, Velocity]:
+    """The generator's network and the online one.
+
+    Raises:
+        ValueError: adapters are to start from anything but the teacher.
+    """
+    if adapters is None:
+        return initialised(generator_start, setting), initialised(online_start, setting)
+    if (generator_start, online_start) != ("teacher", "teacher"):
+        raise ValueError("adapters change the teacher's weights: generator_start and online_start must be teacher")
+    generator, online = adapters.networks(teacher_network(setting), setting.seed, ("generator", "online"))
+    return generator, online
+
+
 def teacher_network(setting: Setting) -> Velocity:
-    net = setting.teacher.net if isinstance(setting.teacher, Guided) else setting.teacher
+    net = setting.teacher and unguided(setting.teacher)
     if net is None or not any(True for _ in net.parameters()):
         raise ValueError(f"{type(net).__name__} has no weights to copy: choose fit or random")
     return net

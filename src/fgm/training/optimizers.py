@@ -21,14 +21,15 @@ def adamw(net: nn.Module, lr: Positive, weight_decay: float = 0.0) -> Optimizer:
 
 
 def muon(net: nn.Module, lr: Positive, weight_decay: float = 0.0, blocks: str = "blocks") -> Optimizer:
-    """Muon on the matrices inside the submodule `blocks`, AdamW on everything else, at one rate (arXiv 2502.16982)."""
+    """Muon on the matrices inside the submodule `blocks`, AdamW on everything else, at one rate (arXiv 2502.16982).
+
+    For adapters, which are matrices alone, blocks is adapter.
+    """
     matrices = [p for p in net.get_submodule(blocks).parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     others = [p for p in net.parameters() if id(p) not in chosen]
-    return Joint(
-        Muon(matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw"),
-        AdamW(others, lr, (0.9, 0.99), weight_decay=weight_decay),
-    )
+    rest = [AdamW(others, lr, (0.9, 0.99), weight_decay=weight_decay)] if others else []
+    return Joint(Muon(matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw"), *rest)
 
 
 class Joint(Optimizer):

@@ -1,0 +1,88 @@
+"""The two turns of a distillation's cycle: what each computes, on which samples, and whose weights it moves.
+
+    online turn       |v - c|^2                   x_0 detached; moves the online network alone
+    generator turn    w(t) (lambda_1 L_1 + L_2)   through x_t into u, v and c; moves the generator alone
+                      plus the GAN term, where there is one
+
+Every backward runs while the network that it goes through is active, see Velocity.active().
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fgm import losses
+from fgm.networks import Velocity
+from fgm.networks.generator import FewStepGenerator
+from fgm.networks.guidance import Guidance, guided_pair
+from fgm.times import TimeDensity
+from fgm.training.adversary import Adversary
+from fgm.training.descend import Descent
+from fgm.training.method import Method
+from fgm.training.objective import Objective
+from fgm.training.real_data import RealData
+from fgm.training.two_stage import Branch
+
+
+class Turns(Method):
+    """The turns, and what they need of a distillation.
+
+    Attributes:
+        generator, online: the networks that are trained; the teacher is unregistered[0].
+        objective: the generator's.
+        guidance: where the teacher's scale stands, see guidance.py.
+        online_time: density of t in online turns.
+        adversary, real_data: how real images are used, if they are.
+        descents: the updates of generator, online network and discriminator.
+    """
+
+    generator: FewStepGenerator
+    online: Velocity
+    unregistered: tuple[Velocity, ...]
+    objective: Objective
+    guidance: Guidance
+    online_time: TimeDensity
+    adversary: Adversary | None
+    real_data: RealData | None
+    descents: list[Descent]
+
+    @property
+    def teacher(self) -> Velocity:
+        return self.unregistered[0]
+
+    def velocities(self) -> tuple[Velocity, Velocity]:
+        """Teacher and online network, under guidance."""
+        return guided_pair(self.guidance, self.teacher, self.online)
+
+    def online_turn(self, x_0: Tensor, condition: Tensor | None, index: int) -> dict[str, Tensor]:
+        x_t, c, t = self.setting.noisy(x_0, self.online_time, self.noise("online", index))
+        (_, online), real = self.velocities(), self.real_data
+        with online.active():
+            v = online(x_t, t, condition).to(x_t.dtype)
+            loss = real.online_loss(self, v, c, index) if real else losses.flow_matching(v, c).mean()
+            norm = self.descents[1](self, loss)
+        return {"online_loss": loss.detach(), "online_grad_norm": norm}
+
+    def generator_turn(self, x_0: Tensor, condition: Tensor | None, cycle: int) -> dict[str, Tensor]:
+        x_t, c, t = self.setting.noisy(x_0, self.setting.time, self.noise("generator", cycle))
+        teacher, online = (Branch(net, t, condition) for net in self.velocities())
+        u, v, loss, root = self.objective(x_0, x_t, c, teacher, online)
+        term, told = self.gan_term(x_0, condition, cycle)
+        with self.generator.active():
+            norm = self.descents[0](self, root + term)
+        return told | {
+            "mismatch": losses.squared_norm(u - v).detach().mean(), "fgm_loss": loss.detach(),
+            "sample_mean": x_0.detach().mean(), "sample_std": x_0.detach().std(), "generator_grad_norm": norm,
+        }  # fmt: skip
+
+    def gan_term(self, x_0: Tensor, condition: Tensor | None, cycle: int) -> tuple[Any, dict[str, Tensor]]:
+        """What to add to the root, and what to log; in two stages <x_0, dL/dx_0> with its own graph gone."""
+        if self.adversary is None:
+            return 0.0, {}
+        if not self.objective.two_stage:
+            return self.adversary.generator_turn(self, x_0, condition, cycle)
+        leaf = x_0.detach().requires_grad_()
+        with self.adversary.net.active():
+            loss, told = self.adversary.generator_turn(self, leaf, condition, cycle)
+            return ((x_0 * torch.autograd.grad(loss, leaf)[0]).sum() if told else 0.0), told

@@ -1,0 +1,317 @@
+"""Adapters on one shared network: the gradients of three separate networks, with and without gradient checkpointing."""
+
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_training import SCHEDULE, run, setting, weights
+from torch import Generator, Tensor, nn
+from torch.testing import assert_close
+from torch.utils.checkpoint import CheckpointError
+
+from fgm import losses
+from fgm.evaluation.sources.sampler import state_sha256
+from fgm.networks import Velocity
+from fgm.networks.adapters import LoRA
+from fgm.networks.generator import OneStepGenerator
+from fgm.networks.guidance import Guided
+from fgm.networks.lora import Adapted, LowRank, merge
+from fgm.networks.mlp import VelocityMLP
+from fgm.networks.mmdit import CaptionedMMDiT
+from fgm.paths import RectifiedPath
+from fgm.training import checkpoints
+from fgm.training.adversary import Adversary
+from fgm.training.distillation import Distillation
+from fgm.training.evaluation import Measuring
+from fgm.training.optimizers import adam, adamw, muon
+from fgm.training.two_stage import Branch, plain, two_stage
+from fgm.training.weights import export_weights
+
+PATH = RectifiedPath()
+LINEAR = LoRA(rank=2, alpha=4.0, targets=["layers.0", "layers.2"])  # the residual layers of VelocityMLP
+
+
+@pytest.fixture
+def stable_diffusion() -> CaptionedMMDiT:
+    """A tiny SD3Transformer2DModel in float64."""
+    torch.manual_seed(0)
+    net = CaptionedMMDiT(size=4, channels=2, patch=2, width=16, depth=2, heads=2, words=9, length=3, text_width=16)
+    return net.double()
+
+
+def filled(adapted: Adapted, seed: int) -> Adapted:
+    """B away from zero, so that the adapter does something."""
+    noise = torch.Generator().manual_seed(seed)
+    for part in adapted.modules():
+        if isinstance(part, LowRank):
+            up = part.lora_B.weight
+            up.data.copy_(0.3 * torch.randn(up.shape, generator=noise, dtype=up.dtype))
+    return adapted
+
+
+def merged(adapted: Adapted) -> Velocity:
+    """A network of its own with the adapter in its weights."""
+    net = deepcopy(adapted.shared.net)
+    for module in net.modules():
+        module._forward_hooks.clear()
+    merge(net, adapted.adapter)
+    return net.requires_grad_(True)
+
+
+def through_merged(adapted: Adapted, net: nn.Module) -> dict[str, Tensor]:
+    """The gradients of A and B by the chain rule from those of the merged weights W + s B A: s B^T dW and s dW A^T."""
+    gradients = {}
+    for name, part in adapted.adapter.named_modules():
+        if isinstance(part, LowRank):
+            d_w = net.get_submodule(name).weight.grad
+            gradients[f"{name}.lora_A.weight"] = part.scale * part.lora_B.weight.T @ d_w
+            gradients[f"{name}.lora_B.weight"] = part.scale * d_w @ part.lora_A.weight.T
+    return gradients
+
+
+def batch(n: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """z, eps, t and captions."""
+    noise = torch.Generator().manual_seed(1)
+    z, eps = (torch.randn(n, 2, 4, 4, generator=noise, dtype=torch.float64) for _ in range(2))
+    return z, eps, 0.1 + 0.8 * torch.rand(n, generator=noise, dtype=torch.float64), torch.arange(3 * n).view(n, 3) % 9
+
+
+def objective(u: Tensor, v: Tensor, c: Tensor) -> Tensor:
+    return losses.fgm(u, v, c).mean()
+
+
+def generator_turn(how: Any, generator: Velocity, teacher: Velocity, online: Velocity) -> None:
+    z, eps, t, captions = batch()
+    g = OneStepGenerator(generator, PATH, 0.9)
+    x_t, c = PATH.interpolate(g(z, captions), eps, t)
+    outcome = how(x_t, c, Branch(teacher, t, captions), Branch(online, t, captions), objective)
+    with g.active():
+        outcome.root.backward()
+
+
+def online_turn(online: Velocity) -> None:
+    x_0, eps, t, captions = batch()
+    x_t, c = PATH.interpolate(x_0, eps, t)
+    with online.active():
+        losses.flow_matching(online(x_t, t, captions), c).mean().backward()
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_turns_have_the_gradients_of_three_separate_networks(
+    stable_diffusion: CaptionedMMDiT, checkpointing: bool, scale: float
+) -> None:
+    """scale != 1: teacher and online network guided, as in the long-and-short variant."""
+
+    def guided(net: Velocity) -> Velocity:
+        return Guided(net, scale) if scale != 1 else net
+
+    generator, online = LoRA(rank=2, alpha=4.0).networks(stable_diffusion, 0, ("generator", "online"))
+    filled(generator, 1), filled(online, 2)
+    separate = [merged(generator), deepcopy(stable_diffusion), merged(online)]
+    if checkpointing:
+        stable_diffusion.transformer.enable_gradient_checkpointing()
+    generator_turn(two_stage, generator, guided(stable_diffusion), guided(online))
+    generator_turn(plain, separate[0], guided(separate[1]), guided(separate[2].requires_grad_(False)))
+    agree(generator, through_merged(generator, separate[0]))
+    assert all(p.grad is None for net in (online, stable_diffusion) for p in net.parameters())
+    online_turn(guided(online))
+    online_turn(guided(separate[2].requires_grad_(True)))
+    agree(online, through_merged(online, separate[2]))
+
+
+def agree(adapted: Adapted, expected: dict[str, Tensor]) -> None:
+    found = dict(adapted.adapter.named_parameters())
+    assert found.keys() == expected.keys() and len(found) == 2 * 15  # 8 layers a block; the last lacks to_add_out
+    for name, parameter in found.items():
+        assert parameter.grad is not None
+        assert_close(parameter.grad, expected[name], rtol=1e-9, atol=1e-13)
+
+
+def test_a_plain_backward_under_checkpointing_is_not_exact(stable_diffusion: CaptionedMMDiT) -> None:
+    """Why adapters take the two-stage backward: blocks are computed again under another adapter."""
+    generator, online = LoRA(rank=2).networks(stable_diffusion, 0, ("generator", "online"))
+    filled(generator, 1), filled(online, 2)
+    generator_turn(two_stage, generator, stable_diffusion, online)
+    exact = [p.grad.clone() for p in generator.parameters() if p.grad is not None]
+    generator.zero_grad()
+    stable_diffusion.transformer.enable_gradient_checkpointing()
+    try:
+        generator_turn(plain, generator, stable_diffusion, online)
+    except CheckpointError:
+        return
+    assert any((p.grad - g).norm() > 1e-3 * g.norm() for p, g in zip(generator.parameters(), exact, strict=True))
+
+
+def test_a_fresh_adapter_changes_nothing_and_a_filled_one_is_the_merged_network(
+    stable_diffusion: CaptionedMMDiT,
+) -> None:
+    x_t, _, t, captions = batch()
+    (adapted,) = LoRA(rank=2, alpha=4.0).networks(stable_diffusion, 0, ("generator",))
+    before = stable_diffusion(x_t, t, captions)
+    assert torch.equal(adapted(x_t, t, captions), before)
+    v = filled(adapted, 1)(x_t, t, captions)
+    assert (v - before).norm() > 0.01 * before.norm()
+    assert_close(merged(adapted)(x_t, t, captions), v, rtol=1e-10, atol=1e-12)
+    assert torch.equal(stable_diffusion(x_t, t, captions), before)
+
+
+def test_the_adapter_of_an_exception_or_an_inner_call_does_not_stay() -> None:
+    teacher = VelocityMLP(width=8, depth=1)
+    one, other = LINEAR.networks(teacher, 0, ("one", "other"))
+    x, t = torch.randn(4, 2), torch.full((4,), 0.5)
+    with one.active():
+        other(x, t)
+        assert one.shared.adapter is one.adapter
+        with pytest.raises(RuntimeError), other.active():
+            raise RuntimeError
+        assert one.shared.adapter is one.adapter
+    assert one.shared.adapter is None
+
+
+def test_adapters_that_fit_no_layer_or_no_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match="match no linear layer of VelocityMLP; it has 0, 1, 2"):
+        LoRA().networks(VelocityMLP(width=8, depth=1), 0, ("generator",))
+    with pytest.raises(ValueError, match="must be teacher"):
+        distillation(generator_start="random")
+    with pytest.raises(ValueError, match="has no weights to copy"):
+        Distillation(setting(), t_star=0.9, adapters=LINEAR)
+
+
+def distillation(**options: Any) -> Distillation:
+    torch.manual_seed(3)
+    s = setting(teacher=VelocityMLP(dim=2, width=16, depth=1), optimizer=partial(adam, lr=1e-2))
+    return Distillation(s, **{"t_star": 0.9, "adapters": LINEAR} | options)
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Noise with captions of three words."""
+
+    shape: tuple[int, ...] = (2, 4, 4)
+    num_classes: int = 0
+    std: float = 1.0
+
+    def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        return torch.randn(n, *self.shape, generator=generator), self.conditions(n, generator)
+
+    def conditions(self, n: int, generator: Generator) -> Tensor:
+        return torch.randint(1, 9, (n, 3), generator=generator)
+
+    def reference(self, n: int, generator: Generator) -> Tensor:
+        return self.draw(n, generator)[0]
+
+
+@pytest.mark.parametrize("adversary", [None, "online", "teacher"])
+def test_whole_cycles_are_the_same_under_gradient_checkpointing(
+    stable_diffusion: CaptionedMMDiT, adversary: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps, guidance in both networks, adapters and a GAN term on either's features, in one."""
+    schedule = replace(SCHEDULE, cycles=4, batch_size=3, warmup=0)
+    gan = partial(Adversary, blocks=["transformer_blocks.0"], weight=0.5, width=4, features=adversary, r1_weight=0.1)
+    monkeypatch.setattr(Measuring, "show", lambda *_: None)
+
+    def trained(checkpointing: bool) -> dict[str, Tensor]:
+        net = deepcopy(stable_diffusion).float()
+        if checkpointing:
+            net.transformer.enable_gradient_checkpointing()
+        pieces = {"teacher": Guided(net, 2.0), "data": Captioned(), "schedule": schedule}
+        options = {"steps": 2, "guidance": "long_and_short", "adapters": LoRA(rank=2, alpha=4.0)}
+        s = setting(**pieces, optimizer=partial(adamw, lr=1e-2))
+        module = Distillation(s, t_star=0.9, **options, adversary=gan if adversary else None)  # type: ignore[arg-type]
+        return weights(run(module, tmp_path / str(checkpointing), "64-true"))
+
+    plain, checkpointed = trained(False), trained(True)
+    for name, tensor in plain.items():
+        assert_close(checkpointed[name], tensor, rtol=1e-9, atol=1e-12)
+
+
+def test_a_sampler_is_known_by_its_shared_network_too() -> None:
+    def key(seed: int) -> str:
+        torch.manual_seed(seed)
+        return state_sha256(LINEAR.networks(VelocityMLP(width=8, depth=1), 0, ("generator",))[0])
+
+    assert key(0) == key(0) != key(1)
+
+
+def test_training_moves_every_adapter_and_nothing_of_the_teacher(tmp_path: Path) -> None:
+    module = distillation()
+    before, teacher = weights(module), deepcopy(module.teacher.state_dict())
+    run(module, tmp_path)
+    after = weights(module)
+    assert {name for name in before if torch.equal(before[name], after[name])} == set()
+    assert {name.split(".")[0] for name in after} == {"generator", "online", "ema", "cycle"}
+    assert all(name == "cycle" or ".lora_" in name for name in after)
+    assert all(torch.equal(teacher[name], tensor) for name, tensor in module.teacher.state_dict().items())
+    assert all(p.grad is None for p in module.teacher.parameters())
+    optimized = [p for o in module.trainer.optimizers for group in o.param_groups for p in group["params"]]
+    assert {id(p) for p in optimized} == {id(p) for net in (module.generator, module.online) for p in net.parameters()}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_bfloat16_base_stays_so_and_its_adapters_train_in_float32(precision: str, tmp_path: Path) -> None:
+    module = distillation(adapters=replace(LINEAR, base="bfloat16"))
+    run(module, tmp_path, precision, every=4)
+    assert {p.dtype for p in module.teacher.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in module.parameters()} == {torch.float32} == {module.weight_dtype}
+    assert int(module.cycle) == SCHEDULE.cycles and all(p.isfinite().all() for p in module.parameters())
+    assert [descent.skipped for descent in module.descents] == [0, 0]
+
+
+def test_a_copy_of_a_bfloat16_base_computes_with_its_own_weights() -> None:
+    net, x, t = VelocityMLP(width=16, depth=1), torch.randn(4, 2), torch.full((4,), 0.5)
+    exact = net(x, t)
+    replace(LINEAR, base="bfloat16").networks(net, 0, ("generator",))
+    copy = deepcopy(net)
+    assert_close(copy(x, t).float(), exact, rtol=0.05, atol=0.05)
+    with torch.no_grad():
+        copy.head[1].weight.zero_()
+        copy.head[1].bias.zero_()
+    assert copy(x, t).abs().max() == 0 < net(x, t).abs().max()
+
+
+def test_muon_takes_adapters(tmp_path: Path) -> None:
+    module = distillation()
+    module.setting = replace(module.setting, optimizer=partial(muon, lr=1e-2, blocks="adapter"))
+    before = weights(module)
+    after = weights(run(module, tmp_path))
+    assert not any(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_checkpoint_holds_adapters_alone_and_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: Any) -> None:
+    whole, killed = run(distillation(), tmp_path / "whole"), distillation()
+    state = torch.load(tmp_path / "whole" / checkpoints.LAST, weights_only=True)["state_dict"]
+    layers = [(128, 16), (16, 16), (16, 32), (32, 16)]
+    assert sum(tensor.numel() for tensor in state.values()) == 3 * sum(2 * (i + o) for i, o in layers) + 1
+    step = killed.training_step
+
+    def dies_at_six(batch: Any) -> None:
+        if int(killed.cycle) == 6:
+            raise RuntimeError("killed")
+        step(batch)
+
+    monkeypatch.setattr(killed, "training_step", dies_at_six)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(killed, tmp_path / "parts")
+    resumed = run(distillation(), tmp_path / "parts")
+    assert int(resumed.cycle) == SCHEDULE.cycles
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(resumed).values(), strict=True))
+
+
+def test_the_exported_adapter_loads_onto_the_teacher(tmp_path: Path) -> None:
+    from fgm.teacher import from_file
+
+    module = run(distillation(), tmp_path)
+    file = export_weights(module, tmp_path)
+    assert set(load_file(file)) == {
+        f"{place}.layers.{i}.lora_{m}.weight" for place in ("condition.time", "blocks.0") for i in "02" for m in "AB"
+    }
+    torch.manual_seed(3)
+    (fresh,) = LINEAR.networks(VelocityMLP(dim=2, width=16, depth=1), 7, ("generator",))
+    x, t = torch.randn(4, 2), torch.full((4,), 0.5)
+    assert torch.equal(from_file(str(file), fresh)(x, t), module.ema.net(x, t))

@@ -47,6 +47,11 @@ class Asking(Protocol):
         """The same in words."""
         ...
 
+
+@runtime_checkable
+class Judging(Asking, Protocol):
+    """An asking panel that knows the answers."""
+
     def truth(self, indices: "Tensor") -> "Tensor":
         """Real samples (n, *shape) that show it."""
         ...

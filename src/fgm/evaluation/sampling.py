@@ -1,8 +1,9 @@
 """Samples as a pure function of (seed, index): which device or batch draws them does not matter."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +24,19 @@ class Source:
         name: as in pictures and on the console.
         nfe: network evaluations a sample.
         weights: ema, raw or teacher.
+        decode: from what the sampler gives to images, where it gives latents.
     """
 
     name: str
     sampler: nn.Module
     nfe: int
     weights: str
+    decode: Callable[[Tensor], Tensor] | None = None
+
+
+def decoded(source: Source, data: Any) -> Source:
+    """The same sampler, seen as data shows its x_0: through data.decode, where x_0 is a latent."""
+    return replace(source, decode=getattr(data, "decode", None))
 
 
 def many_step(net: nn.Module, path: Path, steps: int) -> Source:
@@ -50,7 +58,8 @@ def draw(
     dtype = next(source.sampler.parameters(), torch.empty(0)).dtype
     z = sample_noise(seed, indices.tolist(), shape)
     condition = condition if condition is None else condition.to(device)
-    return source.sampler(z.to(device, dtype), condition).float().cpu()
+    x_0 = source.sampler(z.to(device, dtype), condition).float()
+    return (source.decode(x_0) if source.decode else x_0).cpu()
 
 
 def draw_samples(

@@ -30,3 +30,12 @@ class Velocity(nn.Module):
         if not self.num_classes:
             raise ValueError("guidance needs a network with classes, and this one has num_classes = 0")
         return torch.full_like(condition, self.num_classes)
+
+
+def require_patches(name: str, size: int, patch: int, width: int, heads: int) -> None:
+    """
+    Raises:
+        ValueError: a transformer cannot cut its images into such patches, or its tokens into such heads.
+    """
+    if size % patch or width % heads:
+        raise ValueError(f"{name}: patch {patch} must divide size {size}, and heads {heads} must divide width {width}")

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fgm.data import Data
 from fgm.errors import Refusal
-from fgm.evaluation import Asking, Panel
+from fgm.evaluation import Asking, Judging, Panel
 from fgm.evaluation.panel import FeaturePanel
 from fgm.evaluation.pictures import captioned_grid, picture
 from fgm.evaluation.quantise import quantise
-from fgm.evaluation.sampling import Source, draw_samples
+from fgm.evaluation.sampling import Source, decoded, draw_samples
 from fgm.evaluation.symptoms import complaints
 from fgm.records import Measurement
 from fgm.streams import stream
@@ -63,7 +63,8 @@ class Evaluation:
     def draw(self, source: Source, data: Data, device: Any, n: int, batch: int = 1000) -> tuple[Tensor, Tensor | None]:
         """Samples 0 to n - 1 and their conditions: the panel's, where it asks for something, or balanced labels."""
         asked = self.panel.conditions if isinstance(self.panel, Asking) else None
-        return draw_samples(source, self.seed, n, data.shape, data.num_classes, device, batch, asked)
+        seen = decoded(source, data)
+        return draw_samples(seen, self.seed, n, data.shape, data.num_classes, device, batch, asked)
 
     def measure(self, source: Source, data: Data, device: Any, n: int) -> list[Measurement]:
         samples = self.draw(source, data, device, n, self.batch)
@@ -73,18 +74,19 @@ class Evaluation:
         """One row or panel per source, all from the same noise, and the truth last; captions where there are some."""
         if isinstance(self.panel, Asking):
             shown = torch.arange(SHOWN_PROMPTS)
-            sets = {s.name: self.draw(s, data, device, SHOWN_PROMPTS)[0] for s in sources}
-            captioned_grid(sets | {"real": self.panel.truth(shown)}, self.panel.captions(shown), path)
+            sets = {s.name: self.draw(s, data, device, SHOWN_PROMPTS, self.batch)[0] for s in sources}
+            truth = {"real": self.panel.truth(shown)} if isinstance(self.panel, Judging) else {}
+            captioned_grid(sets | truth, self.panel.captions(shown), path)
             return
         n = SHOWN_POINTS if len(data.shape) == 1 else SHOWN_IMAGES
         sets = {s.name: self.draw(s, data, device, n)[0] for s in sources}
         picture(sets | {"real": data.reference(n, stream("shown", index=0))}, path, SHOWN_IMAGES)
 
     def answers(self, source: Source, data: Data, device: Any) -> list[Answer]:
-        """The first prompts and what the source makes of them; none where the panel asks for nothing."""
-        if not isinstance(self.panel, Asking):
+        """The first prompts and what the source makes of them; none where the panel does not judge."""
+        if not isinstance(self.panel, Judging):
             return []
-        x_0, _ = self.draw(source, data, device, SHOWN_PROMPTS)
+        x_0, _ = self.draw(source, data, device, SHOWN_PROMPTS, self.batch)
         prompts, verdicts = self.panel.captions(torch.arange(SHOWN_PROMPTS)), self.panel.verdicts(x_0)
         pictures = quantise(x_0).permute(0, 2, 3, 1).numpy()
         return [Answer(p, *v, x) for p, v, x in zip(prompts, verdicts, pictures, strict=True)]

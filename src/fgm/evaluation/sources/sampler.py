@@ -14,7 +14,7 @@ from torch import Tensor
 from fgm.data import Data
 from fgm.errors import Refusal
 from fgm.evaluation.quantise import Mode, quantise
-from fgm.evaluation.sampling import Source, draw, labels_of
+from fgm.evaluation.sampling import Source, decoded, draw, labels_of
 from fgm.evaluation.sources import Samples
 from fgm.streams import stream
 
@@ -57,7 +57,7 @@ class SamplerSource:
             return conditions_of(data, seed, indices)
 
         labelled = bool(data.num_classes)
-        return cls(source, seed, n, data.shape, condition, device, batch, labelled, identity)
+        return cls(decoded(source, data), seed, n, data.shape, condition, device, batch, labelled, identity)
 
     @property
     def nfe(self) -> int:

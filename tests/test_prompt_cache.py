@@ -51,7 +51,10 @@ def written(plan: PromptCache, batch: int = 5, model: Path | None = None) -> Pro
     return plan
 
 
-def by_pipeline(model: Path, prompts: list[str], without: tuple[str, ...] = (), **options: Any) -> tuple[Tensor, Tensor]:
+@torch.inference_mode()
+def by_pipeline(
+    model: Path, prompts: list[str], without: tuple[str, ...] = (), **options: Any
+) -> tuple[Tensor, Tensor]:
     from diffusers import StableDiffusion3Pipeline
 
     pipe = StableDiffusion3Pipeline.from_pretrained(model, **dict.fromkeys(without), **options)

@@ -1,10 +1,11 @@
-"""Stable Diffusion 3 behind our protocol, on a tiny random pipeline: exactly diffusers' numbers, and what is refused."""
+"""Stable Diffusion 3 behind our protocol, on a tiny random pipeline: diffusers' numbers, and what is refused."""
 
 import json
 import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,8 +30,9 @@ TOKENS = 9
 class Table(nn.Module):
     """Random encodings, in place of a cache."""
 
-    class index:
-        widths = {"words": 32, "pooled": 32}
+    def __init__(self, **widths: int) -> None:
+        super().__init__()
+        self.index = SimpleNamespace(widths={"words": 32, "pooled": 32} | widths)
 
     def forward(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
         rows = [torch.randn(TOKENS + 1, 32, generator=torch.Generator().manual_seed(i)) for i in prompts.tolist()]
@@ -124,10 +126,8 @@ def test_sizes_that_diffusers_would_crop_are_refused(net: SD3Velocity, model: st
 
 
 def test_encodings_of_other_widths_are_refused(model: str) -> None:
-    table = Table()
-    table.index = type("Index", (), {"widths": {"words": 64, "pooled": 32}})  # type: ignore[misc, assignment]
     with pytest.raises(Refusal, match="reads encodings of widths"):
-        sd3.pretrained(model, table, SIZE)
+        sd3.pretrained(model, Table(words=64), SIZE)
 
 
 def test_latents_are_scaled_and_shifted_as_the_pipeline_scales_them(model: str, pipe: Any) -> None:

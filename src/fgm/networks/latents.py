@@ -30,7 +30,7 @@ class Autoencoder(nn.Module):
         from diffusers import AutoencoderKL  # seconds to import, needed here alone
 
         where, self.batch, self.dtype = require(model, ("vae",)) / "vae", batch, getattr(torch, dtype)
-        local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+        local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
         vae: Any = AutoencoderKL.from_pretrained(where, torch_dtype=self.dtype, **local)
         self.vae, self.scale, self.shift = vae.eval(), vae.config.scaling_factor, vae.config.shift_factor
         self.requires_grad_(False)

@@ -68,7 +68,7 @@ def pretrained(model: str, text: Any, size: Size, checkpointing: bool = False) -
 
     require_size(size)
     where = require(model, ("transformer",)) / "transformer"
-    local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+    local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
     transformer: Any = SD3Transformer2DModel.from_pretrained(where, torch_dtype=torch.float32, **local)
     require_widths(transformer.config, text, model)
     return SD3Velocity(transformer, text, size, checkpointing)

@@ -61,6 +61,7 @@ def test_the_command_leaves_every_promised_file(settings: list[str], tmp_path: P
 
 
 def test_every_trainable_tensor_moves_and_no_frozen_one_does(settings: list[str], tmp_path: Path) -> None:
+    """But for the last block's queries of words: SD3 computes them, and reads no word behind that block."""
     module, run = built(settings, tmp_path)
     before, teacher = state(module), {k: v.clone() for k, v in module.teacher.state_dict().items()}
     start = {k: v.clone() for k, v in module.start[0].state_dict().items()}
@@ -68,7 +69,11 @@ def test_every_trainable_tensor_moves_and_no_frozen_one_does(settings: list[str]
     after = state(module)
     trainable = {name for name, weight in module.named_parameters() if weight.requires_grad}
     assert {name.split(".")[0] for name in trainable} == {"generator", "online"}
-    assert {name for name in trainable if torch.equal(before[name], after[name])} == set()
+    assert {name for name in trainable if torch.equal(before[name], after[name])} == {
+        f"{net}.transformer.transformer_blocks.1.attn.add_q_proj.{kind}"
+        for net in ("generator.net", "online")
+        for kind in ("weight", "bias")
+    }
     buffers = {name for name, _ in module.named_buffers()} - {"cycle"}
     assert buffers and all(torch.equal(before[name], after[name]) for name in buffers)
     assert all(torch.equal(v, teacher[k]) for k, v in module.teacher.state_dict().items())

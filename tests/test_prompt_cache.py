@@ -227,7 +227,7 @@ def test_a_line_without_a_prompt_is_named(tmp_path: Path) -> None:
 
 
 def test_prompts_are_data_without_images(plan: PromptCache, model: Path) -> None:
-    data = Prompts(written(plan), SIZE, str(model), channels=4)
+    data = Prompts(written(plan), SIZE, str(model))
     assert data.shape == (4, 4, 4) and data.reference(3, stream("x", index=0)).shape == (0, 4, 4, 4)
     drawn = data.conditions(4000, stream("conditions", index=0))
     shares = drawn.bincount(minlength=5) / 4000
@@ -244,7 +244,7 @@ def test_prompts_are_data_without_images(plan: PromptCache, model: Path) -> None
 def test_the_panel_asks_for_the_prompts_and_sees_images(plan: PromptCache, model: Path) -> None:
     from fgm.evaluation.sampling import decoded
 
-    data, panel = Prompts(written(plan), SIZE, str(model), channels=4), PromptPanel(plan)
+    data, panel = Prompts(written(plan), SIZE, str(model)), PromptPanel(plan)
     assert isinstance(panel, Asking) and not isinstance(panel, Judging)
     assert panel.captions(torch.arange(5)) == [*PROMPTS, PROMPTS[0]]
     source = decoded(Source("identity", First(), 1, "ema"), data)
@@ -267,7 +267,7 @@ def settings(plan: PromptCache) -> list[str]:
     return [
         "experiment=sd3_fgm", f"network.model={plan.model}", f"network.size={SIZE}", f"data.cache.prompts.file={file}",
         f"data.cache.directory={plan.directory}", f"data.cache.max_length={LENGTH}", "data.cache.dtype=float32",
-        "data.cache.shard_size=5", "data.channels=4",
+        "data.cache.shard_size=5",
     ]  # fmt: skip
 
 
@@ -284,7 +284,7 @@ def test_the_command_encodes_once_and_then_says_so(plan: PromptCache, capsys: Sa
 def test_the_command_warns_of_prompts_that_are_too_long(plan: PromptCache, capsys: Said) -> None:
     Path(plan.prompts.file).write_text("c" * 90)  # type: ignore[attr-defined]
     cache_prompts.main([*settings(plan), "device=cpu"])
-    assert "warning: 1 prompts are longer than text_encoder_3 takes" in capsys.readouterr().out
+    assert "warning: 1 of them are longer than text_encoder_3 takes" in capsys.readouterr().out
 
 
 def test_what_is_missing_is_said_before_torch_is_imported(plan: PromptCache) -> None:

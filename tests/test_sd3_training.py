@@ -30,7 +30,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     root = tmp_path_factory.mktemp("sd3")
     (root / "prompts.txt").write_text("\n".join(PROMPTS))
     given = [
-        f"network.model={save_tiny_pipeline(root / 'model')}", f"network.size={SIZE}", "data.channels=4",
+        f"network.model={save_tiny_pipeline(root / 'model')}", f"network.size={SIZE}",
         f"data.cache.directory={root / 'cache'}", f"data.cache.prompts.file={root / 'prompts.txt'}",
         "data.cache.max_length=24", "data.cache.dtype=float32", "trainer.accelerator=cpu", "trainer.precision=32-true",
         "training.cycles=2", "training.batch_size=2", "training.warmup=0", "training.save_every=1",

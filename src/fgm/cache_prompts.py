@@ -80,7 +80,7 @@ def told(cache: PromptCache, index: Index, state: str) -> str:
     """One line, and one for each encoder that some prompts were too long for."""
     lines = [f"{cache.directory} {state}: {len(index.prompts)} prompts, the empty one first, in {index.shards} shards"]
     lines += [
-        f"warning: {n} prompts are longer than {name} takes, which read their beginnings"
+        f"warning: {n} of them are longer than {name} takes, which reads their beginnings"
         for name, n in index.truncated.items()
         if n
     ]

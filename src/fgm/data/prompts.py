@@ -3,6 +3,7 @@
 A condition is a prompt's place in the cache, from 1; 0 is the empty prompt. x_0 is a scaled latent.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from torch import Generator, Tensor
 from fgm.errors import Refusal
 from fgm.networks.latents import Autoencoder
 from fgm.networks.sd3 import FACTOR
-from fgm.pretrained import require_size
+from fgm.pretrained import require, require_size
 from fgm.text.index import Index, PromptCache
 
 
@@ -25,7 +26,6 @@ class Prompts:
     Args:
         cache: of the encoded prompts.
         size: of the images in pixels, a multiple of 16.
-        channels: of a latent.
         std: of latents of real images; SD3's scaling makes it about 1.
         vae: a diffusers directory or hub id, for pictures.
         vae_dtype: of its arithmetic.
@@ -34,7 +34,6 @@ class Prompts:
     cache: PromptCache
     size: Annotated[int, "[16, inf)"]
     vae: str
-    channels: Annotated[int, "[1, inf)"] = 16
     std: Annotated[float, "(0, inf)"] = 1.0
     vae_dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -45,7 +44,13 @@ class Prompts:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.channels, self.size // FACTOR, self.size // FACTOR
+        side = self.size // FACTOR
+        return self.channels, side, side
+
+    @cached_property
+    def channels(self) -> int:
+        """Of a latent."""
+        return json.loads((require(self.vae, ("vae",)) / "vae" / "config.json").read_text())["latent_channels"]
 
     @cached_property
     def index(self) -> Index:

@@ -116,6 +116,7 @@ def test_a_finished_run_can_be_measured_and_drawn_from(
         r["value"] for r in json.loads((finished[0] / "results.json").read_text())["results"] if r["weights"] == "ema"
     )
     assert f"{fd:.4g}" in measured.stdout
+    assert "1 of 1 shards are there already" in measured.stdout, "make eval takes up what the run has measured"
     drawn = command("sample", *run, "n=9", f"out={tmp_path}/nine.png")
     assert drawn.returncode == 0, drawn.stderr
     assert (tmp_path / "nine.png").read_bytes().startswith(b"\x89PNG")
@@ -134,7 +135,23 @@ def test_wandb_offline_logs_and_a_broken_wandb_costs_a_line(places: list[str], t
     offline = command("train", *tiny, f"run_dir={tmp_path}/offline", WANDB_MODE="offline")
     assert offline.returncode == 0, offline.stderr
     assert "and to W&B" in offline.stdout
-    assert list((tmp_path / "offline" / "wandb").glob("offline-run-*/*.wandb"))
+    (log,) = (tmp_path / "offline" / "wandb").glob("offline-run-*/*.wandb")
+    shown = {"fd", "kid", "precision", "recall", "coverage", "accuracy", "power_high", "samples"}
+    assert {f"eval/{name}" for name in shown} <= logged_keys(log)
     broken = command("train", *tiny, f"run_dir={tmp_path}/broken", WANDB_MODE="online", WANDB_API_KEY="x" * 3)
     assert broken.returncode == 0, broken.stderr
     assert "W&B did not start" in broken.stdout
+
+
+def logged_keys(path: Path) -> set[str]:
+    """Of the history in the file that an offline run keeps."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    store, keys = DataStore(), set()
+    store.open_for_scan(str(path))
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        keys |= {item.key or "/".join(item.nested_key) for item in record.history.item}
+    return keys

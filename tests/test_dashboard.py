@@ -20,16 +20,17 @@ from torch import Tensor, nn
 from fgm.config import read_recipe
 from fgm.data.shapes.dataset import Shapes
 from fgm.errors import Refusal
+from fgm.evaluation.evaluation import Evaluation, Mode
 from fgm.evaluation.shape_eval import ShapeEvalPanel
 from fgm.paths import RectifiedPath
 from fgm.records import Measurement
 from fgm.times import Uniform
 from fgm.train import final_part
 from fgm.training import fit as fitting
-from fgm.training.checkpoints import Mode, SaveBest
+from fgm.training.checkpoints import SaveBest
 from fgm.training.dashboard import AXIS, Answer, CycleWandbLogger, log_answers
 from fgm.training.distillation import Distillation
-from fgm.training.evaluation import Evaluate, Evaluation
+from fgm.training.evaluation import Evaluate
 from fgm.training.logs import RunCsvLogger
 from fgm.training.method import Method
 from fgm.training.optimizers import adam
@@ -77,13 +78,19 @@ class Pictures(Logger):
 
 
 class Scripted:
-    """A panel whose measurements are written beforehand; it asks for nothing."""
+    """A panel whose measurements are written beforehand; it asks for nothing, and of samples it sees their number."""
 
     def __init__(self, values: list[float], metric: str = "fd") -> None:
         self.values, self.metric = iter(values), metric
 
-    def measure(self, x_0: Tensor, labels: Tensor | None) -> list[Measurement]:
-        return [Measurement(self.metric, next(self.values), len(x_0), "scripted")]
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+    def rows(self, x_0: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        return {"seen": torch.ones(len(x_0))}
+
+    def judge(self, rows: dict[str, Tensor]) -> list[Measurement]:
+        return [Measurement(self.metric, next(self.values), len(rows["seen"]), "scripted")]
 
     def bounds(self) -> list[Measurement]:
         return []
@@ -99,7 +106,9 @@ def fit(run_dir: Path, panel: Any, shown: list[Logger], monkeypatch: Any, **opti
         monkeypatch.setattr(Evaluate, "show", lambda *_: None)
     monkeypatch.setattr(fitting, "loggers", lambda *_: [RunCsvLogger(run_dir, 0), *shown])
     plan = Evaluation(panel, **{"every": 2, "n_training": 12} | options)
-    fitting.fit(module, fitting.Run(run_dir, "test", "csv", {}, fitting.Hardware("cpu"), plan, console))
+    fitting.fit(
+        module, fitting.Run(run_dir, "test", "csv", {"config_digest": "0"}, fitting.Hardware("cpu"), plan, console)
+    )
     return module, console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -210,10 +219,10 @@ def test_a_metric_that_is_not_measured_is_refused(tmp_path: Path, monkeypatch: A
 
 
 def test_the_best_is_a_setting_of_every_recipe_and_no_part_of_what_is_measured_at_its_end() -> None:
-    config = read_recipe("digits_fgm", ["+evaluation.best=fd", "+evaluation.best_mode=min"])
+    config = read_recipe("digits_fgm", ["evaluation.best=fd", "evaluation.best_mode=min"])
     assert config["evaluation"]["best"] == "fd" and final_part(config) == final_part(read_recipe("digits_fgm", []))
     with pytest.raises(Refusal, match="must be one of min, max"):
-        read_recipe("digits_fgm", ["+evaluation.best=fd", "+evaluation.best_mode=least"])
+        read_recipe("digits_fgm", ["evaluation.best=fd", "evaluation.best_mode=least"])
 
 
 def test_nothing_is_kept_unless_asked_for_and_thresholds_are_told(tmp_path: Path, monkeypatch: Any) -> None:

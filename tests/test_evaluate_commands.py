@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,8 @@ def test_a_folder_of_a_runs_samples_gets_the_runs_numbers(
     fgm.evaluate.main([f"samples_dir={exported}", "evaluator=digits", "n=60", "shard_size=20", f"outputs={tmp_path}"])
     folder = results_of(capsys.readouterr().out)
     assert ema(memory) == ema(folder, "folder")
-    assert [name for name, *_ in ema(memory)] == [*DISTANCES, "accuracy"]
+    bands = ["power_low", "power_mid", "power_high"]
+    assert [name for name, *_ in ema(memory)] == [*DISTANCES, "accuracy", "class_tv", "diversity", *bands]
     shards = [sorted((place / "evaluation").glob("*/shards/*")) for place in (run_dir(run), tmp_path)]
     assert [p.read_bytes() for p in shards[0]] == [p.read_bytes() for p in shards[1]] and len(shards[0]) == 3
 
@@ -80,6 +82,19 @@ def test_an_evaluation_tells_its_provenance_and_comes_again_from_its_shards(run:
     assert len(source["weights_sha256"]) == 64 and first["env"]["world_size"] == 1
     assert first["evaluation"]["panel"]["extractor"]["id"] == "small-classifier"
     assert all(r["protocol"] and r["n"] for r in first["results"])
+
+
+def test_repeats_are_as_many_seeds_with_their_mean_spread_and_least(run: list[str], capsys: Said) -> None:
+    fgm.evaluate.main([*run, "n=40", "eval_seed=3", "repeats=2"])
+    paths = re.findall(r"provenance: (.*results\.json)", capsys.readouterr().out)
+    one, both = (json.loads(Path(path).read_text()) for path in paths)
+    first, second = ({m: v for m, v, _ in ema(told)} for told in (one, {"results": both["results"][:12]}))
+    assert first["fd"] != second["fd"] and both["evaluation"]["source"]["seed"] == 4
+    over = next(r for r in both["results"] if r["protocol"].startswith("mean of 2 seeds of samples; small-classifier"))
+    assert (
+        over["metric"] == "fd" and over["values"] == [first["fd"], second["fd"]] and over["min"] == min(over["values"])
+    )
+    assert over["value"] == pytest.approx(sum(over["values"]) / 2) and over["sd"] > 0 and over["n"] == 40
 
 
 def test_other_weights_are_another_evaluation(run: list[str], tmp_path: Path, capsys: Said) -> None:
@@ -112,8 +127,8 @@ class Echo(torch.nn.Module):
 def test_prompts_reach_their_own_folders(
     run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
-    def echo(config: dict, data: Shapes, seed: int, n: int, batch: int, device: torch.device) -> SamplerSource:
-        return SamplerSource.of(Source("echo", Echo(), 1, "ema"), data, seed, n, device, batch)
+    def echo(config: dict, evaluation: Any, data: Shapes, n: int, seed: int, device: torch.device) -> SamplerSource:
+        return evaluation.source(Source("echo", Echo(), 1, "ema"), data, device, n, seed)
 
     monkeypatch.setattr(fgm.export, "make", lambda node, what: Shapes())
     monkeypatch.setattr(fgm.export, "sampler_source", echo)

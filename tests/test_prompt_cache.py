@@ -12,17 +12,18 @@ import torch
 from tiny_runs import Said, light, refused
 from tiny_sd3 import SIZE, save_tiny_pipeline
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.testing import assert_close
 
 from fgm import cache_prompts
 from fgm.data.prompts import Prompts
 from fgm.data.shapes.vocabulary import encode
 from fgm.errors import Refusal
-from fgm.evaluation import Asking, Judging
-from fgm.evaluation.prompt_panel import PromptPanel
-from fgm.evaluation.sampling import Source, draw_samples
-from fgm.streams import stream
+from fgm.evaluation import Asking, Judging, measure
+from fgm.evaluation.colour_panel import ColourPanel
+from fgm.evaluation.evaluation import Evaluation
+from fgm.evaluation.quantise import quantise
+from fgm.evaluation.sampling import Source
+from fgm.streams import sample_noise, stream
 from fgm.text import cache as caching
 from fgm.text.cache import CachedText, encoders_of, write_cache
 from fgm.text.index import INDEX, PromptCache
@@ -242,24 +243,28 @@ def test_prompts_are_data_without_images(plan: PromptCache, model: Path) -> None
 
 
 def test_the_panel_asks_for_the_prompts_and_sees_images(plan: PromptCache, model: Path) -> None:
-    from fgm.evaluation.sampling import decoded
-
-    data, panel = Prompts(written(plan), SIZE, str(model)), PromptPanel(plan)
+    data, panel = Prompts(written(plan), SIZE, str(model)), ColourPanel(plan)
     assert isinstance(panel, Asking) and not isinstance(panel, Judging)
-    assert panel.captions(torch.arange(5)) == [*PROMPTS, PROMPTS[0]]
-    source = decoded(Source("identity", First(), 1, "ema"), data)
-    images, asked = draw_samples(source, 0, 3, data.shape, 0, torch.device("cpu"), 2, panel.conditions)
-    assert images.shape == (3, 3, SIZE, SIZE) and asked is not None and asked.tolist() == [1, 2, 3]
-    grey, red = torch.zeros(1, 3, 4, 4), torch.tensor([2.0, -1, -1]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
-    measured = {m.metric: m.value for m in panel.measure(torch.cat([grey, red]), None)}
-    assert measured == pytest.approx(
-        {"pixel_mean": 0.0, "pixel_std": red.std().item() / 2, "saturation": 0.5, "clipped": 1 / 6}, abs=1e-6
-    )
+    assert panel.captions(panel.questions(torch.arange(5))) == [*PROMPTS, PROMPTS[0]]
+    source = Evaluation(panel, n=3, batch=2).source(Source("x_0 = z", First(), 1, "ema"), data, torch.device("cpu"))
+    images = source.take(range(3)).x
+    z = sample_noise(1234, range(3), data.shape)
+    assert images.shape == (3, 3, SIZE, SIZE) and torch.equal(images[:2], quantise(data.decode(z[:2])))
+    assert data.encode(panel.captions(torch.arange(4))).tolist() == panel.conditions(torch.arange(4)).tolist()
+
+
+def test_the_panel_knows_red_from_grey(plan: PromptCache) -> None:
+    panel = ColourPanel(written(plan))
+    grey, red = torch.full((1, 3, 4, 4), 1 / 255), torch.tensor([2.0, -1, -1]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    found = {m.metric: m.value for m in measure(panel, torch.cat([grey, red]))}
+    spread = torch.tensor([1.0, -1, -1]).repeat(16).std().item()
+    expected = {"pixel_mean": (1 / 255 - 1 / 3) / 2, "pixel_std": spread / 2, "saturation": 0.5, "clipped": 0.5}
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 class First(torch.nn.Module):
     def forward(self, z: Tensor, condition: Tensor | None) -> Tensor:
-        return pad(z, (0, 0))
+        return z
 
 
 def settings(plan: PromptCache) -> list[str]:

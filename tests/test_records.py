@@ -36,7 +36,7 @@ def test_a_value_without_protocol_or_n_is_refused(protocol: str, n: int, tmp_pat
 
 
 def test_a_row_comes_back_with_what_stands_beside_its_value() -> None:
-    told = Measurement("geneval", 0.5, 40, "GenEval rules", 1, "ema", {"low": 0.4, "counting": 0.2})
+    told = Measurement("geneval", 0.5, 40, "GenEval rules", 1, "ema", {"ci95": [0.4, 0.6], "counting": 0.2})
     assert told.row()["counting"] == 0.2 and "extra" not in told.row()
     assert Measurement.from_row(told.row()) == told
 

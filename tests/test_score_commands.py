@@ -80,7 +80,7 @@ def test_a_layout_is_scored_from_detections(geneval: list[str], tmp_path: Path, 
     (row,), evaluation = told["results"], told["evaluation"]
     assert told["schema"] == 1 and evaluation["source"]["kind"] == "geneval" and told["env"]["torch_fidelity"]
     assert len(evaluation["panel"]["detections_sha256"]) == len(evaluation["panel"]["metadata_sha256"]) == 64
-    assert (row["value"], row["n"], row["weights"]) == (0.5, 2 * len(PROMPTS), "folder") and row["low"] <= 0.5
+    assert (row["value"], row["n"], row["weights"]) == (0.5, 2 * len(PROMPTS), "folder") and row["ci95"][0] <= 0.5
     verdicts = (tmp_path / "layout" / "score" / "results.jsonl").read_text().splitlines()
     assert len(verdicts) == 2 * len(PROMPTS)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fgm.analytic import ring
 from fgm.data.points import Ring
+from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.points import PointPanel
 from fgm.networks.exact import ExactVelocity
 from fgm.networks.mlp import VelocityMLP
@@ -24,7 +25,6 @@ from fgm.training import checkpoints, initialise
 from fgm.training.descend import PATIENCE, Diverged
 from fgm.training.distillation import Distillation
 from fgm.training.ema import frozen_copy, update_ema
-from fgm.training.evaluation import Evaluation
 from fgm.training.fit import Hardware, Run, fit
 from fgm.training.flow_matching import FlowMatching
 from fgm.training.method import Method
@@ -55,7 +55,7 @@ def distillation(**options: Any) -> Distillation:
 def run(module: Method, run_dir: Path, precision: str = "32-true", **evaluation: Any) -> Method:
     console = Console(file=io.StringIO())
     plan = Evaluation(PointPanel(Ring()), **{"every": 0, "n_training": 64} | evaluation)
-    fit(module, Run(run_dir, "test", "csv", {}, Hardware("cpu", 1, precision), plan, console))  # type: ignore[arg-type]
+    fit(module, Run(run_dir, "test", "csv", {"config_digest": "0"}, Hardware("cpu", 1, precision), plan, console))  # type: ignore[arg-type]
     return module
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fgm.analytic import ring
 from fgm.data.points import Ring
+from fgm.evaluation.evaluation import Evaluation
 from fgm.networks.exact import ExactVelocity
 from fgm.networks.mlp import VelocityMLP
 from fgm.paths import RectifiedPath
@@ -25,7 +26,6 @@ from fgm.times import LogitNormal
 from fgm.training import checkpoints
 from fgm.training import fit as fitting
 from fgm.training.distillation import Distillation
-from fgm.training.evaluation import Evaluation
 from fgm.training.optimizers import adam
 from fgm.training.setting import Schedule, Setting
 from fgm.training.warning_signs import REMEDIES, SPIKE, WINDOW, WarningSigns, drifts, oscillates, residuals, spikes
@@ -55,7 +55,9 @@ def distillation(lr: float = 1e-3, **schedule: Any) -> Distillation:
 def run(module: Distillation, run_dir: Path) -> str:
     """What was printed."""
     console, plan = Console(file=io.StringIO(), width=400), Evaluation(Blind(), every=0)
-    fitting.fit(module, fitting.Run(run_dir, "test", "csv", {}, fitting.Hardware("cpu"), plan, console))
+    fitting.fit(
+        module, fitting.Run(run_dir, "test", "csv", {"config_digest": "0"}, fitting.Hardware("cpu"), plan, console)
+    )
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 

@@ -1,6 +1,7 @@
 """Measure a finished run, or a folder of PNGs.
 
     python -m fgm.evaluate experiment=<recipe> [n=10000] [eval_seed=1234] [evaluator=<name>]    its exported weights
+                                                                                   repeats=3: of as many seeds
     python -m fgm.evaluate samples_dir=<folder> evaluator=<name> [n=] [recursive=true]          what it holds
 
 Evaluators are named in configs/evaluation; evaluator.<key>=<value> sets a value of the one that is asked for, such as a
@@ -12,8 +13,8 @@ Samples are measured in shards of shard_size, which stay in <run>/evaluation/<ke
 """
 
 import time
-from dataclasses import replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from rich.console import Console
@@ -21,16 +22,23 @@ from rich.console import Console
 from fgm.arguments import read_settings, required, whole_or, yes
 from fgm.config import parse_arguments
 from fgm.errors import Refusal, entry
-from fgm.evaluators import device_of_rank, evaluator_of_folder, evaluator_settings, make, make_panel, read_evaluator
+from fgm.evaluation.preflight import require_files
+from fgm.evaluators import (
+    device_of_rank,
+    evaluator_of_folder,
+    evaluator_settings,
+    make,
+    make_evaluation,
+    read_evaluator,
+)
 from fgm.finished import finished_run, sampler_source, split
-from fgm.records import write_json
+from fgm.records import Measurement, write_json
 
-RUN = {"n": "", "eval_seed": "", "evaluator": "", "shard_size": ""}
+RUN = {"n": "", "eval_seed": "", "repeats": "1", "evaluator": "", "shard_size": ""}
 FOLDER = {
     "samples_dir": "", "evaluator": "", "data": "", "n": "", "recursive": "false", "shard_size": "",
     "outputs": "outputs",
 }  # fmt: skip
-SHARD = 1000  # samples, unless one batch is larger
 
 
 def main(arguments: list[str]) -> None:
@@ -47,11 +55,11 @@ def measure_run(arguments: list[str]) -> None:
     elif settings:
         raise Refusal(f"{settings[0]}: is a setting of evaluator=<name>, and none is given")
     n, seed = whole_or(own, "n", node["n"], 1), whole_or(own, "eval_seed", node["seed"])
-    cut = shard_size(own, node["batch"])
-    device, data = device_of_rank(), make(config["data"], "data")
-    panel, source = make_panel(node["panel"]), sampler_source(config, data, seed, n, node["batch"], device)
-    source = replace(source, mode=getattr(panel, "mode", "round"))
-    measure(source, panel, node["panel"], cut, Path(config["run_dir"]), device)
+    repeats, cut = whole_or(own, "repeats", 1, 1), whole_or(own, "shard_size", None, 1)
+    require_files(node)
+    data, evaluation, device = make(config["data"], "data"), make_evaluation(node), device_of_rank()
+    sources = [sampler_source(config, evaluation, data, n, seed + i, device) for i in range(repeats)]
+    measure(evaluation, sources, cut, Path(config["run_dir"]), device)
 
 
 def measure_folder(arguments: list[str]) -> None:
@@ -59,50 +67,50 @@ def measure_folder(arguments: list[str]) -> None:
     own = read_settings(rest, FOLDER)
     required(own, "samples_dir", "evaluator")
     node, n = evaluator_of_folder(own["evaluator"], settings, own["data"]), whole_or(own, "n", None, 1)
-    cut, recursive = shard_size(own, 1), yes(own, "recursive")
+    cut, recursive = whole_or(own, "shard_size", None, 1), yes(own, "recursive")
     if not Path(own["samples_dir"]).is_dir():
         raise Refusal(f"samples_dir = {own['samples_dir']} is no folder: it should hold PNGs")
+    require_files(node)
     from fgm.evaluation.sources.folder import FolderSource
 
-    source = FolderSource(own["samples_dir"], n, recursive)
-    panel, title = make_panel(node["panel"]), own["samples_dir"]
-    measure(source, panel, node["panel"], cut, Path(own["outputs"]), device_of_rank(), title)
+    source, title = FolderSource(own["samples_dir"], n, recursive), own["samples_dir"]
+    measure(make_evaluation(node), [source], cut, Path(own["outputs"]), device_of_rank(), title)
 
 
-def shard_size(own: dict[str, str], batch: int) -> int:
-    """Whole batches, so that the borders of shards never cut one."""
-    size = whole_or(own, "shard_size", batch * max(1, SHARD // batch), 1)
-    if size % batch:
-        raise Refusal(f"shard_size = {size} must be a multiple of the evaluator's batch, {batch}")
-    return size
-
-
-def measure(
-    source: Any, panel: Any, panel_node: dict[str, Any], cut: int, place: Path, device: Any, title: str = ""
-) -> None:
-    """Through shards, on all ranks; rank 0 prints and writes results.json."""
+def measure(evaluation: Any, sources: list[Any], cut: int | None, place: Path, device: Any, title: str = "") -> None:
+    """Every source through shards, on all ranks; rank 0 prints and writes results.json beside the shards of each."""
     from fgm.evaluation.comm import comm_of_environment
-    from fgm.evaluation.provenance import definition, key_of
-    from fgm.evaluation.shards import Plan, evaluate
 
     comm, console = comm_of_environment(), Console(highlight=False, soft_wrap=True)
-    told = {"config": panel_node} | panel.identity()
-    evaluation, began = definition(source.describe(), told, source.n, cut), time.perf_counter()
-    plan = Plan(source.n, cut, place / "evaluation" / key_of(evaluation))
-    found = len(plan.shards()) - len(plan.missing())
-    measured = evaluate(source, panel, plan, comm, console)
-    if comm.rank == 0:
+    repeated = []
+    for source in sources:
+        (plan, told), began = evaluation.plan(source, place, cut), time.perf_counter()
+        found = len(plan.shards()) - len(plan.missing())
+        measured = evaluation.measure(source, plan, comm, console)
+        repeated.append(measured)
         timing = {"wall": round(time.perf_counter() - began, 2), "shards": len(plan.shards()), "found": found}
-        conclude(evaluation, measured_as(source, measured) + panel.bounds(), plan, (device, comm.world), timing, title)
+        if comm.rank == 0:
+            results = measured + (spread(repeated) or evaluation.panel.bounds())
+            conclude(told, results, plan, (device, comm.world), timing, title)
 
 
-def measured_as(source: Any, measured: list[Any]) -> list[Any]:
-    return [replace(m, nfe=source.nfe, weights=source.weights) for m in measured]
+def spread(repeated: list[list[Measurement]]) -> list[Measurement]:
+    """Over the seeds so far: mean, standard deviation and least value, which EDM's protocol reports; none of one."""
+    if len(repeated) < 2:
+        return []
+    return [over_seeds(list(same)) for same in zip(*repeated, strict=True)]
+
+
+def over_seeds(same: list[Measurement]) -> Measurement:
+    values, first = [m.value for m in same], same[0]
+    extra = {"sd": stdev(values), "min": min(values), "values": values}
+    protocol = f"mean of {len(values)} seeds of samples; {first.protocol}"
+    return Measurement(first.metric, mean(values), first.n, protocol, first.nfe, first.weights, extra)
 
 
 def conclude(
-    evaluation: dict[str, Any],
-    results: list[Any],
+    told: dict[str, Any],
+    results: list[Measurement],
     plan: Any,
     where: tuple[Any, int],
     timing: dict[str, Any],
@@ -113,7 +121,7 @@ def conclude(
     from fgm.train import commit, summary
 
     path = plan.directory / "results.json"
-    write_json(path, record(evaluation, results, *where, timing) | {"commit": commit()})
+    write_json(path, record(told, results, *where, timing) | {"commit": commit()})
     console = Console(soft_wrap=True)
     console.print(summary(results, title or str(plan.directory.parents[1])))
     print(f"results and their provenance: {path}")

@@ -73,8 +73,8 @@ def make(node: dict[str, Any], what: str) -> Any:
         raise Refusal(str(cause) if isinstance(cause, Refusal) else f"{what}: {cause or error}") from error
 
 
-def make_panel(node: dict[str, Any]) -> Any:
-    """The panel of an evaluator; what it complains of is named as these commands take it."""
+def make_evaluation(node: dict[str, Any]) -> Any:
+    """An evaluator; what it complains of is named as these commands take it."""
     try:
         return make(node, "evaluator")
     except Refusal as refusal:

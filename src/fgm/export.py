@@ -11,7 +11,7 @@ from typing import Any
 from fgm.arguments import choice, required, whole, whole_or
 from fgm.errors import Refusal, entry
 from fgm.evaluation.layouts import LAYOUTS, require_empty
-from fgm.evaluators import device_of_rank, make
+from fgm.evaluators import device_of_rank, make, make_evaluation
 from fgm.finished import finished_run, sampler_source
 from fgm.score import read_questions
 
@@ -40,9 +40,10 @@ def main(arguments: list[str]) -> None:
 def export_flat(config: dict[str, Any], data: Any, numbers: tuple[int, int], layout: str, out: Path) -> None:
     from fgm.evaluation.exporting import export_images
 
-    batch = config["evaluation"]["batch"]
-    source = sampler_source(config, data, *numbers, batch, device_of_rank())
-    export_images(source, out, layout, batch)
+    seed, n = numbers
+    evaluation = make_evaluation(config["evaluation"])
+    source = sampler_source(config, evaluation, data, n, seed, device_of_rank())
+    export_images(source, out, layout, evaluation.batch)
     print(
         f"{out}: {source.n} PNGs in layout {layout}, the samples that make eval measures with the same n and eval_seed"
     )
@@ -58,12 +59,13 @@ def export_prompts(config: dict[str, Any], data: Any, own: dict[str, str], seed:
     prompts, each = read_questions(own), whole(own, "samples", 1)
     from dataclasses import replace
 
+    from fgm.evaluation.conditioning import Conditioning
     from fgm.evaluation.exporting import export_geneval
 
-    batch, tokens = config["evaluation"]["batch"], prompted.encode([metadata.prompt for metadata in prompts])
-    source = sampler_source(config, data, seed, len(prompts) * each, batch, device_of_rank())
-    asked = replace(source, condition=lambda indices: tokens[indices // each], labelled=False)
-    export_geneval(asked, out, prompts, each, batch)
+    evaluation, tokens = make_evaluation(config["evaluation"]), prompted.encode([m.prompt for m in prompts])
+    source = sampler_source(config, evaluation, data, len(prompts) * each, seed, device_of_rank())
+    asked = Conditioning(lambda indices: indices // each, lambda indices: tokens[indices // each])
+    export_geneval(replace(source, conditioning=asked), out, prompts, each, evaluation.batch)
     print(f"{out}: {len(prompts)} prompts with {each} samples each, in GenEval's layout (make score)")
 
 

@@ -43,11 +43,12 @@ def load_source(config: dict[str, Any]) -> Any:
 
     from fgm.evaluation.sampling import Source, many_step
     from fgm.networks.generator import OneStepGenerator
+    from fgm.networks.guidance import guided
 
     weights, method, path = weights_file(config), config["method"], instantiate(config["path"])
     if weights.name == teacher.WEIGHTS:
         net = teacher.from_file(str(weights), config["network"])
-        return many_step(net, path, method["steps"][0])
+        return many_step(guided(net, method["guidance"]), path, method["steps"][0])
     net = teacher.from_file(str(weights), generator_network(config))
     std = instantiate(config["data"]).std
     return Source("one step, ema", OneStepGenerator(net, path, method["t_star"], method["c_in"], std).eval(), 1, "ema")
@@ -61,15 +62,11 @@ def weights_file(config: dict[str, Any]) -> Path:
     )
 
 
-def sampler_source(config: dict[str, Any], data: Any, seed: int, n: int, batch: int, device: Any) -> Any:
-    """The run's samples 0 to n - 1, as a SamplerSource that the weights and the config identify."""
-    from fgm.evaluation.provenance import file_sha256
-    from fgm.evaluation.sources.sampler import SamplerSource
-
+def sampler_source(config: dict[str, Any], evaluation: Any, data: Any, n: int, seed: int, device: Any) -> Any:
+    """The run's samples 0 to n - 1 as an evaluation asks for them: those that training measures at its end."""
     source = load_source(config)
     source.sampler.to(device)
-    identity = {"weights_sha256": file_sha256(weights_file(config)), "config_digest": digest(config)}
-    return SamplerSource.of(source, data, seed, n, device, batch, **identity)
+    return evaluation.source(source, data, device, n, seed, config_digest=digest(config))
 
 
 def generator_network(config: dict[str, Any]) -> dict[str, Any]:

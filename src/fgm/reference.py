@@ -12,7 +12,7 @@ from typing import Any
 
 from fgm.arguments import read_settings, required, whole_or, yes
 from fgm.errors import Refusal, entry
-from fgm.evaluators import RECIPE, evaluator_settings, make, make_panel, read_data, read_evaluator
+from fgm.evaluators import RECIPE, evaluator_settings, make, make_evaluation, read_data, read_evaluator
 
 OWN = {
     "data": "", "samples_dir": "", "evaluator": "digits", "split": "train", "n": "", "recursive": "false", "out": "",
@@ -30,9 +30,9 @@ def main(arguments: list[str]) -> None:
     if bool(own["data"]) == bool(own["samples_dir"]):
         raise Refusal("give data=<name> or samples_dir=<folder>, one of the two")
     data = read_data(own["data"]) if own["data"] else None
-    node = read_evaluator(own["evaluator"], settings, RECIPE, [])["panel"]
+    node = read_evaluator(own["evaluator"], settings, RECIPE, [])
     source = folder(own["samples_dir"], n, recursive) if data is None else dataset(data, own, n)
-    statistics = moments(source, make_panel(node))
+    statistics = moments(source, make_evaluation(node).panel)
     save(out, statistics)
     print(f"{out}: mu and sigma of {statistics.n} images, {len(statistics.mean)} features of {own['evaluator']}")
 

@@ -14,13 +14,16 @@ def main(arguments: list[str]) -> None:
     import torch
     from hydra.utils import instantiate
 
+    from fgm.evaluation.conditioning import conditioning
     from fgm.evaluation.pictures import gallery
-    from fgm.evaluation.sampling import draw_samples
+    from fgm.evaluation.sampling import decoded, draw_samples
 
     out = Path(own["out"] or f"{config['run_dir']}/samples/drawn.png")
     source, data, n = load_source(config), instantiate(config["data"]), int(own["n"])
     began = time.perf_counter()
-    x_0, _ = draw_samples(source, int(own["sample_seed"]), n, data.shape, data.num_classes, torch.device("cpu"))
+    seed, cpu, batch = int(own["sample_seed"]), torch.device("cpu"), config["evaluation"]["batch"]
+    conditions = conditioning(data, None, seed).conditions
+    x_0, _ = draw_samples(decoded(source, data), seed, n, data.shape, data.num_classes, cpu, batch, conditions)
     gallery(x_0, out)
     calls = "one network call" if source.nfe == 1 else f"{source.nfe} network calls"
     print(f"{out}: {n} samples, {calls} each, {time.perf_counter() - began:.2f} s")

@@ -72,7 +72,7 @@ def from_file(file: str, network: Any, guidance: Annotated[float, "[0, inf)"] = 
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from fgm.networks.guidance import Guided
+    from fgm.networks.guidance import guided
 
     net = instantiate(network) if isinstance(network, dict) else network
     try:
@@ -80,4 +80,4 @@ def from_file(file: str, network: Any, guidance: Annotated[float, "[0, inf)"] = 
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise Refusal(f"{file} does not hold the weights of this {type(net).__name__}: {reason}") from error
-    return net if guidance == 1 else Guided(net, guidance)
+    return guided(net, guidance)

@@ -59,8 +59,8 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
     timing = fit(module, run)
     timing["train_s"] = time.perf_counter() - began - timing["evaluate_s"]
     export_weights(module, run.run_dir)
-    results = final_measurements(run.evaluation, module, run.console, known_measurements(config))
-    run.evaluation.show(module.sources(), module.setting.data, module.device, run.run_dir / "samples" / "final.png")
+    results = final_measurements(run.measuring, module, known_measurements(config))
+    run.measuring.show(module.sources(), module, run.run_dir / "samples" / "final.png")
     row = provenance(config) | {"images_seen": module.images_seen, "wall_s": round(time.perf_counter() - began, 1)}
     row |= {name: round(seconds, 1) for name, seconds in timing.items()} | {"results": [m.row() for m in results]}
     append_row(Path(config["experiments"]) / config["recipe"] / "runs.jsonl", row)

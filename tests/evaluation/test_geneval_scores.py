@@ -137,7 +137,11 @@ def test_a_measurement_carries_tags_and_interval() -> None:
     scores = summarise(results(lambda i, k: k < 2), PROMPTS)
     row = scores.measurement("GenEval rules; oracle; ten prompts", nfe=1, weights="ema").row()
     assert (row["metric"], row["value"], row["n"], row["nfe"], row["weights"]) == ("geneval", 0.5, 40, 1, "ema")
-    assert row["counting"] == 0.5 and row["low"] <= 0.5 <= row["high"] and row["protocol"].startswith("GenEval rules")
+    assert (
+        row["counting"] == 0.5
+        and row["ci95"][0] <= 0.5 <= row["ci95"][1]
+        and row["protocol"].startswith("GenEval rules")
+    )
 
 
 def test_results_come_back_as_they_went(tmp_path: Path) -> None:

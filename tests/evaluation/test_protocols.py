@@ -12,7 +12,9 @@ from torch import Tensor
 
 from fgm.data.digits import Digits
 from fgm.errors import Refusal
+from fgm.evaluation import measure
 from fgm.evaluation.bank import FeatureBank
+from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.features.convolutions import RandomConvolutions
 from fgm.evaluation.features.small import SmallClassifier
 from fgm.evaluation.frechet import frechet_distance
@@ -23,7 +25,6 @@ from fgm.evaluation.protocols import PUBLISHED, protocol_of
 from fgm.records import Measurement
 from fgm.signatures import check, parameters
 from fgm.streams import stream
-from fgm.training.evaluation import Evaluation
 
 INCEPTION = SimpleNamespace(id="inception", sha256="6726825d", dim=2048, resize="bilinear as TensorFlow 1")
 RANDOM = SimpleNamespace(id="inception", sha256="00000000", dim=2048, resize="bilinear as TensorFlow 1")
@@ -72,7 +73,7 @@ def test_quantisation_and_resize_stand_in_the_label() -> None:
 
 def test_the_panel_is_its_parts() -> None:
     x, extractor = pictures(300), RandomConvolutions(8)
-    measured = {m.metric: m for m in panel(metrics=("fd", "fd_infinity", "kid", "cmmd", "coverage")).measure(x, None)}
+    measured = {m.metric: m for m in measure(panel(metrics=("fd", "fd_infinity", "kid", "cmmd", "coverage")), x, None)}
     assert list(measured) == ["fd", "fd_infinity", "kid", "rbf_mmd", "coverage"]
     bank = FeatureBank.of(extractor, (x * 127.5 + 127.5).round().byte(), 100)
     reference = panel().reference
@@ -88,8 +89,8 @@ def test_the_panel_is_its_parts() -> None:
 
 def test_a_distance_to_a_file_is_that_to_the_data_behind_it(tmp_path: Path) -> None:
     save_moments(panel().reference.moments, tmp_path / "noise.npz")
-    from_data = panel(metrics=("fd",)).measure(pictures(200), None)[0]
-    from_file = panel(metrics=("fd",), reference=str(tmp_path / "noise.npz")).measure(pictures(200), None)[0]
+    from_data = measure(panel(metrics=("fd",)), pictures(200), None)[0]
+    from_file = measure(panel(metrics=("fd",), reference=str(tmp_path / "noise.npz")), pictures(200), None)[0]
     assert from_file.value == pytest.approx(from_data.value, abs=1e-12)
     assert "uint8, noise.npz " in from_file.protocol
     assert panel(metrics=("fd",), data=None, reference=str(tmp_path / "noise.npz")).bounds() == []
@@ -117,22 +118,23 @@ def test_batches_do_not_change_a_bank() -> None:
 def test_the_digit_panel_reports_as_it_did_and_more() -> None:
     """fd and accuracy keep their names, protocols and n, since rows with them are recorded."""
     x, labels = Digits().split["test"]
-    told = {m.metric: m for m in DigitPanel().measure(x, labels)}
-    assert list(told) == ["fd", "kid", "precision", "recall", "density", "coverage", "accuracy"]
+    told = {m.metric: m for m in measure(DigitPanel(), x, labels)}
+    symptoms = ["class_tv", "diversity", "power_low", "power_mid", "power_high"]
+    assert list(told) == ["fd", "kid", "precision", "recall", "density", "coverage", "accuracy", *symptoms]
     assert told["fd"].protocol == "small-classifier-843d80fd, uint8, training split"
     assert told["accuracy"].protocol == "small-classifier-843d80fd, uint8"
     assert told["fd"].value == pytest.approx(0.087867, rel=1e-3)
     assert told["accuracy"].value == pytest.approx(0.975275, rel=1e-4)
     assert told["precision"].value > 0.8 and told["recall"].value > 0.8 and told["kid"].value < 0.02
-    assert [m.metric for m in DigitPanel().measure(x, None)] == list(told)[:-1]
+    assert [m.metric for m in measure(DigitPanel(), x, None)] == [name for name in told if name != "accuracy"]
 
 
 def test_few_samples_are_warned_of_once_with_a_bias_table(caplog: pytest.LogCaptureFixture) -> None:
     subject = panel(metrics=("fd",))
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            subject.measure(pictures(100), None)
-        subject.measure(pictures(160), None)
+            measure(subject, pictures(100), None)
+        measure(subject, pictures(160), None)
     assert len(caplog.records) == 1
     assert "fd of 100 samples in 8 features: a perfect generator would show about" in caplog.text
     assert "at n = 100, " in caplog.text and "at n = 50000" in caplog.text
@@ -153,16 +155,16 @@ def test_a_panel_that_cannot_be_is_refused(settings: dict[str, object], message:
 
 def test_too_few_or_broken_samples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="fd in the 8 features of random-convolutions needs 9 samples or more, not 8"):
-        panel().measure(pictures(8), None)
-    assert panel(metrics=("kid",)).measure(pictures(8), None)[0].n == 8
+        measure(panel(), pictures(8), None)
+    assert measure(panel(metrics=("kid",)), pictures(8), None)[0].n == 8
     with pytest.raises(Refusal, match="not finite: the generator has diverged"):
-        panel().measure(pictures(20) / 0, None)
+        measure(panel(), pictures(20) / 0, None)
     small = replace(FeatureBank.of(RandomConvolutions(8), (pictures(8) * 127 + 128).byte()).statistics)
     save_moments(small, tmp_path / "small.npz")
     with pytest.raises(Refusal, match="8 real pictures cannot fill a covariance of 8 features"):
         panel(metrics=("fd",), reference=str(tmp_path / "small.npz"))
     with pytest.raises(Refusal, match="fd_infinity in the 8 features of random-convolutions needs 32"):
-        panel(metrics=("fd_infinity",)).measure(pictures(31), None)
+        measure(panel(metrics=("fd_infinity",)), pictures(31), None)
     with pytest.raises(Refusal, match="fd in the 8 features"):  # before anything is trained
         Evaluation(panel(), n=100, every=10, n_training=8)
     assert Evaluation(panel(), n=100, every=0, n_training=8).n == 100

@@ -18,7 +18,7 @@ from fgm.data.shapes.vocabulary import COLOUR_NAMES, EASY, HARD, SHAPE_NAMES
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.detections import Detection
 from fgm.evaluation.quantise import quantise
-from fgm.evaluation.shape_detector import ShapeDetector, legibility
+from fgm.evaluation.shape_detector import ShapeDetector, legibility, legible
 from fgm.evaluation.shape_prompts import per_image, questions, write_metadata
 from fgm.streams import stream
 
@@ -131,7 +131,7 @@ def test_one_image_is_read_as_one_of_many(easy: World) -> None:
 
 def values(images: Tensor) -> dict[str, float]:
     detector = ShapeDetector()
-    return {m.metric: m.value for m in legibility(detector.read(images), detector.protocol)}
+    return {m.metric: m.value for m in legibility(legible(detector.read(images)), detector.protocol)}
 
 
 def test_truth_is_legible_and_blur_costs_crispness(easy: World) -> None:

@@ -18,7 +18,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from fgm.errors import Refusal
+from fgm.evaluation import measure
 from fgm.evaluation.comm import Comm, Local, TorchDistributed, comm_of_environment, on_first
+from fgm.evaluation.conditioning import balanced
 from fgm.evaluation.images import DigitPanel
 from fgm.evaluation.provenance import definition, key_of, record
 from fgm.evaluation.sampling import Source
@@ -44,12 +46,8 @@ class Tanh(torch.nn.Module):
         return (z.flatten(1) @ self.weight).unflatten(1, (1, 8, 8)).tanh() + condition.view(-1, 1, 1, 1) / 50
 
 
-class Like:
-    shape, num_classes = (1, 8, 8), 10
-
-
 def source(net: torch.nn.Module | None = None) -> SamplerSource:
-    return SamplerSource.of(Source("tanh", net or Tanh(), 1, "ema"), Like(), 3, N, CPU, 10, weights_sha256="0" * 64)
+    return SamplerSource(Source("tanh", net or Tanh(), 1, "ema"), 3, N, (1, 8, 8), balanced(10), CPU, 10)
 
 
 def plan(directory: Path) -> Plan:
@@ -152,8 +150,14 @@ def test_a_panel_hears_the_rows_of_all_samples_in_their_order(reference: tuple[P
     first = load_file(plan(reference[0]).file(range(20)))
     assert torch.equal(rows["features"][:20], first["features"])
     panel, samples = DigitPanel(), source().take(range(N))
-    whole = {m.metric: m.value for m in panel.measure(samples.x, samples.labels)}
+    whole = {m.metric: m.value for m in measure(panel, samples.x, samples.labels)}
     assert {m.metric: m.value for m in reference[1]} == pytest.approx(whole, rel=1e-5)
+
+
+class Doubled(Tanh):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight.data *= 2
 
 
 def two_ranks(directory: Path) -> None:
@@ -231,7 +235,8 @@ def test_the_key_changes_with_all_that_defines_the_samples_and_the_rows() -> Non
     parts: dict[str, Any] = {"source": source().describe(), "panel": {"name": "a"}, "n": N, "shard_size": SHARD}
     others = [
         {"source": replace(source(), seed=4).describe()},
-        {"source": replace(source(), identity={"weights_sha256": "1" * 64}).describe()},
+        {"source": replace(source(), identity={"config_digest": "1" * 12}).describe()},
+        {"source": source(Doubled()).describe()},
         {"panel": {"name": "b"}},
         {"n": N + 1},
         {"shard_size": 10},
@@ -244,7 +249,7 @@ def test_a_record_tells_where_its_numbers_come_from() -> None:
     evaluation = definition(source().describe(), {"name": "a"}, N, SHARD)
     told = record(evaluation, [Measurement("fd", 1.0, N, "p")], CPU, 2, {"wall": 1.5})
     assert told["schema"] == 1 and told["key"] == key_of(evaluation) and told["timing_s"] == {"wall": 1.5}
-    assert told["evaluation"]["source"]["weights_sha256"] == "0" * 64 and told["evaluation"]["source"]["seed"] == 3
+    assert len(told["evaluation"]["source"]["weights_sha256"]) == 64 and told["evaluation"]["source"]["seed"] == 3
     assert told["evaluation"]["index_range"] == [0, N] and told["results"][0]["protocol"] == "p"
     assert {"torch", "torchmetrics", "torch_fidelity", "device", "world_size"} <= told["env"].keys()
     assert told["env"]["world_size"] == 2 and told["env"]["torch_fidelity"]

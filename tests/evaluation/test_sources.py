@@ -14,6 +14,7 @@ from fgm.data.digits import Digits
 from fgm.data.points import Ring
 from fgm.data.shapes.dataset import Shapes
 from fgm.errors import Refusal
+from fgm.evaluation.conditioning import Conditioning, balanced, drawn
 from fgm.evaluation.exporting import export_geneval, export_images
 from fgm.evaluation.geneval.grammar import generate_prompts
 from fgm.evaluation.png import decode, encode
@@ -27,6 +28,7 @@ from fgm.evaluation.sources.sampler import SamplerSource
 from fgm.streams import stream
 
 CPU = torch.device("cpu")
+NOTHING = Conditioning(lambda indices: None, lambda indices: None)
 PROMPTS = generate_prompts(seed=2)[::60]
 
 
@@ -45,13 +47,8 @@ class Mixer(torch.nn.Module):
 
 
 def sampler(n: int = 25, shape: tuple[int, ...] = (1, 8, 8), batch: int = 10, classes: int = 10) -> SamplerSource:
-    class Like:
-        num_classes = classes
-
-        def conditions(self, n: int, generator: torch.Generator) -> None: ...
-
-    Like.shape = shape
-    return SamplerSource.of(Source("mixer", Mixer(shape), 1, "ema"), Like(), 7, n, CPU, batch, weights_sha256="0")
+    under = balanced(classes) if classes else NOTHING
+    return SamplerSource(Source("mixer", Mixer(shape), 1, "ema"), 7, n, shape, under, CPU, batch)
 
 
 def exported(source: SampleSource, out: Path, layout: str = "png") -> Path:
@@ -89,7 +86,9 @@ def test_captions_are_a_function_of_seed_and_index() -> None:
         def forward(self, z: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
             return dequantise(tokens.to(torch.uint8)).view(-1, 1, 3, 4)
 
-    one, other = (SamplerSource.of(Source("words", Words(), 1, "ema"), Shapes(), s, 6, CPU, 3) for s in (1, 2))
+    one, other = (
+        SamplerSource(Source("words", Words(), 1, "ema"), s, 6, (1, 3, 4), drawn(Shapes(), s), CPU, 3) for s in (1, 2)
+    )
     assert torch.equal(one.take(range(3, 6)).x, everything(one)[3:]) and one.take(range(6)).labels is None
     assert everything(one).flatten(1).unique(dim=0).shape[0] > 3
     assert not torch.equal(everything(one), everything(other))

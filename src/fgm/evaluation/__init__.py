@@ -14,10 +14,11 @@ class Panel(Protocol):
     """A fixed set of metrics against one reference, in two steps, so that samples may come in shards:
 
     rows(x_0, labels)    what is kept of each sample, tensors whose first axis counts samples; x_0 (n, *shape) is
-                         float32, images in [-1, 1], or uint8
+                         float32, images in [-1, 1], or uint8; labels (n,) int64 or None are what each one answers:
+                         a class, or the number of one of the panel's questions
     judge(rows)          the metrics, from the rows of all samples in their order
 
-    identity() tells what else than its config defines the rows: the extractor's hash and the like, as plain containers.
+    identity() tells all that defines the rows, such as the extractor's hash, as plain containers.
     """
 
     def identity(self) -> dict[str, Any]: ...
@@ -26,10 +27,6 @@ class Panel(Protocol):
 
     def judge(self, rows: Rows) -> list[Measurement]: ...
 
-    def measure(self, x_0: "Tensor", labels: "Tensor | None") -> list[Measurement]:
-        """judge after rows: samples (n, *shape) and the labels that they were conditioned on."""
-        ...
-
     def bounds(self) -> list[Measurement]:
         """The same metrics on fresh real samples (floor) and on bad ones (ceiling)."""
         ...
@@ -37,25 +34,34 @@ class Panel(Protocol):
 
 @runtime_checkable
 class Asking(Protocol):
-    """A panel that says what every sample is asked to show; sample i gets condition i, however many are drawn."""
+    """A panel that says what every sample is asked to show, by the numbers of its questions."""
 
-    def conditions(self, indices: "Tensor") -> "Tensor":
-        """What a sampler is given for samples (n,): (n, ...)."""
+    def questions(self, indices: "Tensor") -> "Tensor":
+        """Of samples (n,): (n,) int64, however many are drawn."""
         ...
 
-    def captions(self, indices: "Tensor") -> list[str]:
+    def conditions(self, questions: "Tensor") -> "Tensor":
+        """What a sampler is given for them: (n, ...)."""
+        ...
+
+    def captions(self, questions: "Tensor") -> list[str]:
         """The same in words."""
+        ...
+
+    def truth(self, questions: "Tensor") -> "Tensor | None":
+        """Real samples (n, *shape) that answer them, where there are some."""
         ...
 
 
 @runtime_checkable
 class Judging(Asking, Protocol):
-    """An asking panel that knows the answers."""
+    """An asking panel that says which samples are right."""
 
-    def truth(self, indices: "Tensor") -> "Tensor":
-        """Real samples (n, *shape) that show it."""
+    def verdicts(self, x_0: "Tensor", questions: "Tensor") -> list[tuple[bool, str]]:
+        """Whether each sample answers its question, and if not, why."""
         ...
 
-    def verdicts(self, x_0: "Tensor") -> list[tuple[bool, str]]:
-        """Whether samples 0 to n - 1 show it, and if not, why."""
-        ...
+
+def measure(panel: Panel, x_0: "Tensor", labels: "Tensor | None" = None) -> list[Measurement]:
+    """Of samples (n, *shape) in memory."""
+    return panel.judge(panel.rows(x_0, labels))

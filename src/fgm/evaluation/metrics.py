@@ -6,6 +6,7 @@ kid            unbiased, mean over subsets
 cmmd           Gaussian kernel on CLIP's features (rbf_mmd on others)
 precision, recall, density, coverage       over as many real pictures as samples
 accuracy       share of samples that the extractor reads as their labels
+class_tv, diversity, power_low, _mid, _high       signs of failure, see fgm.evaluation.symptoms; power gives all bands
 """
 
 from dataclasses import dataclass
@@ -23,11 +24,14 @@ from fgm.evaluation.kernel import cmmd, kid
 from fgm.evaluation.neighbours import K_DENSITY, K_PRECISION, Neighbours, neighbours
 from fgm.evaluation.protocols import Protocol
 from fgm.evaluation.references import Reference
+from fgm.evaluation.symptoms import diversity, power_ratios, total_variation
 from fgm.records import Measurement
 
 MOMENTS_SUFFICE = ("fd", "fd_infinity")
 KS = {"precision": K_PRECISION, "recall": K_PRECISION, "density": K_DENSITY, "coverage": K_DENSITY}
-METRICS = (*MOMENTS_SUFFICE, "kid", "cmmd", *KS, "accuracy")
+READING = ("accuracy", "class_tv")  # need an extractor that reads the data's labels
+SYMPTOMS = ("class_tv", "diversity", "power")
+METRICS = (*MOMENTS_SUFFICE, "kid", "cmmd", *KS, "accuracy", *SYMPTOMS)
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Comparison:
     Attributes:
         samples, reference: their features.
         labels: that the samples were conditioned on.
+        powers: of each sample in each band, see symptoms.radial_power; empty unless power is asked for.
         protocol, extractor: that gave the features.
         kid_subsets, kid_subset_size: of kid.
     """
@@ -44,16 +49,18 @@ class Comparison:
     samples: FeatureBank
     reference: Reference
     labels: Tensor | None
+    powers: dict[str, Tensor]
     protocol: Protocol
     extractor: FeatureExtractor
     kid_subsets: int
     kid_subset_size: int
 
-    def measure(self, metric: str) -> Measurement | None:
-        """None where labels are asked for and there are none."""
+    def measure(self, metric: str) -> list[Measurement]:
+        """One or more; none where labels are needed and there are none."""
         if metric in KS:
-            return self.near(metric)
-        return getattr(self, metric)()  # known_metrics() lets nothing else through
+            return [self.near(metric)]
+        found = getattr(self, metric)()  # known_metrics() lets nothing else through
+        return found if isinstance(found, list) else [found] if found else []
 
     @cached_property
     def label(self) -> str:
@@ -108,3 +115,21 @@ class Comparison:
         correct = (self.samples.logits.argmax(1) == self.labels).double().mean().item()
         n = len(self.samples)
         return Measurement("accuracy", correct, n, self.label, extra={"ci95": wilson_interval(correct, n)})
+
+    def class_tv(self) -> Measurement:
+        """Of the classes that the extractor reads, against the labels asked for or else those of the reference."""
+        logits, real = self.samples.logits, self.reference.bank
+        assert logits is not None and real is not None and real.logits is not None
+        wanted = real.logits.argmax(1) if self.labels is None else self.labels
+        read, asked = (classes.bincount(minlength=logits.shape[1]) for classes in (logits.argmax(1), wanted))
+        against = self.reference.name if self.labels is None else "labels asked for"
+        return Measurement("class_tv", total_variation(read, asked), len(logits), f"{self.label}, against {against}")
+
+    def diversity(self) -> Measurement:
+        value, n = diversity(self.samples.features, self.reference.features)
+        return self.told("diversity", value, "ratio of median distances to the nearest other", n=n)
+
+    def power(self) -> list[Measurement]:
+        ratios = power_ratios(self.powers, self.reference.powers)
+        protocol = f"{self.protocol.pixels}, mean radial power over that of the {self.reference.name}"
+        return [Measurement(name, ratio, len(self.samples), protocol) for name, ratio in ratios.items()]

@@ -19,9 +19,10 @@ from fgm.evaluation.bias import bias_table, is_small
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.metrics import KS, Comparison
 from fgm.evaluation.protocols import Name, protocol_of
-from fgm.evaluation.quantise import Mode, quantise
+from fgm.evaluation.quantise import Mode, dequantise, quantise
 from fgm.evaluation.references import Reference, pictures, reference_of_data, reference_of_file
 from fgm.evaluation.requirements import fewest_samples, known_metrics, large_enough
+from fgm.evaluation.symptoms import BANDS, radial_power
 from fgm.records import Measurement
 from fgm.streams import sample_noise
 
@@ -70,13 +71,10 @@ class FeaturePanel:
             reference_of_data(self.data, self.extractor, self.protocol.quantise, self.batch), self.metrics
         )
 
-    def measure(self, x_0: Tensor, labels: Tensor | None) -> list[Measurement]:
-        self.require(len(x_0))
-        return self.judge(self.rows(x_0, labels))
-
     def identity(self) -> dict[str, Any]:
         space = {"id": self.extractor.id, "sha256": self.extractor.sha256, "resize": self.extractor.resize}
-        return {"protocol": asdict(self.protocol), "extractor": space}
+        kept = {"batch": self.batch, "power": "power" in self.metrics}
+        return {"protocol": asdict(self.protocol), "extractor": space} | kept
 
     @property
     def mode(self) -> Mode:
@@ -88,7 +86,8 @@ class FeaturePanel:
             raise Refusal(f"{len(x_0)} samples hold values that are not finite: the generator has diverged")
         bank = FeatureBank.of(self.extractor, quantise(x_0, self.mode), self.batch)
         beside = {"logits": bank.logits, "labels": labels}
-        return {"features": bank.features} | {name: row for name, row in beside.items() if row is not None}
+        powers = radial_power(dequantise(quantise(x_0, self.mode))) if "power" in self.metrics else {}
+        return {"features": bank.features} | {name: row for name, row in beside.items() if row is not None} | powers
 
     def judge(self, rows: Rows) -> list[Measurement]:
         self.require(len(rows["features"]))
@@ -97,11 +96,11 @@ class FeaturePanel:
 
     def compare(self, rows: Rows, metrics: tuple[str, ...]) -> list[Measurement]:
         comparison = Comparison(
-            FeatureBank(rows["features"], rows.get("logits")), self.reference, rows.get("labels"), self.protocol,
-            self.extractor, self.kid_subsets, self.kid_subset_size,
+            FeatureBank(rows["features"], rows.get("logits")), self.reference, rows.get("labels"),
+            {name: rows[name] for name in BANDS if name in rows}, self.protocol, self.extractor,
+            self.kid_subsets, self.kid_subset_size,
         )  # fmt: skip
-        measured = [comparison.measure(metric) for metric in metrics]
-        return [m for m in measured if m is not None]
+        return [measurement for metric in metrics for measurement in comparison.measure(metric)]
 
     def bounds(self) -> list[Measurement]:
         """Floor and ceilings, by the metrics that the held-out part is large enough for; none without data."""

@@ -54,9 +54,6 @@ class PointPanel:
     def judge(self, rows: dict[str, Tensor]) -> list[Measurement]:
         return self.compare(rows["x_0"], self.real(N_SORTED, 0)) + self.modes(rows["x_0"])
 
-    def measure(self, x_0: Tensor, labels: Tensor | None = None) -> list[Measurement]:
-        return self.judge(self.rows(x_0, labels))
-
     def compare(self, x: Tensor, y: Tensor) -> list[Measurement]:
         x, y = x[: len(y)], y[: len(x)]
         values = [

@@ -46,7 +46,11 @@ class Protocol:
             parts.append(f"{extractor.id}-{extractor.sha256}")
         elif extractor.resize != "none":
             parts.append(extractor.resize)
-        return ", ".join([*parts, NAMES[self.quantise]])
+        return ", ".join([*parts, self.pixels])
+
+    @property
+    def pixels(self) -> str:
+        return NAMES[self.quantise]
 
     def complete(self, n: int) -> bool:
         return self.n is None or n == self.n

@@ -1,6 +1,6 @@
 """What samples are compared with: real pictures, or the moments that somebody made of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from fgm.evaluation.bank import FeatureBank
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.features.weights import sha256_of
 from fgm.evaluation.moments import Gaussian, load_moments
-from fgm.evaluation.quantise import Mode, quantise
+from fgm.evaluation.quantise import Mode, dequantise, quantise
+from fgm.evaluation.symptoms import radial_power
 from fgm.streams import stream
 
 FRESH = 10_000  # draws that stand for a training set that has no end
@@ -18,11 +19,12 @@ FRESH = 10_000  # draws that stand for a training set that has no end
 
 @dataclass(frozen=True)
 class Reference:
-    """name as protocols say it, moments, and the features behind them where they are known."""
+    """name as protocols say it, moments, and where they are known the features and pixel powers of the pictures."""
 
     name: str
     moments: Gaussian
     bank: FeatureBank | None = None
+    powers: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def features(self) -> Tensor:
@@ -38,8 +40,9 @@ def reference_of_file(path: str, dim: int) -> Reference:
 
 def reference_of_data(data: Any, extractor: FeatureExtractor, mode: Mode, batch: int | None) -> Reference:
     """The training split, or fresh draws where there is none."""
-    bank = FeatureBank.of(extractor, quantise(pictures(data, "train")[0], mode), batch)
-    return Reference("training split" if has_split(data) else f"{len(bank)} draws", bank.statistics, bank)
+    pixels = quantise(pictures(data, "train")[0], mode)
+    bank, powers = FeatureBank.of(extractor, pixels, batch), radial_power(dequantise(pixels))
+    return Reference("training split" if has_split(data) else f"{len(bank)} draws", bank.statistics, bank, powers)
 
 
 def pictures(data: Any, part: str) -> tuple[Tensor, Tensor | None]:

@@ -5,15 +5,15 @@ from difflib import get_close_matches
 from fgm.errors import Refusal
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.infinity import fewest
-from fgm.evaluation.metrics import KS, METRICS, MOMENTS_SUFFICE
+from fgm.evaluation.metrics import KS, METRICS, MOMENTS_SUFFICE, READING
 from fgm.evaluation.references import Reference
 
 
 def fewest_samples(metric: str, dim: int) -> int:
     """That a metric can be computed from."""
-    return {"fd": dim + 1, "fd_infinity": fewest(dim), "kid": 2}.get(
-        metric, max(KS.values()) + 1 if metric in KS else 1
-    )
+    if metric in KS:
+        return max(KS.values()) + 1
+    return {"fd": dim + 1, "fd_infinity": fewest(dim), "kid": 2, "diversity": 2}.get(metric, 1)
 
 
 def known_metrics(metrics: tuple[str, ...], extractor: FeatureExtractor, moments_alone: bool) -> tuple[str, ...]:
@@ -28,8 +28,8 @@ def known_metrics(metrics: tuple[str, ...], extractor: FeatureExtractor, moments
             near = get_close_matches(metric, METRICS, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(METRICS)}"
             raise Refusal(f"{where}: there is no metric {metric!r}; {hint}")
-        if metric == "accuracy" and not extractor.reads_labels:
-            raise Refusal(f"{where}: {extractor.id} does not read the data's labels: leave accuracy out")
+        if metric in READING and not extractor.reads_labels:
+            raise Refusal(f"{where}: {extractor.id} does not read the data's labels: leave {metric} out")
         if moments_alone and metric not in (*MOMENTS_SUFFICE, "accuracy"):
             raise Refusal(
                 f"{where}: {metric} compares features one by one and evaluation.panel.reference holds moments alone: "

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fgm.data.shapes.vocabulary import COLOUR_NAMES, EASY, PALETTE, SHAPE_NAMES
+from fgm.evaluation import Rows
 from fgm.evaluation.geneval.detections import Detection
 from fgm.evaluation.quantise import quantise
 from fgm.evaluation.shape_fit import Fit, fit
@@ -83,11 +85,18 @@ def detection(blob: Blob, best: Fit) -> Detection:
     return Detection(SHAPE_NAMES[best.shape], (x - r, y - r, x + r, y + r), min(best.score, 1.0), blob.mask, colour)
 
 
-def legibility(readings: Sequence[Reading], protocol: str) -> list[Measurement]:
+def legible(readings: Sequence[Reading]) -> Rows:
+    """What legibility() needs of each image: numbers of blobs, objects, visible and stray pixels, summed crispness."""
+    counts = {"blobs": [r.blobs for r in readings], "objects": [len(r.detections) for r in readings]}
+    counts |= {"visible": [r.visible for r in readings], "stray": [r.stray for r in readings]}
+    rows = {name: torch.tensor(values, dtype=torch.int64) for name, values in counts.items()}
+    return rows | {"crispness": torch.tensor([sum(r.crispness) for r in readings], dtype=torch.float32)}
+
+
+def legibility(rows: Rows, protocol: str) -> list[Measurement]:
     """parse_rate, stray and crispness of at least one image."""
-    parsed = [len(r.detections) == r.blobs > 0 for r in readings]
-    visible, stray = sum(r.visible for r in readings), sum(r.stray for r in readings)
-    crispness = [value for r in readings for value in r.crispness]
-    values = {"parse_rate": sum(parsed) / len(parsed), "stray": stray / max(visible, 1)}
-    values |= {"crispness": sum(crispness) / len(crispness)} if crispness else {}
-    return [Measurement(metric, value, len(readings), protocol) for metric, value in values.items()]
+    objects, blobs = rows["objects"], rows["blobs"]
+    values = {"parse_rate": ((objects == blobs) & (blobs > 0)).double().mean()}
+    values |= {"stray": rows["stray"].sum() / rows["visible"].sum().clamp_min(1)}
+    values |= {"crispness": rows["crispness"].double().sum() / objects.sum()} if objects.sum() else {}
+    return [Measurement(metric, value.item(), len(blobs), protocol) for metric, value in values.items()]

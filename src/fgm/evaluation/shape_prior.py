@@ -17,24 +17,32 @@ from torch.nn.functional import one_hot
 from fgm.data.shapes.grammar import COUNTING, Captions
 from fgm.data.shapes.scenes import OBJECTS, objects_of
 from fgm.data.shapes.vocabulary import COLOUR_NAMES, SEEN_COLOURS, SHAPE_NAMES
+from fgm.evaluation import Rows
 from fgm.evaluation.geneval.detections import Detection
-from fgm.evaluation.shape_scores import Scores
 from fgm.evaluation.symptoms import total_variation
 
 COLOURS, SHAPES = len(COLOUR_NAMES), len(SHAPE_NAMES)
 COUNTS = OBJECTS + 2  # 0 to OBJECTS, and more
 
 
-def histogram_distances(found: Sequence[Sequence[Detection]], captions: Captions) -> Scores:
-    """Pictures' detections against their captions, both n; of class and colour 1 where nothing is found at all."""
-    objects = [d for detections in found for d in detections]
-    shapes = torch.tensor([SHAPE_NAMES.index(d.cls) for d in objects], dtype=torch.int64)
-    colours = torch.tensor([COLOUR_NAMES.index(str(d.colour)) for d in objects], dtype=torch.int64)
-    counts = torch.tensor([min(len(detections), COUNTS - 1) for detections in found])
-    drawn = {"class_tv": (shapes, SHAPES), "colour_tv": (colours, COLOURS), "count_tv": (counts, COUNTS)}
+def histograms(found: Sequence[Sequence[Detection]]) -> Rows:
+    """Of each picture: its objects by class (n, SHAPES) and by colour (n, COLOURS), and their number."""
+    classes = [[SHAPE_NAMES.index(d.cls) for d in detections] for detections in found]
+    colours = [[COLOUR_NAMES.index(str(d.colour)) for d in detections] for detections in found]
+    counts = torch.tensor([len(detections) for detections in found])
+    return {"classes": tally(classes, SHAPES), "colours": tally(colours, COLOURS), "objects": counts}
+
+
+def tally(items: Sequence[Sequence[int]], kinds: int) -> Tensor:
+    return torch.stack([torch.tensor(row, dtype=torch.int64).bincount(minlength=kinds) for row in items])
+
+
+def histogram_distances(rows: Rows, captions: Captions) -> dict[str, float]:
+    """Pictures' histograms against their captions, both n; of class and colour 1 where nothing is found at all."""
+    counts = rows["objects"].clamp_max(COUNTS - 1).bincount(minlength=COUNTS)
+    drawn = {"class_tv": rows["classes"].sum(0), "colour_tv": rows["colours"].sum(0), "count_tv": counts}
     prior = priors(captions)
-    distances = {name: total_variation(x.bincount(minlength=k), prior[name]) for name, (x, k) in drawn.items()}
-    return {name: (distance, len(found)) for name, distance in distances.items()}
+    return {name: total_variation(found, prior[name]) for name, found in drawn.items()}
 
 
 def priors(captions: Captions) -> dict[str, Tensor]:

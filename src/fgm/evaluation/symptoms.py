@@ -77,19 +77,18 @@ def diversity(x: Tensor, reference: Tensor) -> tuple[float, int]:
     return spread / max(expected, 1e-12), n
 
 
-def radial_power(images: Tensor) -> dict[str, float]:
-    """Mean power in each band of images (n, c, h, w)."""
+def radial_power(images: Tensor) -> dict[str, Tensor]:
+    """Mean power of each of the images (n, c, h, w) in every band that their size has, (n,)."""
     h, w = images.shape[-2:]
-    power = torch.fft.fft2(images.double()).abs().square().mean((0, 1)) / (h * w)
+    power = torch.fft.fft2(images.double()).abs().square().mean(1) / (h * w)
     f = torch.hypot(*torch.meshgrid(torch.fft.fftfreq(h), torch.fft.fftfreq(w), indexing="ij"))
     masks = {name: (f > low) & (f <= high + 1e-6) for name, (low, high) in BANDS.items()}
-    return {name: power[mask].mean().item() for name, mask in masks.items() if mask.any()}
+    return {name: power[:, mask].mean(1) for name, mask in masks.items() if mask.any()}
 
 
-def power_ratios(images: Tensor, reference: Tensor) -> dict[str, float]:
-    """Of every band that images of this size have."""
-    mine, expected = radial_power(images), radial_power(reference)
-    return {name: mine[name] / max(expected[name], 1e-12) for name in mine}
+def power_ratios(power: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, float]:
+    """Of the mean powers of samples and reference, band by band."""
+    return {name: (power[name].mean() / reference[name].mean().clamp_min(1e-12)).item() for name in power}
 
 
 def complaints(measured: Sequence[Measurement]) -> list[str]:

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -12,12 +12,12 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors.torch import save_file
 
 from fgm.errors import Refusal
+from fgm.evaluation.evaluation import Mode
 from fgm.records import Measurement, write_json
 from fgm.training.method import Method
 
 LAST = Path("checkpoints") / "last.ckpt"
 BEST = Path("checkpoints") / "best.safetensors"
-Mode = Literal["min", "max"]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -12,8 +12,9 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from fgm.errors import Refusal
+from fgm.evaluation.evaluation import Evaluation
 from fgm.training.checkpoints import LAST, AtomicCheckpointIO, SaveLast
-from fgm.training.evaluation import Evaluate, Evaluation
+from fgm.training.evaluation import Evaluate, Measuring
 from fgm.training.logs import loggers, progress
 from fgm.training.method import Method
 from fgm.training.setting import Schedule
@@ -41,6 +42,10 @@ class Run:
     evaluation: Evaluation
     console: Console
 
+    @property
+    def measuring(self) -> Measuring:
+        return Measuring(self.evaluation, self.run_dir, self.config["config_digest"], self.console)
+
 
 def last_checkpoint(run_dir: Path) -> tuple[Path | None, int]:
     """The checkpoint to go on from, if there is one, and its cycle.
@@ -64,7 +69,7 @@ def fit(module: Method, run: Run) -> dict[str, float]:
     if checkpoint:
         run.console.print(f"going on from cycle {cycle} of {module.schedule.cycles}")
     chosen = loggers(run.logger, run.run_dir, run.name, run.config, cycle, run.console)
-    evaluate = Evaluate(run.evaluation, run.run_dir, run.console)
+    evaluate = Evaluate(run.measuring)
     saves = SaveLast(run.run_dir, module.schedule.save_every)
     callbacks = [evaluate, WarningSigns(run.console), saves, progress(run.console)]
     trainer = build_trainer(run, module.schedule, chosen, callbacks)

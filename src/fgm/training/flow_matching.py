@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fgm import losses
 from fgm.evaluation.sampling import Source, many_step
-from fgm.networks.guidance import Guided
+from fgm.networks.guidance import guided
 from fgm.paths import expand_like
 from fgm.training.descend import Descent
 from fgm.training.ema import frozen_copy, update_ema
@@ -70,7 +70,7 @@ class FlowMatching(Method):
         return losses.flow_matching(self.net(x_t, t, condition).to(x_t.dtype), c).mean()
 
     def sources(self) -> list[Source]:
-        net = self.ema if self.guidance == 1 else Guided(self.ema, self.guidance)
+        net = guided(self.ema, self.guidance)
         return [many_step(net, self.setting.path, steps) for steps in self.steps]
 
     def result(self) -> nn.Module:

@@ -30,7 +30,7 @@ class Scores:
     """All in [0, 1].
 
     Attributes:
-        interval: of overall, at the level that was asked for.
+        interval: 95 % of overall, unless another level was asked for.
         n: number of pictures.
     """
 
@@ -43,7 +43,7 @@ class Scores:
 
     def measurement(self, protocol: str, nfe: int, weights: str, metric: str = "geneval") -> Measurement:
         """A row's entry; the tags' scores and the interval travel with it."""
-        extra = {"low": self.interval[0], "high": self.interval[1], "images": self.images, "prompts": self.prompts}
+        extra = {"ci95": list(self.interval), "images": self.images, "prompts": self.prompts}
         return Measurement(metric, self.overall, self.n, protocol, nfe, weights, extra | self.tags)
 
 

@@ -4,21 +4,19 @@ Images are quantised to uint8. A sampler is always called on the same batches, w
 arithmetic may differ in its last bits between batch sizes, and does not between ranges that start at such a border.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fgm.data import Data
 from fgm.errors import Refusal
+from fgm.evaluation.conditioning import Conditioning
 from fgm.evaluation.quantise import Mode, quantise
-from fgm.evaluation.sampling import Source, decoded, draw, labels_of
+from fgm.evaluation.sampling import Source, draw
 from fgm.evaluation.sources import Samples
-from fgm.streams import stream
-
-Condition = Callable[[Tensor], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -29,10 +27,9 @@ class SamplerSource:
         source: the sampler.
         seed: of its noise.
         shape: of one sample.
-        condition: from indices to conditions, (n, ...).
-        labelled: whether the conditions are class labels, to be told to a panel.
+        conditioning: what each sample is drawn under.
         batch: samples at once.
-        identity: what else defines the samples: the weights' hash and the like.
+        identity: what else than its weights defines the sampler, such as its config's digest.
         mode: how images become bytes.
     """
 
@@ -40,24 +37,11 @@ class SamplerSource:
     seed: int
     n: int
     shape: tuple[int, ...]
-    condition: Condition
+    conditioning: Conditioning
     device: torch.device
     batch: int = 1000
-    labelled: bool = True
     identity: dict[str, Any] = field(default_factory=dict)
     mode: Mode = "round"
-
-    @classmethod
-    def of(
-        cls, source: Source, data: Data, seed: int, n: int, device: torch.device, batch: int, **identity: Any
-    ) -> Self:
-        """Of data's shape, class by class; where conditions are no classes, sample i has its own of the seed."""
-
-        def condition(indices: Tensor) -> Tensor | None:
-            return conditions_of(data, seed, indices)
-
-        labelled = bool(data.num_classes)
-        return cls(decoded(source, data), seed, n, data.shape, condition, device, batch, labelled, identity)
 
     @property
     def nfe(self) -> int:
@@ -69,33 +53,31 @@ class SamplerSource:
 
     def take(self, indices: range) -> Samples:
         whole = torch.arange(indices.start, indices.stop)
-        conditions = self.condition(whole)
-        parts = zip(whole.split(self.batch), self.parts(conditions, len(whole)), strict=True)
-        x = torch.cat([draw(self.source, self.seed, i, self.shape, c, self.device) for i, c in parts])
+        x = torch.cat([self.drawn(part) for part in whole.split(self.batch)])
         require_finite(x, indices.start, self.source.name)
-        labels = conditions if self.labelled else None
-        return Samples(quantise(x, self.mode) if len(self.shape) == 3 else x, labels)
+        return Samples(quantise(x, self.mode) if len(self.shape) == 3 else x, self.conditioning.labels(whole))
 
-    def parts(self, conditions: Tensor | None, n: int) -> list[Tensor] | list[None]:
-        return [None] * -(-n // self.batch) if conditions is None else list(conditions.split(self.batch))
+    def drawn(self, indices: Tensor) -> Tensor:
+        condition = self.conditioning.conditions(indices)
+        return draw(self.source, self.seed, indices, self.shape, condition, self.device)
 
     def describe(self) -> dict[str, Any]:
         drawn = {"name": self.source.name, "nfe": self.nfe, "weights": self.weights, "seed": self.seed}
         where = {"batch": self.batch, "device": self.device.type, "shape": list(self.shape), "quantise": self.mode}
-        return {"kind": "sampler", **drawn, **where, **self.identity}
+        return {"kind": "sampler", **drawn, **where, "weights_sha256": self.weights_sha256, **self.identity}
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        return state_sha256(self.source.sampler)
 
 
-def conditions_of(data: Data, seed: int, indices: Tensor) -> Tensor | None:
-    """Labels in turn, or each index's own draw, (n, ...); None where data has neither."""
-    if data.num_classes:
-        return labels_of(indices, data.num_classes)
-    rows: list[Tensor] = []
-    for i in indices.tolist():
-        condition = data.conditions(1, stream(seed, "condition", index=i))
-        if condition is None:
-            return None
-        rows.append(condition)
-    return torch.cat(rows)
+def state_sha256(module: nn.Module) -> str:
+    """Of all parameters and buffers, saved or not, by their names and bytes."""
+    content = sha256()
+    for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()]):
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        content.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()
 
 
 def require_finite(x: Tensor, start: int, name: str) -> None:

@@ -1,0 +1,96 @@
+"""What is measured, how often and on how many samples: the one way from a sampler to measurements.
+
+Training, its end and `make eval` all ask an Evaluation. Samples are the same function of (seed, index) for each of
+them, and lie in the same shards: a measurement that was cut off goes on, and one that is there is not made again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from rich.console import Console
+
+from fgm.data import Data
+from fgm.errors import Refusal
+from fgm.evaluation import Panel
+from fgm.evaluation.comm import Comm, Local
+from fgm.evaluation.conditioning import conditioning
+from fgm.evaluation.panel import FeaturePanel
+from fgm.evaluation.provenance import definition, key_of
+from fgm.evaluation.sampling import Source, decoded
+from fgm.evaluation.shards import Plan, evaluate
+from fgm.evaluation.sources import SampleSource
+from fgm.evaluation.sources.sampler import SamplerSource
+from fgm.records import Measurement
+
+Mode = Literal["min", "max"]
+SHARD = 1000  # samples, unless one batch is larger
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to measure, how often and on how many samples.
+
+    Args:
+        panel: the metrics.
+        n: samples at the end.
+        every: cycles between measurements in training; 0 for none.
+        n_training: samples of such a measurement.
+        seed: of the samples; the same at every measurement, so that curves show the training alone.
+        batch: samples at once.
+        best: metric whose best value's weights are kept, see fgm.training.checkpoints.
+        best_mode: whether less or more of it is better.
+
+    Raises:
+        Refusal: the best of no measurements is asked for, or n is too small for the panel's features.
+    """
+
+    panel: Panel
+    n: Annotated[int, "[1, inf)"] = 10_000
+    every: Annotated[int, "[0, inf)"] = 100
+    n_training: Annotated[int, "[1, inf)"] = 2000
+    seed: int = 1234
+    batch: Annotated[int, "[1, inf)"] = 1000
+    best: str | None = None
+    best_mode: Mode = "min"
+
+    def __post_init__(self) -> None:
+        if self.best and not self.every:
+            raise Refusal(f"evaluation.best = {self.best} needs measurements in training: give evaluation.every")
+        if isinstance(self.panel, FeaturePanel):
+            self.panel.require(min(self.n, self.n_training) if self.every else self.n)
+
+    def source(
+        self, sampler: Source, data: Data, device: Any, n: int | None = None, seed: int | None = None, **identity: Any
+    ) -> SamplerSource:
+        """Samples 0 to n - 1 of a sampler, as this evaluation's panel asks for them."""
+        seed = self.seed if seed is None else seed
+        return SamplerSource(
+            decoded(sampler, data), seed, self.n if n is None else n, data.shape, conditioning(data, self.panel, seed), device,
+            self.batch, identity, getattr(self.panel, "mode", "round"),
+        )  # fmt: skip
+
+    def plan(self, source: SampleSource, place: Path, shard_size: int | None = None) -> tuple[Plan, dict[str, Any]]:
+        """Where the source's shards lie, <place>/evaluation/<key>, and all that the key stands for.
+
+        Raises:
+            Refusal: the borders of shards would cut a sampler's batches.
+        """
+        batch = source.batch if isinstance(source, SamplerSource) else 1
+        size = shard_size or batch * max(1, SHARD // batch)
+        if size % batch:
+            raise Refusal(f"shard_size = {size} must be a multiple of the evaluator's batch, {batch}")
+        told = definition(source.describe(), self.panel.identity(), source.n, size)
+        return Plan(source.n, size, place / "evaluation" / key_of(told)), told
+
+    def measure(
+        self, source: SampleSource, plan: Plan, comm: Comm | None = None, console: Console | None = None
+    ) -> list[Measurement]:
+        """On every rank."""
+        return said_of(source, evaluate(source, self.panel, plan, comm or Local(), console))
+
+
+def said_of(source: SampleSource, measured: Sequence[Measurement]) -> list[Measurement]:
+    """The measurements with what only the source knows."""
+    return [replace(m, nfe=source.nfe, weights=source.weights) for m in measured]

@@ -1,0 +1,111 @@
+"""Panels that ask: every sample answers a question, and a metric is the share of right answers, tag by tag.
+
+    <metric>          UNWEIGHTED mean of the tags' scores, with a 95 % interval: bootstrap over prompts, since the
+                      samples of one prompt are not independent
+    <metric>_<tag>    share of the tag's samples that are right
+
+Questions are asked in rounds: one of each tag, then the next, and within a tag round after round over its prompts in a
+fixed random order. However many samples are drawn, they are balanced over the tags, as far as these reach, and over a
+tag's prompts to within one: during training the same short beginning is asked again and again, at the end all of it.
+Beyond the end the questions start anew.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, zip_longest
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fgm.errors import Refusal
+from fgm.evaluation import Rows
+from fgm.evaluation.geneval.prompts import Metadata, digest
+from fgm.evaluation.geneval.scores import Array, bootstrap
+from fgm.records import Measurement
+from fgm.streams import stream
+
+T = TypeVar("T")
+RESAMPLES, LEVEL = 1000, 0.95
+
+
+class PromptPanel:
+    """What all of them share; a question is a place in `asked`.
+
+    Args:
+        metric: name of the score.
+        asked: one prompt for each sample, in the order of asking.
+    """
+
+    def __init__(self, metric: str, asked: Sequence[Metadata]) -> None:
+        self.metric, self.asked = metric, list(asked)
+
+    def questions(self, indices: Tensor) -> Tensor:
+        return indices.cpu() % len(self.asked)
+
+    def captions(self, questions: Tensor) -> list[str]:
+        return [self.asked[i].prompt for i in questions.tolist()]
+
+    def verdicts(self, x_0: Tensor, questions: Tensor) -> list[tuple[bool, str]]:
+        raise NotImplementedError
+
+    def protocol(self, questions: Tensor) -> str:
+        """All that a score of these questions depends on but the samples."""
+        raise NotImplementedError
+
+    def rows(self, x_0: Tensor, labels: Tensor | None) -> Rows:
+        questions = self.answered(labels)
+        return {"question": questions, "correct": torch.tensor([v for v, _ in self.verdicts(x_0, questions)])}
+
+    def judge(self, rows: Rows) -> list[Measurement]:
+        asked = [self.asked[i] for i in rows["question"].tolist()]
+        return tag_scores(self.metric, rows["correct"].double().numpy(), asked, self.protocol(rows["question"]))
+
+    def answered(self, labels: Tensor | None) -> Tensor:
+        """
+        Raises:
+            Refusal: nobody says which questions the samples answer.
+        """
+        if labels is None or (len(labels) and int(labels.max()) >= len(self.asked)):
+            raise Refusal(
+                f"{self.metric} needs samples of its own prompts: draw them by make eval, or export them by make "
+                "export ARGS=format=png, which writes their numbers as labels into dataset.json"
+            )
+        return labels.cpu()
+
+    def distinct(self, questions: Tensor) -> str:
+        """The prompts of these questions, for a protocol."""
+        prompts = list(dict.fromkeys(self.asked[i] for i in questions.tolist()))
+        return f"{len(prompts)} prompts, {digest(prompts)}"
+
+
+def rounds(by_tag: Mapping[str, Sequence[tuple[T, int]]], seed: int) -> list[T]:
+    """The order of asking: of each tag (question, how many times)."""
+    return [item for turn in zip_longest(*(turns(*pair, seed) for pair in by_tag.items())) for item in turn if item]
+
+
+def turns(tag: str, group: Sequence[tuple[T, int]], seed: int) -> Iterator[T]:
+    order = torch.randperm(len(group), generator=stream(seed, "asking order", tag, index=0)).tolist()
+    most = max(times for _, times in group)
+    return chain.from_iterable([group[i][0] for i in order if group[i][1] > turn] for turn in range(most))
+
+
+def tag_scores(metric: str, correct: Array, asked: Sequence[Metadata], protocol: str) -> list[Measurement]:
+    """Of samples (n,): whether each is right, and what was asked. What nothing was asked of is left out."""
+    tags, prompts = (np.array([getattr(m, name) for m in asked]) for name in ("tag", "prompt"))
+    masks = {str(tag): tags == tag for tag in dict.fromkeys(tags.tolist())}
+    parts = [
+        Measurement(f"{metric}_{tag}", float(correct[mask].mean()), int(mask.sum()), protocol)
+        for tag, mask in masks.items()
+    ]
+    shares = [prompt_shares(correct[mask], prompts[mask]) for mask in masks.values()]
+    extra: dict[str, Any] = {"ci95": list(bootstrap(shares, 0, RESAMPLES, LEVEL))}
+    overall = float(np.mean([part.value for part in parts]))
+    return [Measurement(metric, overall, len(correct), protocol, extra=extra), *parts]
+
+
+def prompt_shares(correct: Array, prompts: NDArray[np.str_]) -> Array:
+    """Share right of each prompt's samples."""
+    _, prompt = np.unique(prompts, return_inverse=True)
+    return np.bincount(prompt, correct) / np.bincount(prompt)

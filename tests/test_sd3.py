@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -216,3 +217,54 @@ def test_a_fingerprint_knows_weights_and_not_files(tmp_path: Path) -> None:
 def test_the_tiny_pipeline_is_tiny(model: str) -> None:
     assert sum(file.stat().st_size for file in Path(model).rglob("*")) < 1_000_000
     assert "peft" not in sys.modules
+
+
+def billions(build: Callable[[], Any]) -> float:
+    with torch.device("meta"):
+        return sum(p.numel() for p in build().parameters()) / 1e9
+
+
+def published(layers: int, **options: Any) -> Callable[[], Any]:
+    from diffusers import SD3Transformer2DModel
+
+    width: dict[str, Any] = {"num_attention_heads": layers, "caption_projection_dim": 64 * layers}
+    return lambda: SD3Transformer2DModel(
+        num_layers=layers, attention_head_dim=64, joint_attention_dim=4096, pooled_projection_dim=2048,
+        out_channels=16, pos_embed_max_size=2, **width, **options,
+    )  # fmt: skip
+
+
+def test_the_sizes_that_a_refusal_tells_are_counted() -> None:
+    """Of the published configs, on the meta device; positions are a buffer, and left small."""
+    rms: dict[str, Any] = {"qk_norm": "rms_norm"}
+    medium, medium_35 = published(24), published(24, dual_attention_layers=tuple(range(13)), **rms)
+    counted = [billions(build) for build in (medium, medium_35, published(38, **rms))]
+    assert counted == pytest.approx(list(pretrained.BILLIONS.values()), abs=0.01)
+
+
+def test_what_lies_beside_the_transformer_is_counted() -> None:
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+    def clip(width: int, layers: int, heads: int) -> Any:
+        return CLIPTextModelWithProjection(
+            CLIPTextConfig(
+                hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=heads,
+                projection_dim=width,
+            )
+        )  # fmt: skip
+
+    def t5() -> Any:
+        return T5EncoderModel(
+            T5Config(d_model=4096, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu")
+        )
+
+    def vae() -> Any:
+        return AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=16, use_quant_conv=False,
+            use_post_quant_conv=False,
+        )  # fmt: skip
+
+    parts = (lambda: clip(768, 12, 12), lambda: clip(1280, 32, 20), t5, vae)
+    assert sum(map(billions, parts)) == pytest.approx(pretrained.BESIDE, abs=0.01)

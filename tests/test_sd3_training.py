@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 from tiny_sd3 import SIZE, save_tiny_pipeline
 from torch import Tensor
 
-from fgm import cache_prompts, train
+from fgm import cache_prompts, export, sample, train
 from fgm.build import build
 from fgm.config import read_recipe
+from fgm.errors import Refusal
+from fgm.evaluation.png import decode
 from fgm.networks.sd3 import SD3Velocity
 from fgm.training.fit import fit
 from fgm.training.method import Method
@@ -49,15 +51,41 @@ def state(module: Method) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
-def test_the_command_leaves_every_promised_file(settings: list[str], tmp_path: Path) -> None:
-    train.main(["experiment=sd3_fgm", *settings, f"run_dir={tmp_path}"])
+@pytest.fixture(scope="module")
+def finished(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    run_dir = tmp_path_factory.mktemp("run")
+    run = ["experiment=sd3_fgm", *settings, f"run_dir={run_dir}"]
+    train.main(run)
+    return run, run_dir
+
+
+def test_the_command_leaves_every_promised_file(finished: tuple[list[str], Path]) -> None:
+    _, run_dir = finished
     for name in ("generator.safetensors", "metrics.csv", "samples/000002.png", "samples/final.png"):
-        assert (tmp_path / name).stat().st_size > 0, name
-    results = json.loads((tmp_path / "results.json").read_text())["results"]
+        assert (run_dir / name).stat().st_size > 0, name
+    results = json.loads((run_dir / "results.json").read_text())["results"]
     assert {(row["nfe"], row["weights"]) for row in results} == {(1, "ema"), (1, "raw"), (1, "teacher"), (2, "teacher")}
     assert {row["metric"] for row in results} == {"pixel_mean", "pixel_std", "saturation", "clipped"}
-    weights = load_file(tmp_path / "generator.safetensors")
+    weights = load_file(run_dir / "generator.safetensors")
     assert weights and all(name.startswith("transformer.") for name in weights)
+
+
+def test_a_finished_run_draws_and_fills_a_geneval_folder(
+    finished: tuple[list[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = finished
+    sample.main([*run, "n=4", f"out={tmp_path / 'four.png'}"])
+    assert (tmp_path / "four.png").stat().st_size > 0
+    lines = [{"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"}]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    geneval = [*run, "format=geneval", f"metadata={tmp_path / 'metadata.jsonl'}", "samples=2"]
+    export.main([*geneval, f"out={tmp_path / 'geneval'}"])
+    pictures = sorted((tmp_path / "geneval" / "00000" / "samples").iterdir())
+    assert [decode(picture.read_bytes(), picture).shape for picture in pictures] == [(3, SIZE, SIZE)] * 2
+    lines[0]["prompt"] = "a photo of a bench with no cache"
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    with pytest.raises(Refusal, match="'a photo of a bench with no cache' is not in"):
+        export.main([*geneval, f"out={tmp_path / 'other'}"])
 
 
 def test_every_trainable_tensor_moves_and_no_frozen_one_does(settings: list[str], tmp_path: Path) -> None:

@@ -40,8 +40,9 @@ def locate(model: str) -> Path:
 
 
 def hub_cache() -> Path:
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    return Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    """As the hub's own library finds it."""
+    home = Path(os.environ.get("HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"))
+    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -74,9 +75,9 @@ def remedy(model: str) -> str:
     hub_id = model if model in BILLIONS else SD3_MEDIUM
     size, memory = 2 * (BILLIONS[hub_id] + BESIDE), BYTES * BILLIONS[hub_id]
     return (
-        f"accept the licence and run huggingface-cli download {hub_id} ({size:.0f} GB in 16 bits), or give "
+        f"accept its licence and run hf download {hub_id} (at least {size:.0f} GB), or give "
         f"network.model=<its diffusers directory: transformer/, vae/, text_encoder*/, tokenizer*/>; "
-        f"to distil it whole takes {memory:.0f} GB of device memory, and activations"
+        f"distilling it whole takes {memory:.0f} GB of device memory, and activations"
     )
 
 

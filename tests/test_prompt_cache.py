@@ -286,6 +286,19 @@ def test_the_command_encodes_once_and_then_says_so(plan: PromptCache, capsys: Sa
     assert (Path(plan.directory) / "00000.safetensors").stat().st_mtime_ns == stamp
 
 
+def test_the_command_reads_geneval_metadata_and_the_grammar(plan: PromptCache, tmp_path: Path, capsys: Said) -> None:
+    line = {"tag": "single_object", "include": [{"class": "cat", "count": 1}], "prompt": "a photo of a cat"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(line) + "\n")
+    given = [a for a in settings(plan) if not a.startswith("data.cache.prompts.file")]
+    where, file = f"data.cache.directory={tmp_path}", f"data.cache.prompts.file={tmp_path / 'metadata.jsonl'}"
+    cache_prompts.main([*given, "prompts@data.cache.prompts=geneval", file, f"{where}/geneval", "device=cpu"])
+    assert "is written: 2 prompts" in capsys.readouterr().out
+    grammar = ["prompts@data.cache.prompts=shapes", "data.cache.prompts.n=20"]
+    cache_prompts.main([*given, *grammar, f"{where}/grammar", "device=cpu"])
+    (index,) = tmp_path.glob("grammar/index.json")
+    assert json.loads(index.read_text())["prompts"] == ["", *ShapesGrammar(20).read()]
+
+
 def test_the_command_warns_of_prompts_that_are_too_long(plan: PromptCache, capsys: Said) -> None:
     Path(plan.prompts.file).write_text("c" * 90)  # type: ignore[attr-defined]
     cache_prompts.main([*settings(plan), "device=cpu"])
@@ -296,6 +309,8 @@ def test_what_is_missing_is_said_before_torch_is_imported(plan: PromptCache) -> 
     assert "no transformer/ and no vae/ on this machine" in light("train", ["experiment=sd3_fgm"])
     assert "no text encoder on this machine" in light("cache_prompts", ["experiment=sd3_fgm"])
     assert "holds no encoded prompts: make cache-prompts" in light("train", settings(plan))
+    assert "network.size = 40 is no multiple of 16" in light("train", [*settings(plan), "network.size=40"])
+    assert "data.size = 48 and network.size = 32 differ" in light("train", [*settings(plan), "data.size=48"])
 
 
 def test_a_recipe_without_prompts_is_refused(capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,13 @@ def require(config: dict[str, Any]) -> None:
     require_models(config)
     cache = cache_of(config)
     if cache is not None:
+        require_one_size(config["data"]["size"], config["network"].get("size"))
         cache.require()
+
+
+def require_one_size(data: int, network: int | None) -> None:
+    if network is not None and data != network:
+        raise Refusal(f"data.size = {data} and network.size = {network} differ: give network.size alone")
 
 
 def encode(cache: PromptCache, index: Index, device: str, batch: int, console: Console) -> Index:

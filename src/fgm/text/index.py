@@ -77,7 +77,7 @@ class PromptCache:
         prompts: their source.
         directory: of the cache.
         model: of the encoders: a diffusers directory or a hub id; without T5, or a CLIP, zeros stand in its place.
-        max_length: T5's tokens; 256 is the pipeline's, 77 takes a third of the room.
+        max_length: T5's tokens; 256 is the pipeline's, at 2.4 MB a prompt in bfloat16; 77 takes 0.95 MB.
         dtype: of encoders and cache.
         shard_size: prompts a shard.
     """

@@ -198,6 +198,21 @@ def test_encodings_that_are_not_finite_are_refused(plan: PromptCache, model: Pat
     assert list(Path(plan.directory).iterdir()) == []
 
 
+def test_encoders_that_are_not_whole_are_refused(plan: PromptCache, model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    broken = shutil.copytree(model, tmp_path / "broken")
+    file = broken / "text_encoder_2" / "model.safetensors"
+    weights = load_file(file)
+    last = sorted(weights)[-1]
+    save_file({name: w for name, w in weights.items() if name != last}, file, metadata={"format": "pt"})
+    with pytest.raises(Refusal, match=f"text_encoder_2: lacks 1 weights, {last} first"):
+        written(replace(plan, model=str(broken)))
+    shutil.rmtree(broken / "tokenizer")
+    with pytest.raises(Refusal, match="tokenizer is missing: it should hold the tokenizer of text_encoder"):
+        written(replace(plan, model=str(broken)))
+
+
 def test_every_source_reads_its_prompts_once_and_in_order(tmp_path: Path) -> None:
     text, lines, metadata = (tmp_path / name for name in ("a.txt", "a.jsonl", "metadata.jsonl"))
     text.write_text("a cat\n\n  a dog \na cat\n")

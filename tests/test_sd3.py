@@ -169,6 +169,27 @@ def test_missing_weights_are_one_line_that_says_all(tmp_path: Path, model: str) 
         pretrained.require(str(tmp_path / "sd3"), ("transformer", "vae"))
 
 
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_spoilt_weights_are_refused_in_one_line(part: str, tmp_path: Path, model: str) -> None:
+    """diffusers would fill what is missing at random, and only warn."""
+    from safetensors.torch import load_file, save_file
+
+    def load(directory: str) -> Any:
+        return sd3.pretrained(directory, Table(), SIZE) if part == "transformer" else Autoencoder(directory)
+
+    file = shutil.copytree(model, tmp_path / "sd3") / part / "diffusion_pytorch_model.safetensors"
+    whole, weights = file.read_bytes(), load_file(file)
+    last = sorted(weights)[-1]
+    save_file({name: w for name, w in weights.items() if name != last}, file, metadata={"format": "pt"})
+    with pytest.raises(Refusal, match=f"{part} lacks 1 weights, {last} first"):
+        load(str(tmp_path / "sd3"))
+    for content in (whole[: len(whole) // 2], b"garbage"):
+        file.write_bytes(content)
+        with pytest.raises(Refusal, match=rf"{part} does not load \(.*\): download it again") as refusal:
+            load(str(tmp_path / "sd3"))
+        assert "\n" not in str(refusal.value)
+
+
 def test_the_hubs_cache_is_read_without_the_hub(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = tmp_path / "models--stabilityai--stable-diffusion-3-medium-diffusers"
     shutil.copytree(model, repository / "snapshots" / "abc")

@@ -5,12 +5,12 @@
 with the VAE's own shift and scale (0.0609 and 1.5305), after which latents are about standard normal in size.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
-from fgm.pretrained import require
+from fgm.networks.published import load_part
 
 
 class Autoencoder(nn.Module):
@@ -27,11 +27,8 @@ class Autoencoder(nn.Module):
 
     def __init__(self, model: str, dtype: Literal["float32", "bfloat16"] = "float32", batch: int = 4) -> None:
         super().__init__()
-        from diffusers import AutoencoderKL  # seconds to import, needed here alone
-
-        where, self.batch, self.dtype = require(model, ("vae",)) / "vae", batch, getattr(torch, dtype)
-        local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
-        vae: Any = AutoencoderKL.from_pretrained(where, torch_dtype=self.dtype, **local)
+        self.batch, self.dtype = batch, getattr(torch, dtype)
+        vae = load_part("AutoencoderKL", model, "vae", self.dtype)
         self.vae, self.scale, self.shift = vae.eval(), vae.config.scaling_factor, vae.config.shift_factor
         self.requires_grad_(False)
 

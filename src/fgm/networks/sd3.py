@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from fgm.errors import Refusal
 from fgm.networks import Velocity
-from fgm.pretrained import require, require_size
+from fgm.networks.published import load_part
+from fgm.pretrained import require_size
 
 FACTOR = 8  # pixels of a latent's side
 Size = Annotated[int, "[16, inf)"]
@@ -64,19 +65,15 @@ def pretrained(model: str, text: Any, size: Size, checkpointing: bool = False) -
     Raises:
         Refusal: the weights are missing, or read other encodings than text gives.
     """
-    from diffusers import SD3Transformer2DModel  # seconds to import, needed here alone
-
     require_size(size)
-    where = require(model, ("transformer",)) / "transformer"
-    local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
-    transformer: Any = SD3Transformer2DModel.from_pretrained(where, torch_dtype=torch.float32, **local)
+    transformer = load_part("SD3Transformer2DModel", model, "transformer", torch.float32)
     require_widths(transformer.config, text, model)
     return SD3Velocity(transformer, text, size, checkpointing)
 
 
 def untrained(transformer: dict[str, Any], text: Any, size: Size, checkpointing: bool = False) -> SD3Velocity:
     """Random weights; transformer holds the arguments of diffusers' SD3Transformer2DModel."""
-    from diffusers import SD3Transformer2DModel
+    from diffusers import SD3Transformer2DModel  # seconds to import, needed here alone
 
     return SD3Velocity(SD3Transformer2DModel(**transformer), text, size, checkpointing)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fgm.errors import Refusal
-from fgm.pretrained import weight_files
+from fgm.evaluation.geneval.weights import load_pretrained
 
 CLIP_LENGTH = 77
 CLASSES = {
@@ -66,14 +66,15 @@ class TextEncoders:
     def load(self, directory: Path, name: str) -> Encoder:
         import transformers  # seconds to import, needed here alone
 
-        if not weight_files(directory / name):
-            raise Refusal(f"{directory / name} holds no weights of a text encoder")
         transformers.utils.logging.disable_progress_bar()
-        net_class, tokenizer_class = (getattr(transformers, word) for word in CLASSES[name])
-        tokenizer = tokenizer_class.from_pretrained(directory / name.replace("text_encoder", "tokenizer"))
-        net = net_class.from_pretrained(directory / name, dtype=self.dtype, local_files_only=True, use_safetensors=True)
+        net_class, tokenizer_class = CLASSES[name]
+        words = directory / name.replace("text_encoder", "tokenizer")
+        if not words.is_dir():
+            raise Refusal(f"{words} is missing: it should hold the tokenizer of {name}")
+        tokenizer = getattr(transformers, tokenizer_class).from_pretrained(words, local_files_only=True)
+        net = load_pretrained(net_class, directory / name, f"its {name}", dtype=self.dtype)
         length = self.max_length if name == "text_encoder_3" else tokenizer.model_max_length
-        return Encoder(tokenizer, net.eval().requires_grad_(False).to(self.device), length)
+        return Encoder(tokenizer, net.to(self.device), length)
 
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[str]) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from fgm import cache_prompts
+from fgm.data import prompted
 from fgm.data.prompts import Prompts
 from fgm.data.shapes.vocabulary import encode
 from fgm.errors import Refusal
@@ -249,6 +250,7 @@ def test_prompts_are_data_without_images(plan: PromptCache, model: Path) -> None
     shares = drawn.bincount(minlength=5) / 4000
     assert shares[0] == 0 and (shares[1:] - 0.25).abs().max() < 0.04
     assert data.encode(["x", "a red cat", ""]).tolist() == [4, 1, 0]
+    assert prompted(data) is data and data.decode(data.encode(["x", "a red cat", ""])) == ["x", "a red cat", ""]
     with pytest.raises(Refusal, match="'a blue cat' is not in"):
         data.encode(["x", "a blue cat"])
     with pytest.raises(Refusal, match="prompts without images"):
@@ -264,7 +266,7 @@ def test_the_panel_asks_for_the_prompts_and_sees_images(plan: PromptCache, model
     source = Evaluation(panel, n=3, batch=2).source(Source("x_0 = z", First(), 1, "ema"), data, torch.device("cpu"))
     images = source.take(range(3)).x
     z = sample_noise(1234, range(3), data.shape)
-    assert images.shape == (3, 3, SIZE, SIZE) and torch.equal(images[:2], quantise(data.decode(z[:2])))
+    assert images.shape == (3, 3, SIZE, SIZE) and torch.equal(images[:2], quantise(data.to_images(z[:2])))
     assert data.encode(panel.captions(torch.arange(4))).tolist() == panel.conditions(torch.arange(4)).tolist()
 
 

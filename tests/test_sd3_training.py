@@ -75,7 +75,10 @@ def test_a_finished_run_draws_and_fills_a_geneval_folder(
 ) -> None:
     run, _ = finished
     sample.main([*run, "n=4", f"out={tmp_path / 'four.png'}"])
-    assert (tmp_path / "four.png").stat().st_size > 0
+    sample.main([*run, "prompt=two dogs", "n=3", f"out={tmp_path / 'dogs.png'}"])
+    assert all((tmp_path / name).stat().st_size > 0 for name in ("four.png", "dogs.png"))
+    with pytest.raises(Refusal, match="'two cats' is not in"):
+        sample.main([*run, "prompt=two cats"])
     lines = [{"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"}]
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     geneval = [*run, "format=geneval", f"metadata={tmp_path / 'metadata.jsonl'}", "samples=2"]

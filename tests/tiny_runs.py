@@ -40,6 +40,13 @@ def finished(outputs: Path, recipe: str, overrides: list[str]) -> list[str]:
     return arguments
 
 
+SHAPES = [
+    "data=shapes", "network=mmdit_shapes", "evaluation=shape_eval", "method.generator_start=random", "evaluation.n=24",
+    "evaluation.batch=12", "evaluation.panel.prompts_per_tag=4", "evaluation.panel.images_per_tag=4",
+    "network.width=16", "network.depth=1", "network.heads=2",
+]  # fmt: skip
+
+
 def run_dir(run: list[str]) -> Path:
     return Path(read_recipe("digits_fgm", run[1:])["run_dir"])
 

@@ -50,8 +50,10 @@ def export_flat(config: dict[str, Any], data: Any, numbers: tuple[int, int], lay
 
 
 def export_prompts(config: dict[str, Any], data: Any, own: dict[str, str], seed: int, out: Path) -> None:
-    prompted = getattr(data, "data", data)  # a pool's own data
-    if not hasattr(prompted, "encode"):
+    from fgm.data import prompted
+
+    words = prompted(data)
+    if words is None:
         raise Refusal(f"format = geneval: {config['recipe']} is no model with prompts; choose format=png or edm")
     required(own, "metadata")
     if own["n"]:
@@ -62,7 +64,7 @@ def export_prompts(config: dict[str, Any], data: Any, own: dict[str, str], seed:
     from fgm.evaluation.conditioning import Conditioning
     from fgm.evaluation.exporting import export_geneval
 
-    evaluation, tokens = make_evaluation(config["evaluation"]), prompted.encode([m.prompt for m in prompts])
+    evaluation, tokens = make_evaluation(config["evaluation"]), words.encode([m.prompt for m in prompts])
     source = sampler_source(config, evaluation, data, len(prompts) * each, seed, device_of_rank())
     asked = Conditioning(lambda indices: indices // each, lambda indices: tokens[indices // each])
     export_geneval(replace(source, conditioning=asked), out, prompts, each, evaluation.batch)

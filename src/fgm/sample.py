@@ -1,32 +1,65 @@
-"""python -m fgm.sample experiment=<recipe> [n=100] [sample_seed=0] [out=<file>.png]: draw from a finished run."""
+"""python -m fgm.sample experiment=<recipe> [n=100] [sample_seed=0] [prompt="..."] [out=<file>.png]: draw from a run.
+
+prompt= is for models of captions: n pictures of that one; without it every picture has a caption of its own.
+"""
 
 import time
 from pathlib import Path
+from typing import Any
 
+from fgm.arguments import whole, whole_or
 from fgm.errors import Refusal, entry
+from fgm.evaluators import device_of_rank, make
 from fgm.finished import finished_run, load_source
+
+OWN = {"n": "", "sample_seed": "0", "prompt": "", "out": ""}
+MANY, CAPTIONED = 100, 12
 
 
 def main(arguments: list[str]) -> None:
-    config, own = finished_run(arguments, {"n": "100", "sample_seed": "0", "out": ""})
-    if not own["n"].isdigit() or int(own["n"]) < 1 or not own["sample_seed"].isdigit():
-        raise Refusal(f"n = {own['n']} and sample_seed = {own['sample_seed']} must be whole numbers, n at least 1")
-    import torch
-    from hydra.utils import instantiate
-
-    from fgm.evaluation.conditioning import conditioning
-    from fgm.evaluation.pictures import gallery
+    config, own = finished_run(arguments, OWN)
+    seed, n = whole(own, "sample_seed"), whole_or(own, "n", None, 1)
+    data, out = make(config["data"], "data"), Path(own["out"] or f"{config['run_dir']}/samples/drawn.png")
+    conditions, captions = asked(config["recipe"], data, own["prompt"], n, seed)
+    source, device, count = load_source(config), device_of_rank(), n or (CAPTIONED if captions else MANY)
+    source.sampler.to(device)
+    from fgm.evaluation.pictures import captioned_grid, gallery
     from fgm.evaluation.sampling import decoded, draw_samples
 
-    out = Path(own["out"] or f"{config['run_dir']}/samples/drawn.png")
-    source, data, n = load_source(config), instantiate(config["data"]), int(own["n"])
     began = time.perf_counter()
-    seed, cpu, batch = int(own["sample_seed"]), torch.device("cpu"), config["evaluation"]["batch"]
-    conditions = conditioning(data, None, seed).conditions
-    x_0, _ = draw_samples(decoded(source, data), seed, n, data.shape, data.num_classes, cpu, batch, conditions)
-    gallery(x_0, out)
+    seen, batch = decoded(source, data), config["evaluation"]["batch"]
+    x_0, _ = draw_samples(seen, seed, count, data.shape, data.num_classes, device, batch, conditions)
+    took = time.perf_counter() - began
+    if captions:
+        captioned_grid({source.name: x_0}, captions, out)
+    else:
+        gallery(x_0, out)
     calls = "one network call" if source.nfe == 1 else f"{source.nfe} network calls"
-    print(f"{out}: {n} samples, {calls} each, {time.perf_counter() - began:.2f} s")
+    print(f"{out}: {count} samples, {calls} each, {took:.2f} s")
+
+
+def asked(recipe: str, data: Any, prompt: str, n: int | None, seed: int) -> tuple[Any, list[str]]:
+    """What samples are drawn under, as a function of their indices, and in words; None and none without prompts.
+
+    Raises:
+        Refusal: a prompt for a model without prompts.
+    """
+    from fgm.data import prompted
+
+    words = prompted(data)
+    if words is None:
+        if prompt:
+            raise Refusal(f"prompt = {prompt!r}: {recipe} is no model with prompts; leave it out")
+        return None, []
+    import torch
+
+    from fgm.evaluation.conditioning import drawn
+
+    if prompt:
+        tokens = words.encode([prompt])
+        return lambda indices: tokens.repeat_interleave(len(indices), 0), [prompt] * (n or CAPTIONED)
+    conditions: Any = drawn(data, seed).conditions
+    return conditions, words.decode(conditions(torch.arange(n or CAPTIONED)))
 
 
 if __name__ == "__main__":

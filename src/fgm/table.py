@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 DIARIES = sorted((ROOT / "experiments").glob("*/README.md"))
 DOCUMENTS = ("README.md", "experiments/README.md", *(f"experiments/{p.parent.name}/README.md" for p in DIARIES))
 BLOCK = re.compile(r"(<!-- table: (?P<recipes>[\w, *]+) -->\n).*?(<!-- end -->)", re.S)
-SAMPLERS = {"ema": "one step, ema", "raw": "one step, raw", "real": "real"}
+SAMPLERS = {"ema": "one step, ema", "raw": "one step, raw"}
 Key = tuple[str, int, str]
 
 

@@ -51,6 +51,7 @@ def train(config: dict[str, Any]) -> None:
 
 def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
     """Train, export, measure, and append the row. A run's results.json comes last, and marks it done."""
+    from fgm.training.dashboard import log_results
     from fgm.training.evaluation import final_measurements
     from fgm.training.fit import fit
     from fgm.training.weights import export_weights
@@ -60,11 +61,13 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
     timing["train_s"] = time.perf_counter() - began - timing["evaluate_s"]
     export_weights(module, run.run_dir)
     results = final_measurements(run.measuring, module, known_measurements(config))
-    run.measuring.show(module.sources(), module, run.run_dir / "samples" / "final.png")
+    final = run.run_dir / "samples" / "final.png"
+    run.measuring.show(module.sources(), module, final)
     row = provenance(config) | {"images_seen": module.images_seen, "wall_s": round(time.perf_counter() - began, 1)}
     row |= {name: round(seconds, 1) for name, seconds in timing.items()} | {"results": [m.row() for m in results]}
     append_row(Path(config["experiments"]) / config["recipe"] / "runs.jsonl", row)
     write_json(run.run_dir / "results.json", row)
+    log_results(module.loggers, results, final, int(module.cycle) - 1)
     run.console.print(summary(results, config["recipe"]))
     run.console.print(
         f"pictures in {run.run_dir}/samples, row in {config['experiments']}/{config['recipe']}/runs.jsonl (make table)"

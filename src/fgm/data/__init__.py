@@ -1,6 +1,7 @@
 """Training sets. Each draws batches from an explicit generator, so that a batch is a pure function of its key."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator, Tensor
 
@@ -29,3 +30,20 @@ class Data(Protocol):
     def reference(self, n: int, generator: Generator) -> Tensor:
         """Up to n examples that stand for the truth in pictures, (n, *shape)."""
         ...
+
+
+@runtime_checkable
+class Prompted(Protocol):
+    """Data whose conditions are prompts."""
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """The conditions of prompts, (n, ...) int64."""
+        ...
+
+    def decode(self, conditions: Tensor) -> list[str]: ...
+
+
+def prompted(data: Any) -> Prompted | None:
+    """data, or what a pool was drawn from, where it has prompts."""
+    inner = getattr(data, "data", data)
+    return inner if isinstance(inner, Prompted) else None

@@ -86,6 +86,9 @@ class Prompts:
             )
         return torch.tensor([self.places[prompt] for prompt in prompts], dtype=torch.int64)
 
+    def decode(self, conditions: Tensor) -> list[str]:
+        return [self.index.prompts[i] for i in conditions.tolist()]
+
     @cached_property
     def places(self) -> dict[str, int]:
         return {prompt: i for i, prompt in enumerate(self.index.prompts)}
@@ -94,6 +97,6 @@ class Prompts:
     def autoencoder(self) -> Autoencoder:
         return Autoencoder(self.vae, self.vae_dtype)
 
-    def decode(self, x_0: Tensor) -> Tensor:
+    def to_images(self, x_0: Tensor) -> Tensor:
         """Images (n, 3, size, size) of latents (n, *shape), made where they are."""
         return self.autoencoder.to(x_0.device).decode(x_0)

@@ -67,9 +67,8 @@ class FeaturePanel:
 
     @cached_property
     def reference(self) -> Reference:
-        return large_enough(
-            reference_of_data(self.data, self.extractor, self.protocol.quantise, self.batch), self.metrics
-        )
+        found = reference_of_data(self.data, self.extractor, self.mode, self.batch, "power" in self.metrics)
+        return large_enough(found, self.metrics)
 
     def identity(self) -> dict[str, Any]:
         space = {"id": self.extractor.id, "sha256": self.extractor.sha256, "resize": self.extractor.resize}

@@ -38,10 +38,12 @@ def reference_of_file(path: str, dim: int) -> Reference:
     return Reference(f"{Path(path).name} {sha256_of(Path(path))[:8]}", moments)
 
 
-def reference_of_data(data: Any, extractor: FeatureExtractor, mode: Mode, batch: int | None) -> Reference:
-    """The training split, or fresh draws where there is none."""
+def reference_of_data(
+    data: Any, extractor: FeatureExtractor, mode: Mode, batch: int | None, power: bool = False
+) -> Reference:
+    """The training split, or fresh draws where there is none; with the powers of its pixels where asked."""
     pixels = quantise(pictures(data, "train")[0], mode)
-    bank, powers = FeatureBank.of(extractor, pixels, batch), radial_power(dequantise(pixels))
+    bank, powers = FeatureBank.of(extractor, pixels, batch), radial_power(dequantise(pixels)) if power else {}
     return Reference("training split" if has_split(data) else f"{len(bank)} draws", bank.statistics, bank, powers)
 
 

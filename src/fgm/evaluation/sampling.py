@@ -24,19 +24,19 @@ class Source:
         name: as in pictures and on the console.
         nfe: network evaluations a sample.
         weights: ema, raw or teacher.
-        decode: from what the sampler gives to images, where it gives latents.
+        to_images: of what the sampler gives, where that is latents.
     """
 
     name: str
     sampler: nn.Module
     nfe: int
     weights: str
-    decode: Callable[[Tensor], Tensor] | None = None
+    to_images: Callable[[Tensor], Tensor] | None = None
 
 
 def decoded(source: Source, data: Any) -> Source:
-    """The same sampler, seen as data shows its x_0: through data.decode, where x_0 is a latent."""
-    return replace(source, decode=getattr(data, "decode", None))
+    """The same sampler, seen through data.to_images where its x_0 are latents."""
+    return replace(source, to_images=getattr(data, "to_images", None))
 
 
 def many_step(net: nn.Module, path: Path, steps: int) -> Source:
@@ -59,7 +59,7 @@ def draw(
     z = sample_noise(seed, indices.tolist(), shape)
     condition = condition if condition is None else condition.to(device)
     x_0 = source.sampler(z.to(device, dtype), condition).float()
-    return (source.decode(x_0) if source.decode else x_0).cpu()
+    return (source.to_images(x_0) if source.to_images else x_0).cpu()
 
 
 def draw_samples(

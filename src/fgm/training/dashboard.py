@@ -12,6 +12,8 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from numpy.typing import NDArray
 
+from fgm.records import Measurement
+
 AXIS = "cycle"
 FOLDERS = ("train", "eval", "warning")
 
@@ -64,3 +66,16 @@ def log_answers(loggers: Sequence[Any], answers: Sequence[Answer], step: int) ->
         elif hasattr(logger, "log_image"):
             captions = [f"{a.prompt} ({'right' if a.correct else a.reason})" for a in answers]
             logger.log_image("eval/prompts", [a.picture for a in answers], step=step, caption=captions)
+
+
+def log_results(loggers: Sequence[Any], results: Sequence[Measurement], path: Path, step: int) -> None:
+    """The end of a run: its last picture, and its measurements as W&B's summary, final/<metric>/<weights>/<nfe>.
+
+    The W&B run is closed, since the next run of this process, a student's after its teacher's, would go on with it.
+    """
+    log_picture(loggers, path, step)
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            named = {f"final/{m.metric}/{m.weights}/{m.nfe}": m.value for m in results if m.weights != "real"}
+            logger.experiment.summary.update(named)
+            logger.experiment.finish()

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from fgm.data.shapes.grammar import draw_captions
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import draw_scenes
-from fgm.data.shapes.vocabulary import EASY, encode
+from fgm.data.shapes.vocabulary import EASY, decode, encode
 from fgm.streams import stream
 
 
@@ -40,6 +40,9 @@ class Shapes:
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """The condition of each prompt, (n, LENGTH)."""
         return encode(prompts)
+
+    def decode(self, conditions: Tensor) -> list[str]:
+        return decode(conditions)
 
     def conditions(self, n: int, generator: Generator) -> Tensor:
         """Tokens of random captions, (n, LENGTH)."""

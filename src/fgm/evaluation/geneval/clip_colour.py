@@ -40,16 +40,17 @@ class ClipColours:
         directory: holds the network's config and weights and its tokenizer.
     """
 
-    def __init__(self, directory: Path | str, device: str = "cpu", colours: Sequence[str] = COLOURS) -> None:
-        if not (Path(directory) / "tokenizer.json").exists():
-            require_files(directory, ("vocab.json", "merges.txt"), PUBLISHED)
-        self.net = load_pretrained("CLIPModel", directory, PUBLISHED).to(device)
+    def __init__(self, directory: Path | str | None, device: str = "cpu", colours: Sequence[str] = COLOURS) -> None:
+        folder = require_files(directory, ("config.json",), PUBLISHED)
+        if not (folder / "tokenizer.json").exists():
+            require_files(folder, ("vocab.json", "merges.txt"), PUBLISHED)
+        self.net = load_pretrained("CLIPModel", folder, PUBLISHED).to(device)
         from transformers import AutoTokenizer
 
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.device, self.colours = device, tuple(colours)
         self.size = self.net.config.vision_config.image_size
-        self.protocol = f"CLIP colours {fingerprint(directory)}"
+        self.protocol = f"CLIP colours {fingerprint(folder)}"
         self.texts = cache(self.embed_texts)
 
     def classify(self, image: Pixels, detections: Sequence[Detection]) -> list[str]:

@@ -4,15 +4,15 @@ The official evaluator's order. A colour classifier is asked for nothing but the
 and only where the detector told no colour. With recorded detections the pictures are not even opened otherwise.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fgm.evaluation.geneval.detections import ColourClassifier, Detection, Detector, RecordedDetector
+from fgm.evaluation.geneval.detections import ColourClassifier, Detection, Detector, Pixels, RecordedDetector
 from fgm.evaluation.geneval.layout import Sample, read_layout
 from fgm.evaluation.geneval.prompts import Metadata, digest, has_official_counts
 from fgm.evaluation.geneval.results import Details, Result
-from fgm.evaluation.geneval.rules import OFFICIAL, GenEvalRules, Kept, judge, keep, seen
+from fgm.evaluation.geneval.rules import OFFICIAL, GenEvalRules, Kept, Verdict, judge, keep, seen
 
 
 class GenEval:
@@ -44,22 +44,27 @@ class GenEval:
         return [self.verdict(sample, prompts[sample.index]) for sample in read_layout(directory, prompts, per_prompt)]
 
     def verdict(self, sample: Sample, metadata: Metadata) -> Result:
-        detections = self.see(sample)
-        kept = self.coloured(keep(detections, metadata.tag, self.rules), metadata, sample)
-        verdict = judge(metadata, [detection for found in kept.values() for detection in found], self.rules)
+        kept, verdict = self.look(self.see(sample), metadata, sample.pixels)
         return Result(sample.key, metadata, verdict.correct, verdict.reason, details(kept))
+
+    def look(
+        self, detections: list[Detection], metadata: Metadata, pixels: Callable[[], Pixels]
+    ) -> tuple[Kept, Verdict]:
+        """What is kept of the detections, and what it says; pixels are asked for where a colour is open."""
+        kept = self.coloured(keep(detections, metadata.tag, self.rules), metadata, pixels)
+        return kept, judge(metadata, [detection for found in kept.values() for detection in found], self.rules)
 
     def see(self, sample: Sample) -> list[Detection]:
         if isinstance(self.detector, RecordedDetector):
             return self.detector.recall(sample.key)
         return self.detector.detect(sample.pixels())
 
-    def coloured(self, kept: Kept, metadata: Metadata, sample: Sample) -> Kept:
+    def coloured(self, kept: Kept, metadata: Metadata, pixels: Callable[[], Pixels]) -> Kept:
         """The same boxes, with colours where a clause looks for one."""
         asked = list(dict.fromkeys(colourless(metadata, kept)))
         if not asked or self.colours is None:
             return kept
-        answers = dict(zip(asked, self.colours.classify(sample.pixels(), asked), strict=True))
+        answers = dict(zip(asked, self.colours.classify(pixels(), asked), strict=True))
         return {cls: [replace(d, colour=answers.get(d, d.colour)) for d in found] for cls, found in kept.items()}
 
 

@@ -72,7 +72,7 @@ class Mask2FormerDetector:
 
     def __init__(
         self,
-        directory: Path | str,
+        directory: Path | str | None,
         device: str = "cpu",
         short_side: Annotated[int, "[32, inf)"] = 800,
         long_side: Annotated[int, "[32, inf)"] = 1333,

@@ -7,7 +7,7 @@ from typing import Any
 from fgm.errors import Refusal
 
 
-def load_pretrained(class_name: str, directory: Path | str, published_as: str, **options: Any) -> Any:
+def load_pretrained(class_name: str, directory: Path | str | None, published_as: str, **options: Any) -> Any:
     """A transformers network from config.json and *.safetensors, frozen; options are for its from_pretrained.
 
     Raises:
@@ -32,16 +32,17 @@ def load_pretrained(class_name: str, directory: Path | str, published_as: str, *
     return net.eval().requires_grad_(False)
 
 
-def require_files(directory: Path | str, patterns: tuple[str, ...], published_as: str) -> Path:
+def require_files(directory: Path | str | None, patterns: tuple[str, ...], published_as: str) -> Path:
     for pattern in patterns:
-        if not any(Path(directory).glob(pattern)):
+        if directory is None or not any(Path(directory).glob(pattern)):
             raise Refusal(
                 f"{directory} holds no {pattern}: put the files of {published_as} there; nothing is downloaded"
             )
+    assert directory is not None
     return Path(directory)
 
 
-def fingerprint(directory: Path | str) -> str:
+def fingerprint(directory: Path | str | None) -> str:
     """Eight hex digits of the first weights file's sha256, to stand in a protocol."""
-    with min(Path(directory).glob("*.safetensors")).open("rb") as file:
+    with min(Path(directory or ".").glob("*.safetensors")).open("rb") as file:
         return file_digest(file, "sha256").hexdigest()[:8]

@@ -1,0 +1,93 @@
+"""GenEval as a panel: its prompts are asked of a sampler in training and at its end, and judged where they arise.
+
+The score is `geneval`, tag by tag as in evaluation/prompted.py. n = prompts x samples asks all of them, as the official
+run does; the first n_training = 60 are ten of each tag. A score that is to be held against a published one is made by
+`make export ARGS=format=geneval` and the official evaluator.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from fgm.data import prompted
+from fgm.errors import Refusal
+from fgm.evaluation.geneval.detections import ColourClassifier, Detector
+from fgm.evaluation.geneval.evaluate import GenEval
+from fgm.evaluation.geneval.grammar import generate_prompts
+from fgm.evaluation.geneval.prompts import Metadata, digest, has_official_counts, read_prompts
+from fgm.evaluation.geneval.rules import OFFICIAL, GenEvalRules
+from fgm.evaluation.prompted import PromptPanel, rounds
+from fgm.evaluation.quantise import quantise
+
+GRAMMAR = "grammar"
+
+
+class GenEvalPanel(PromptPanel):
+    """Images (n, 3, h, w) of GenEval's prompts.
+
+    Args:
+        metadata: path of prompts/evaluation_metadata.jsonl in a GenEval checkout; grammar for prompts of our own, which
+            are no published benchmark.
+        detector: finds objects in pictures.
+        colours: names the colours that the detector leaves open.
+        data: encodes prompts as conditions; None where samples come from a folder.
+        samples: of each prompt.
+        seed: of the order of asking, and of our own prompts.
+        rules: the official ones unless stated.
+
+    Raises:
+        Refusal: the metadata cannot be read, or data has no prompts.
+    """
+
+    def __init__(
+        self,
+        metadata: str | None,
+        detector: Detector,
+        colours: ColourClassifier | None = None,
+        data: Any = None,
+        samples: Annotated[int, "[1, inf)"] = 4,
+        seed: Annotated[int, "[0, inf)"] = 0,
+        rules: GenEvalRules = OFFICIAL,
+    ) -> None:
+        self.words, self.detector = prompted(data), detector
+        self.judging = GenEval(detector, colours, rules)
+        prompts = generate_prompts(seed) if metadata == GRAMMAR else read_prompts(Path(metadata or "none"))
+        self.shape = " in GenEval's counts" if has_official_counts(prompts) else ""
+        by_tag: dict[str, list[tuple[Metadata, int]]] = {}
+        for prompt in prompts:
+            by_tag.setdefault(prompt.tag, []).append((prompt, samples))
+        super().__init__("geneval", rounds(by_tag, seed))
+        if data is not None and self.words is None:
+            raise Refusal(f"GenEval asks for prompts, and {type(data).__name__} has none: take another evaluator")
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        assert self.words is not None  # a folder's samples are not drawn
+        return self.words.encode([metadata.prompt for metadata in self.asked])
+
+    def conditions(self, questions: Tensor) -> Tensor:
+        return self.tokens[questions]
+
+    def truth(self, questions: Tensor) -> None:
+        """There are no real pictures of them."""
+
+    def verdicts(self, x_0: Tensor, questions: Tensor) -> list[tuple[bool, str]]:
+        pictures = quantise(x_0).movedim(1, -1).cpu().numpy()
+        pairs = zip(pictures, (self.asked[i] for i in questions.tolist()), strict=True)
+        looked = [self.judging.look(self.detector.detect(x), asked, lambda x=x: x) for x, asked in pairs]
+        return [(verdict.correct, verdict.reason) for _, verdict in looked]
+
+    def protocol(self, questions: Tensor) -> str:
+        parts = [self.judging.rules.protocol, self.detector.protocol]
+        parts += [self.judging.colours.protocol] if self.judging.colours else []
+        whole = self.shape if len(questions) == len(self.asked) else f" of {len(set(self.asked))}"
+        return "; ".join([*parts, self.distinct(questions) + whole])
+
+    def identity(self) -> dict[str, Any]:
+        return {"protocol": self.protocol(self.questions(torch.arange(len(self.asked)))), "asked": digest(self.asked)}
+
+    def bounds(self) -> list[Any]:
+        return []

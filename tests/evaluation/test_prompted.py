@@ -1,0 +1,143 @@
+"""Panels that ask: order, score and interval; GenEval as a panel agrees with GenEval on a folder; several panels."""
+
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fgm.data.digits import Digits
+from fgm.data.shapes.dataset import Shapes
+from fgm.errors import Refusal
+from fgm.evaluation import Asking, measure
+from fgm.evaluation.features.convolutions import RandomConvolutions
+from fgm.evaluation.geneval.detections import Detection, Pixels
+from fgm.evaluation.geneval.evaluate import GenEval
+from fgm.evaluation.geneval.grammar import generate_prompts
+from fgm.evaluation.geneval.layout import write_layout
+from fgm.evaluation.geneval.panel import GenEvalPanel
+from fgm.evaluation.geneval.prompts import write_prompts
+from fgm.evaluation.geneval.scores import summarise
+from fgm.evaluation.panel import FeaturePanel
+from fgm.evaluation.preflight import require_files
+from fgm.evaluation.prompted import rounds, tag_scores
+from fgm.evaluation.several import several
+from fgm.evaluation.shape_eval import ShapeEvalPanel
+from fgm.streams import stream
+
+PROMPTS = generate_prompts(seed=3)[::9]
+FEW = SimpleNamespace(split={part: Shapes().draw(60, stream(part, index=0)) for part in ("train", "test")})
+CLASSES = sorted({clause.cls for prompt in PROMPTS for clause in prompt.include})
+
+
+class ByShade:
+    """A detector that takes the first pixel's red for the number of a class and its green for the number of objects."""
+
+    protocol = "by shade"
+
+    def detect(self, image: Pixels) -> list[Detection]:
+        name, count = CLASSES[image[0, 0, 0]], int(image[0, 0, 1])
+        return [Detection(name, (i, 0, i + 1, 1), 0.95, colour="red") for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory: pytest.TempPathFactory) -> GenEvalPanel:
+    path = tmp_path_factory.mktemp("prompts") / "metadata.jsonl"
+    write_prompts(path, PROMPTS)
+    return GenEvalPanel(str(path), ByShade(), samples=2)
+
+
+def answer(panel: GenEvalPanel, question: int) -> Tensor:
+    """The first clause of a question, drawn for ByShade; every fifth picture is empty."""
+    first = panel.asked[question].include[0]
+    x = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    x[0, 0, 0], x[1, 0, 0] = CLASSES.index(first.cls), first.count if question % 5 else 0
+    return x
+
+
+def test_the_order_of_asking_serves_tags_of_unlike_sizes() -> None:
+    order = rounds({"a": [("a0", 2), ("a1", 1)], "b": [("b0", 5)]}, seed=0)
+    assert Counter(order) == {"a0": 2, "a1": 1, "b0": 5}
+    assert [item[0] for item in order] == ["a", "b", "a", "b", "a", "b", "b", "b"]
+    assert {order[0], order[2]} == {"a0", "a1"} and order[4] == "a0"
+
+
+def test_all_prompts_are_asked_and_a_short_beginning_is_balanced(panel: GenEvalPanel) -> None:
+    assert Counter(panel.asked) == dict.fromkeys(PROMPTS, 2)
+    tags = Counter(panel.asked[i].tag for i in panel.questions(torch.arange(30)).tolist())
+    assert set(tags.values()) == {5} and len(tags) == 6
+    assert panel.questions(torch.tensor([2 * len(PROMPTS) + 3])).tolist() == [3]
+
+
+def test_a_panels_score_is_that_of_the_folder(panel: GenEvalPanel, tmp_path: Path) -> None:
+    """The same pictures, as an official layout and as samples in memory in the order of asking."""
+    questions = torch.arange(len(panel.asked))
+    images = torch.stack([answer(panel, i) for i in questions.tolist()])
+    places: dict[Any, list[int]] = {}
+    for i, prompt in enumerate(panel.asked):
+        places.setdefault(prompt, []).append(i)
+
+    def draw(index: int, ordinal: int) -> np.ndarray:
+        return images[places[PROMPTS[index]][ordinal]].movedim(0, -1).contiguous().numpy()
+
+    write_layout(tmp_path, PROMPTS, draw, per_prompt=2)
+    folder = summarise(GenEval(ByShade()).evaluate(tmp_path, PROMPTS, 2), PROMPTS, 2)
+    memory = {m.metric: m for m in measure(panel, images, questions)}
+    assert 0 < folder.overall < 1 and memory["geneval"].value == pytest.approx(folder.overall, abs=1e-12)
+    for tag, value in folder.tags.items():
+        assert memory[f"geneval_{tag}"].value == pytest.approx(value, abs=1e-12)
+    low, high = memory["geneval"].extra["ci95"]
+    assert low < folder.overall < high and memory["geneval"].n == 2 * len(PROMPTS)
+
+
+def test_a_subset_says_so_and_no_labels_are_refused(panel: GenEvalPanel) -> None:
+    images = torch.stack([answer(panel, i) for i in range(12)])
+    (score, *_) = measure(panel, images, torch.arange(12))
+    assert "12 prompts, " in score.protocol and score.protocol.endswith(f" of {len(PROMPTS)}")
+    with pytest.raises(Refusal, match="geneval needs samples of its own prompts"):
+        measure(panel, images)
+    with pytest.raises(Refusal, match="Digits has none"):
+        GenEvalPanel("grammar", ByShade(), data=Digits())
+
+
+def test_the_mean_over_tags_is_unweighted() -> None:
+    asked = PROMPTS[:1] * 3 + PROMPTS[-1:]
+    (score, *tags) = tag_scores("s", np.array([1.0, 1, 1, 0]), asked, "p")
+    assert score.value == 0.5 and [m.value for m in tags] == [1, 0] and [m.n for m in tags] == [3, 1]
+
+
+@pytest.mark.parametrize("change, message", [
+    ({}, "evaluation.panel.metadata = None: give prompts/evaluation_metadata.jsonl"),
+    ({"metadata": "grammar"}, "evaluation.panel.detector.directory = None: put facebook/mask2former"),
+])  # fmt: skip
+def test_missing_files_of_geneval_are_told_before_torch(change: dict[str, str], message: str) -> None:
+    from fgm.config import read_recipe
+
+    node = read_recipe("digits_fgm", ["evaluation=geneval", "data=shapes"])["evaluation"]
+    with pytest.raises(Refusal, match=message):
+        require_files(node | {"panel": node["panel"] | change})
+
+
+def test_several_panels_are_their_parts() -> None:
+    shapes, size = ShapeEvalPanel(prompts_per_tag=4, images_per_tag=4), 8
+    pixels = FeaturePanel(RandomConvolutions(size), FEW, metrics=("fd", "power"))
+    both, questions = several({"shapes": shapes, "pixels": pixels}), torch.arange(24)
+    assert isinstance(both, Asking) and torch.equal(both.conditions(questions), shapes.conditions(questions))
+    truth = shapes.truth(questions)
+    alone = measure(shapes, truth, questions) + measure(pixels, truth, questions)
+    assert measure(both, truth, questions) == alone
+    assert not isinstance(several({"pixels": pixels}), Asking)
+    with pytest.raises(Refusal, match="a and b ask questions of their own"):
+        several({"a": shapes, "b": shapes})
+
+
+def test_a_metric_that_two_panels_have_is_named_after_the_second() -> None:
+    panels = {n: FeaturePanel(RandomConvolutions(8, s), FEW, metrics=("kid",)) for n, s in {"a": 0, "b": 1}.items()}
+    x = FEW.split["test"][0]
+    one, other = measure(several(panels), x)
+    assert (one.metric, other.metric) == ("kid", "b_kid") and one.protocol != other.protocol
+    assert [m.value for m in (one, other)] == [measure(p, x)[0].value for p in panels.values()]

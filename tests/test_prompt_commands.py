@@ -1,0 +1,68 @@
+"""Commands on a model of captions: measured, exported, measured again from the folder, drawn from by prompt."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny_runs import SHAPES, TINY, Said, finished, refused
+
+import fgm.evaluate
+import fgm.export
+import fgm.sample
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return finished(tmp_path_factory.mktemp("prompts"), "digits_fgm", SHAPES)
+
+
+def results_of(said: str) -> dict:
+    return json.loads(Path(re.findall(r"provenance: (.*results\.json)", said)[-1]).read_text())
+
+
+def test_an_exported_folder_knows_its_questions_and_scores_what_memory_does(
+    run: list[str], tmp_path: Path, capsys: Said
+) -> None:
+    fgm.evaluate.main([*run, "shard_size=12"])
+    memory = results_of(capsys.readouterr().out)
+    fgm.export.main([*run, "format=png", f"out={tmp_path / 'png'}"])
+    told = json.loads((tmp_path / "png" / "dataset.json").read_text())["labels"]
+    assert [label for _, label in told] == list(range(24))
+    settings = ["evaluator.panel.prompts_per_tag=4", "evaluator.panel.images_per_tag=4"]
+    fgm.evaluate.main([
+        f"samples_dir={tmp_path / 'png'}", "evaluator=shape_eval", "data=shapes", *settings, f"outputs={tmp_path}",
+    ])  # fmt: skip
+    folder = results_of(capsys.readouterr().out)
+    values = [{r["metric"]: (r["value"], r["n"]) for r in told["results"] if r["weights"] in ("ema", "folder")}
+              for told in (memory, folder)]  # fmt: skip
+    assert values[0] == values[1] and values[0]["shapeeval"][1] == 24 and "stray" in values[0]
+    assert memory["evaluation"]["panel"]["asked"] == folder["evaluation"]["panel"]["asked"]
+
+
+def test_pictures_of_another_make_are_refused(
+    run: list[str], tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "png").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "png" / "0.png")
+    asked = [f"samples_dir={tmp_path / 'png'}", "evaluator=shape_eval", "data=shapes", f"outputs={tmp_path}"]
+    assert "shapeeval needs samples of its own prompts" in refused(fgm.evaluate.main, asked, capsys, monkeypatch)
+
+
+def test_samples_are_drawn_by_prompt_or_each_of_its_own(run: list[str], tmp_path: Path, capsys: Said) -> None:
+    pictures = [tmp_path / name for name in ("red.png", "blue.png", "own.png")]
+    for path, prompt in zip(pictures, ("a photo of a red circle", "a photo of a blue square", ""), strict=True):
+        fgm.sample.main([*run, "n=4", f"prompt={prompt}", f"out={path}"])
+    assert "own.png: 4 samples, one network call each" in capsys.readouterr().out
+    assert len({path.read_bytes() for path in pictures}) == 3
+
+
+def test_a_prompt_that_cannot_be_is_one_line(
+    run: list[str], tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [*run, "prompt=a photo of a crimson circle"]
+    assert "unknown word 'crimson'" in refused(fgm.sample.main, asked, capsys, monkeypatch)
+    digits = finished(tmp_path, "digits_fgm", TINY)
+    line = refused(fgm.sample.main, [*digits, "prompt=three"], capsys, monkeypatch)
+    assert "prompt = 'three': digits_fgm is no model with prompts" in line

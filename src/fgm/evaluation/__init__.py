@@ -52,13 +52,8 @@ class Asking(Protocol):
         """Real samples (n, *shape) that answer them, where there are some."""
         ...
 
-
-@runtime_checkable
-class Judging(Asking, Protocol):
-    """An asking panel that says which samples are right."""
-
     def verdicts(self, x_0: "Tensor", questions: "Tensor") -> list[tuple[bool, str]]:
-        """Whether each sample answers its question, and if not, why."""
+        """Whether each sample answers its question, and if not, why; empty where the panel does not judge."""
         ...
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 
 from fgm.data import Data
-from fgm.evaluation import Asking, Judging
+from fgm.evaluation import Asking
 from fgm.evaluation.comm import Comm, Local, TorchDistributed
 from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.pictures import captioned_grid, picture
@@ -76,12 +76,12 @@ class Measuring:
     def answers(self, sampler: Source, module: Method) -> list[Answer]:
         """The first prompts and what the sampler makes of them; none where the panel does not judge."""
         panel = self.evaluation.panel
-        if not isinstance(panel, Judging):
+        if not isinstance(panel, Asking):
             return []
         samples = self.source(sampler, module, SHOWN_PROMPTS).take(range(SHOWN_PROMPTS))
         prompts, verdicts = panel.captions(samples.labels), panel.verdicts(samples.x, samples.labels)
         pictures = samples.x.permute(0, 2, 3, 1).numpy()
-        return [Answer(p, *v, x) for p, v, x in zip(prompts, verdicts, pictures, strict=True)]
+        return [Answer(p, *v, x) for p, v, x in zip(prompts, verdicts, pictures, strict=bool(verdicts))]
 
 
 def shown(data: Data) -> int:

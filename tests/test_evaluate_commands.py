@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -226,6 +228,17 @@ def test_what_cannot_be_measured_is_one_line(
     line = refused(fgm.evaluate.main, case(run, exported, tmp_path), capsys, monkeypatch)
     assert re.search(message, line)
     assert not list(tmp_path.glob("**/evaluation/*/results.json"))
+
+
+@pytest.mark.parametrize("case", ["truncated PNG", "unknown evaluator"])
+def test_of_several_ranks_one_says_the_line(case: str, run: list[str], exported: Path, tmp_path: Path) -> None:
+    make_arguments, message = EVALUATE[case]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "fgm.evaluate", *make_arguments(run, exported, tmp_path)], capture_output=True, text=True
+    )
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert done.returncode and re.search(message, line) and "exitcode  : 2" in done.stderr
 
 
 EXPORT = {

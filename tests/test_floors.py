@@ -10,10 +10,10 @@ FLOORS = {
     0: ("errors", "paths", "times", "losses", "solvers", "analytic", "streams", "pretrained"),
     1: ("networks",),
     2: ("records", "data", "evaluation", "text"),
-    3: ("training",),
+    3: ("training", "benchmarks"),
     4: (
         "signatures", "arguments", "config", "build", "teacher", "train", "finished", "evaluators",
-        "evaluate", "cache_prompts", "sample", "export", "score", "reference", "table",
+        "evaluate", "cache_prompts", "sample", "export", "score", "reference", "bench", "table",
     ),
 }  # fmt: skip
 HOMES = {"hydra": {4}, "omegaconf": {4}, "lightning": {3}, "wandb": {3}, "diffusers": {1, 4}, "transformers": {2}}

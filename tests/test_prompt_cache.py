@@ -322,7 +322,10 @@ def test_the_command_warns_of_prompts_that_are_too_long(plan: PromptCache, capsy
     assert "warning: 1 of them are longer than text_encoder_3 takes" in capsys.readouterr().out
 
 
-def test_what_is_missing_is_said_before_torch_is_imported(plan: PromptCache) -> None:
+def test_what_is_missing_is_said_before_torch_is_imported(
+    plan: PromptCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     assert "no transformer/ and no vae/ on this machine" in light("train", ["experiment=sd3_fgm"])
     assert "no text encoder on this machine" in light("cache_prompts", ["experiment=sd3_fgm"])
     assert "holds no encoded prompts: make cache-prompts" in light("train", settings(plan))

@@ -65,6 +65,14 @@ def test_only_what_stands_between_the_marks_is_rewritten(tmp_path: Path) -> None
     assert "stale" not in fresh and render(fresh, experiments) == fresh
 
 
+def test_a_table_shows_the_metrics_that_its_mark_names_and_each_protocol_once(tmp_path: Path) -> None:
+    row = run(1.0)
+    row["results"] += [result | {"metric": "kid", "value": 7.0} for result in row["results"]]
+    fresh = render("<!-- table: toy (kid) -->\n<!-- end -->", written([row], tmp_path))
+    assert "| sampler | calls | kid |" in fresh and "fd" not in fresh and "| one step, ema | 1 | 7 |" in fresh
+    assert "fd, kid: features-12345678, n = 100." in render("<!-- table: toy -->\n<!-- end -->", tmp_path)
+
+
 def test_json_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     write_json(path, {"a": 1})
@@ -77,9 +85,9 @@ def test_every_folder_of_experiments_belongs_to_a_recipe_and_has_a_verdict() -> 
     from fgm.config import recipes
 
     for folder in (path.parent for path in (ROOT / "experiments").glob("*/runs.jsonl")):
-        assert folder.name in recipes()
+        assert folder.name in [*recipes(), "bench"]
         diary = (folder / "README.md").read_text()
         for word in ("Question", "Command", "Finding", "Verdict"):
             assert f"**{word}" in diary, f"{folder.name} says no {word.lower()}"
         for row in read_rows(folder / "runs.jsonl"):
-            assert row["recipe"] == folder.name
+            assert row["recipe"] == folder.name or (folder.name == "bench" and row["recipe"] in recipes())

@@ -154,3 +154,12 @@ def test_what_is_no_reference_is_one_line(
     arguments = [f"out={tmp_path / 'refs.npz'}", *own]
     assert message in refused(fgm.reference.main, arguments, capsys, monkeypatch)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_grammars_prompts_are_asked_by_name(
+    geneval: list[str], capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This layout holds a few of them alone, and says so."""
+    asked = [word if not word.startswith("metadata=") else "metadata=grammar" for word in geneval]
+    line = refused(fgm.score.main, asked, capsys, monkeypatch)
+    assert f"{553 - len(PROMPTS)} of 553 prompts are missing" in line

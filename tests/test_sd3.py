@@ -157,7 +157,10 @@ def test_half_precision_decodes_nearly_the_same(model: str) -> None:
     assert half.dtype == torch.float32 and 0 < (whole - half).abs().max() < 0.1 * whole.abs().max()
 
 
-def test_missing_weights_are_one_line_that_says_all(tmp_path: Path, model: str) -> None:
+def test_missing_weights_are_one_line_that_says_all(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(Refusal) as refusal:
         pretrained.require(pretrained.SD3_MEDIUM, ("transformer", "vae"))
     for word in ("no transformer/ and no vae/", "hf download stabilityai/", "15 GB", "network.model=", "81 GB"):

@@ -1,5 +1,6 @@
 """One way to say no: a clear line and exit code 2, before anything is written."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -9,14 +10,18 @@ class Refusal(Exception):
 
 
 def entry(main: Callable[[list[str]], None], usage: str | None) -> None:
-    """Run a command on the arguments of the process; a Refusal is one line on stderr and exit code 2."""
+    """Run a command on the arguments of the process; a Refusal is one line on stderr and exit code 2.
+
+    Of the ranks that torchrun starts, the first one says it: what one rank finds alone, comm.together brings there.
+    """
     try:
         if {"-h", "--help"} & set(sys.argv[1:]):
             print(usage)
         else:
             main(sys.argv[1:])
     except Refusal as refusal:
-        print(f"error: {refusal}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {refusal}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted: the same command again goes on from the last checkpoint", file=sys.stderr)

@@ -13,6 +13,8 @@ Samples are measured in shards of shard_size, which stay in <run>/evaluation/<ke
 """
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -57,9 +59,12 @@ def measure_run(arguments: list[str]) -> None:
     n, seed = whole_or(own, "n", node["n"], 1), whole_or(own, "eval_seed", node["seed"])
     repeats, cut = whole_or(own, "repeats", 1, 1), whole_or(own, "shard_size", None, 1)
     require_files(node)
-    data, evaluation, device = make(config["data"], "data"), make_evaluation(node), device_of_rank()
-    sources = [sampler_source(config, evaluation, data, n, seed + i, device) for i in range(repeats)]
-    measure(evaluation, sources, cut, Path(config["run_dir"]), device)
+
+    def ready() -> tuple[Any, list[Any]]:
+        data, evaluation, device = make(config["data"], "data"), make_evaluation(node), device_of_rank()
+        return evaluation, [sampler_source(config, evaluation, data, n, seed + i, device) for i in range(repeats)]
+
+    measure(ready, cut, Path(config["run_dir"]))
 
 
 def measure_folder(arguments: list[str]) -> None:
@@ -71,27 +76,31 @@ def measure_folder(arguments: list[str]) -> None:
     if not Path(own["samples_dir"]).is_dir():
         raise Refusal(f"samples_dir = {own['samples_dir']} is no folder: it should hold PNGs")
     require_files(node)
-    from fgm.evaluation.sources.folder import FolderSource
 
-    source, title = FolderSource(own["samples_dir"], n, recursive), own["samples_dir"]
-    measure(make_evaluation(node), [source], cut, Path(own["outputs"]), device_of_rank(), title)
+    def ready() -> tuple[Any, list[Any]]:
+        from fgm.evaluation.sources.folder import FolderSource
+
+        return make_evaluation(node), [FolderSource(own["samples_dir"], n, recursive)]
+
+    measure(ready, cut, Path(own["outputs"]), own["samples_dir"])
 
 
-def measure(evaluation: Any, sources: list[Any], cut: int | None, place: Path, device: Any, title: str = "") -> None:
-    """Every source through shards, on all ranks; rank 0 prints and writes results.json beside the shards of each."""
-    from fgm.evaluation.comm import comm_of_environment
+def measure(ready: Callable[[], tuple[Any, list[Any]]], cut: int | None, place: Path, title: str = "") -> None:
+    """Every source that ready() gives with its evaluation, on all ranks; rank 0 writes results.json beside each."""
+    from fgm.evaluation.comm import comm_of_environment, together
 
-    comm, console = comm_of_environment(), Console(highlight=False, soft_wrap=True)
-    repeated = []
-    for source in sources:
-        (plan, told), began = evaluation.plan(source, place, cut), time.perf_counter()
-        found = len(plan.shards()) - len(plan.missing())
-        measured = evaluation.measure(source, plan, comm, console)
-        repeated.append(measured)
-        timing = {"wall": round(time.perf_counter() - began, 2), "shards": len(plan.shards()), "found": found}
-        if comm.rank == 0:
-            results = measured + (spread(repeated) or evaluation.panel.bounds())
-            conclude(told, results, plan, (device, comm.world), timing, title)
+    with comm_of_environment() as comm:
+        evaluation, sources = together(comm, ready)
+        repeated: list[list[Measurement]] = []
+        for source in sources:
+            began = time.perf_counter()
+            plan, told = together(comm, partial(evaluation.plan, source, place, cut))
+            found = len(plan.shards()) - len(plan.missing())
+            repeated.append(evaluation.measure(source, plan, comm, Console(highlight=False, soft_wrap=True)))
+            timing = {"wall": round(time.perf_counter() - began, 2), "shards": len(plan.shards()), "found": found}
+            if comm.rank == 0:
+                results = repeated[-1] + (spread(repeated) or evaluation.panel.bounds())
+                conclude(told, results, plan, (device_of_rank(), comm.world), timing, title)
 
 
 def spread(repeated: list[list[Measurement]]) -> list[Measurement]:

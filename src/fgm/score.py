@@ -4,6 +4,7 @@
     detector=mask2former    boxes by the weights in detector_dir=, colours by those in clip_dir=; you hold both
     detector=shapes         ShapeEval's exact detector; vocabulary=shapes
 
+metadata=grammar stands for 553 prompts of our own grammar, which are no published benchmark.
 clip_dir= finds colours for json too. samples=4 pictures a prompt; nfe= and weights= say what drew them. Results
 go to out=, <geneval_dir>/score unless given: results.jsonl with the verdicts in the official schema, and results.json
 with the scores and their provenance.
@@ -22,6 +23,7 @@ OWN = {
     "geneval_dir": "", "metadata": "", "detections": "", "detector": "json", "detector_dir": "", "clip_dir": "",
     "samples": "4", "vocabulary": "geneval", "out": "", "nfe": "0", "weights": "folder",
 }  # fmt: skip
+GRAMMAR = "grammar"
 WEIGHTS = ("folder", "ema", "raw", "teacher", "real")
 FILES = {"json": ("detections",)}
 NEEDS = {"json": ("detections",), "mask2former": ("detector_dir", "clip_dir"), "shapes": ()}
@@ -49,6 +51,10 @@ def main(arguments: list[str]) -> None:
 
 def read_questions(own: dict[str, str]) -> list[Any]:
     """The prompts of metadata=."""
+    if own["metadata"] == GRAMMAR:
+        from fgm.evaluation.geneval.grammar import generate_prompts
+
+        return generate_prompts()
     vocabulary = vocabulary_of(own)
     from fgm.evaluation.geneval.prompts import read_prompts
 
@@ -104,7 +110,8 @@ def write(out: Path, own: dict[str, str], source: Any, results: list[Any], measu
     from fgm.evaluation.provenance import definition, file_sha256, record
     from fgm.train import commit
 
-    hashes = {f"{key}_sha256": file_sha256(Path(own[key])) for key in ("metadata", *FILES.get(own["detector"], ()))}
+    files = [key for key in ("metadata", *FILES.get(own["detector"], ())) if own[key] != GRAMMAR]
+    hashes = {f"{key}_sha256": file_sha256(Path(own[key])) for key in files}
     panel = {"metric": measurement.metric, "protocol": measurement.protocol} | hashes
     evaluation = definition(source.describe(), panel, source.n, source.n)
     told = record(evaluation, [measurement], device_of_rank(), 1, {"wall": round(seconds, 2)})

@@ -1,7 +1,8 @@
 """python -m fgm.table [check=true]: write the tables of the README files from runs.jsonl.
 
-Between <!-- table: recipe, recipe --> and <!-- end --> stands one table: a row per (recipe, sampler), the mean and
-standard deviation over the seeds of the newest config. Runs of older configs stay in runs.jsonl.
+Between <!-- table: recipe, recipe --> and <!-- end --> stands one table each: a row per sampler, the mean and standard
+deviation over the seeds of the newest config. <!-- table: recipe (fd, kid) --> shows these metrics alone. Runs of older
+configs stay in runs.jsonl. Rows of fgm.bench, which name a subject, make a table of their own kind.
 """
 
 import re
@@ -10,13 +11,16 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from fgm.benchmarks.rows import table_of
 from fgm.errors import Refusal, entry
 from fgm.records import Measurement, read_rows
 
 ROOT = Path(__file__).parents[2]
 DIARIES = sorted((ROOT / "experiments").glob("*/README.md"))
 DOCUMENTS = ("README.md", "experiments/README.md", *(f"experiments/{p.parent.name}/README.md" for p in DIARIES))
-BLOCK = re.compile(r"(<!-- table: (?P<recipes>[\w, *]+) -->\n).*?(<!-- end -->)", re.S)
+BLOCK = re.compile(
+    r"(<!-- table: (?P<recipes>[\w, *]+?)(?: \((?P<metrics>[\w, ]+)\))? -->\n).*?(?P<end><!-- end -->)", re.S
+)
 SAMPLERS = {"ema": "one step, ema", "raw": "one step, raw"}
 Key = tuple[str, int, str]
 
@@ -39,7 +43,8 @@ def render(document: str, experiments: Path) -> str:
     """The document with every table block made anew."""
 
     def fill(block: re.Match[str]) -> str:
-        return block[1] + table(chosen(block["recipes"], experiments), experiments) + block[3]
+        metrics = named(block["metrics"] or "")
+        return block[1] + table(chosen(block["recipes"], experiments), experiments, metrics) + block["end"]
 
     return BLOCK.sub(fill, document)
 
@@ -48,15 +53,27 @@ def chosen(recipes: str, experiments: Path) -> list[str]:
     """The recipes that a block names, or with * all that have runs."""
     if recipes.strip() == "*":
         return sorted(path.parent.name for path in experiments.glob("*/runs.jsonl"))
-    return [name.strip() for name in recipes.split(",")]
+    return named(recipes)
 
 
-def table(recipes: list[str], experiments: Path) -> str:
+def named(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def table(recipes: list[str], experiments: Path, metrics: list[str] | None = None) -> str:
+    """The tables of recipes; of all metrics where none are named."""
     lines = []
     for recipe in recipes:
-        runs = newest(read_rows(experiments / recipe / "runs.jsonl"))
+        runs = read_rows(experiments / recipe / "runs.jsonl")
         if runs:
-            lines += [*rows_of(recipe, runs), ""]
+            lines += [
+                *(
+                    table_of(runs)
+                    if "subject" in runs[-1]
+                    else rows_of(recipe, [shown(run, metrics or []) for run in newest(runs)])
+                ),
+                "",
+            ]
     return "\n".join(lines) + ("\n" if lines else "")
 
 
@@ -66,6 +83,11 @@ def newest(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return []
     alike = [run for run in runs if run["study_digest"] == runs[-1]["study_digest"]]
     return list({run["seed"]: run for run in alike}.values())
+
+
+def shown(run: dict[str, Any], metrics: list[str]) -> dict[str, Any]:
+    """The run with these metrics alone, where any are named."""
+    return run | {"results": [row for row in run["results"] if not metrics or row["metric"] in metrics]}
 
 
 def rows_of(recipe: str, runs: list[dict[str, Any]]) -> list[str]:
@@ -115,12 +137,12 @@ def cell(values: list[float]) -> str:
 
 
 def footnotes(run: dict[str, Any]) -> list[str]:
-    """Protocol and n of every metric."""
-    notes = {}
+    """Protocol and n of every metric, each pair of them once."""
+    metrics: dict[str, dict[str, None]] = defaultdict(dict)
     for row in run["results"]:
         if row["weights"] != "real":
-            notes[row["metric"]] = f"{row['metric']}: {row['protocol']}, n = {row['n']}"
-    return ["; ".join(notes.values()) + "."]
+            metrics[f"{row['protocol']}, n = {row['n']}"][row["metric"]] = None
+    return ["; ".join(f"{', '.join(names)}: {protocol}" for protocol, names in metrics.items()) + "."]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ Two networks: a tiny one that is registered with torch-fidelity, and the true In
 weights in a file given by path. The published weights are not needed: what agrees is resize, network and statistics.
 """
 
+import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
+import fgm.evaluate
 from fgm.evaluation.bank import FeatureBank
 from fgm.evaluation.features.inception import Inception
 from fgm.evaluation.features.registered import Registered
@@ -24,6 +27,7 @@ from fgm.evaluation.frechet import frechet_distance
 from fgm.evaluation.kernel import kid, subset_mmd
 from fgm.evaluation.moments import Moments
 from fgm.evaluation.neighbours import neighbours
+from fgm.evaluation.panel import FeaturePanel
 from fgm.streams import stream
 
 SHARED = {"cuda": False, "cache": False, "verbose": False, "save_cpu_ram": True, "batch_size": 8}
@@ -160,3 +164,28 @@ def test_inceptions_last_layer_gives_the_values_of_torch_fidelity(random_incepti
     torch.testing.assert_close(metric.real_features_sum, y.statistics.total, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(metric.real_features_cov_sum, y.statistics.outer, rtol=1e-4, atol=1e-5)
     assert x.logits is not None and x.logits.shape == (FEW, 1008)
+
+
+def test_behind_a_firewall_one_local_file_suffices(
+    random_inception: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command of evaluation/README.md, with a stand-in for the file, few pictures, and no way to the network."""
+
+    def closed(*_: object, **__: object) -> None:
+        raise AssertionError("something wanted to reach the network")
+
+    monkeypatch.setattr(socket, "socket", closed)
+    real = {"train": (blobs(FEW, 1, 60) / 127.5 - 1, None)}
+    monkeypatch.setattr("fgm.evaluation.references.pictures", lambda data, part: real[part])
+    monkeypatch.setattr(FeaturePanel, "bounds", lambda self: [])
+    evaluator = ["evaluator=fid_fidelity", f"evaluator.panel.extractor.weights={random_inception}", "data=digits"]
+    fewer = ["evaluator.panel.metrics=[kid]", "evaluator.panel.kid_subsets=2"]
+    pictures = f"samples_dir={folder(blobs(FEW, 0, 50), tmp_path / 'png')}"
+    fgm.evaluate.main([pictures, *evaluator, *fewer, f"outputs={tmp_path}"])
+    (path,) = tmp_path.glob("evaluation/*/results.json")
+    (told,) = json.loads(path.read_text())["results"]
+    x, y = (FeatureBank.of(Inception(random_inception, device="cpu"), blobs(FEW, *k)) for k in ((0, 50), (1, 60)))
+    assert told["metric"] == "kid" and told["value"] == pytest.approx(
+        kid(x.features, y.features, 2, FEW).mean, rel=1e-5
+    )
+    assert told["protocol"].startswith("torch-fidelity, inception-") and str(path) in capsys.readouterr().out

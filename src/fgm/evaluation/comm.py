@@ -1,12 +1,14 @@
 """Who evaluates: one process, or several that share a file system.
 
 Ranks exchange files; what goes over the wire is small: a barrier's worth of complaints, and the measurements. A
-complaint of any rank ends all of them, so that none waits for one that is gone.
+complaint of any rank ends all of them, so that none waits for one that is gone. A process that ends while its group is
+open may abort, since the group's threads are running when the interpreter takes them down; hence the context.
 """
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -50,13 +52,22 @@ class TorchDistributed:
         return values
 
 
-def comm_of_environment() -> Comm:
-    """Of a process that torchrun started, or Local; gloo, since no tensor is exchanged."""
+@contextmanager
+def comm_of_environment() -> Iterator[Comm]:
+    """Of a process that torchrun started, or Local; gloo, since no tensor is exchanged.
+
+    A group that is opened here is closed here, whether the work ends well, with a Refusal or by sys.exit.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Local()
-    if not torch.distributed.is_initialized():
+        yield Local()
+    elif torch.distributed.is_initialized():
+        yield TorchDistributed()
+    else:
         torch.distributed.init_process_group("gloo", timeout=PATIENCE)
-    return TorchDistributed()
+        try:
+            yield TorchDistributed()
+        finally:
+            torch.distributed.destroy_process_group()
 
 
 def together(comm: Comm, work: Callable[[], T]) -> T:

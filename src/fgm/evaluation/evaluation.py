@@ -76,10 +76,7 @@ class Evaluation:
         Raises:
             Refusal: the borders of shards would cut a sampler's batches.
         """
-        batch = source.batch if isinstance(source, SamplerSource) else 1
-        size = shard_size or batch * max(1, SHARD // batch)
-        if size % batch:
-            raise Refusal(f"shard_size = {size} must be a multiple of the evaluator's batch, {batch}")
+        size = whole_batches(source.batch if isinstance(source, SamplerSource) else 1, shard_size)
         told = definition(source.describe(), self.panel.identity(), source.n, size)
         return Plan(source.n, size, place / "evaluation" / key_of(told)), told
 
@@ -88,6 +85,14 @@ class Evaluation:
     ) -> list[Measurement]:
         """On every rank."""
         return said_of(source, evaluate(source, self.panel, plan, comm or Local(), console))
+
+
+def whole_batches(batch: int, asked: int | None = None) -> int:
+    """The size of a shard, so that none ends within a batch."""
+    size = asked or batch * max(1, SHARD // batch)
+    if size % batch:
+        raise Refusal(f"shard_size = {size} must be a multiple of the evaluator's batch, {batch}")
+    return size
 
 
 def said_of(source: SampleSource, measured: Sequence[Measurement]) -> list[Measurement]:

@@ -1,0 +1,91 @@
+"""Time the suite against plain code that does the same: python -m fgm.bench subject=evaluation [n=2000] ...
+
+experiment=digits_fgm [overrides]   whose generator is timed: of its finished run, or untrained where there is none
+extractor=small                     small (digits), convolutions or inception (untrained, any pictures)
+repetitions=5                       of every arm, in turn; the medians count
+
+The ratios and their spread are printed and appended to experiments/bench/runs.jsonl (experiments=<folder> for another).
+"""
+
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+
+from fgm.arguments import choice, whole
+from fgm.config import digest, parse_arguments, read_recipe, read_yaml
+from fgm.errors import Refusal, entry
+from fgm.evaluators import device_of_rank, make
+from fgm.finished import load_source, split
+from fgm.records import append_row
+
+OWN = {"subject": "evaluation", "n": "2000", "extractor": "small", "repetitions": "5"}
+SUBJECTS, EXTRACTORS = ("evaluation",), ("small", "convolutions", "inception")
+SEED = 1234
+
+
+def main(arguments: list[str]) -> None:
+    mine, rest = split(arguments, OWN)
+    own = OWN | mine
+    choice(own, "subject", SUBJECTS)
+    choice(own, "extractor", EXTRACTORS)
+    whole(own, "n", 2)
+    whole(own, "repetitions", 1)
+    bench_evaluation(read_recipe(*parse_arguments(rest)), own)
+
+
+def bench_evaluation(config: dict[str, Any], own: dict[str, str]) -> None:
+    batch, n, repetitions = config["evaluation"]["batch"], int(own["n"]), int(own["repetitions"])
+    data = make(config["data"], "data")
+    if len(data.shape) != 3:
+        raise Refusal(f"subject = evaluation measures pictures, and {config['recipe']} draws points")
+    from fgm.benchmarks.evaluation import Bench
+    from fgm.benchmarks.extractors import extractor_of
+    from fgm.benchmarks.timing import interleaved
+    from fgm.evaluation.conditioning import conditioning
+    from fgm.evaluation.sources.sampler import SamplerSource
+
+    began, device, (generator, told) = time.perf_counter(), device_of_rank(), generator_of(config)
+    generator.sampler.to(device)
+    source = SamplerSource(generator, SEED, n, data.shape, conditioning(data, None, SEED), device, batch)
+    with TemporaryDirectory() as directory:
+        bench = Bench(source, data, extractor_of(own["extractor"]), Path(directory))
+        times = interleaved(bench.arms(), repetitions)
+    images_seen, wall_s = n * len(times) * (repetitions + 1), time.perf_counter() - began
+    tell(config, own, bench.measurements(times, told), times, {"images_seen": images_seen, "wall_s": round(wall_s, 1)})
+
+
+def generator_of(config: dict[str, Any]) -> tuple[Any, str]:
+    """A finished run's generator, or an untrained one of its recipe, and which of the two it is."""
+    run_dir = Path(config["run_dir"])
+    if (run_dir / "results.json").exists():
+        return load_source(read_yaml(run_dir / "config.yaml") | {"run_dir": str(run_dir)}), "finished run"
+    from fgm.evaluation.sampling import Source
+    from fgm.networks.generator import OneStepGenerator
+
+    node, path = config["method"], make(config["path"], "path")
+    t_star, c_in = node.get("t_star", 1.0), node.get("c_in", "one")
+    net = make(config["network"], "network")
+    generator = OneStepGenerator(net, path, t_star, c_in, make(config["data"], "data").std).eval()
+    return Source("one step, untrained", generator, 1, "raw"), "untrained network"
+
+
+def tell(
+    config: dict[str, Any], own: dict[str, str], results: list[Any], times: dict[str, Any], cost: dict[str, Any]
+) -> None:
+    """The table for people, and one row; study_digest is of all but seed and repetitions."""
+    from fgm.train import provenance, summary
+
+    console, path = Console(soft_wrap=True), Path(config["experiments"]) / "bench" / "runs.jsonl"
+    study = {"config": config | {"seed": None}, "bench": own | {"repetitions": ""}}
+    row = provenance(config) | {"study_digest": digest(study), "subject": own["subject"], "extractor": own["extractor"]}
+    seconds = {arm: [round(s, 4) for s in each] for arm, each in times.items()}
+    append_row(path, row | cost | {"seconds": seconds, "results": [m.row() for m in results]})
+    console.print(summary(results, f"{own['subject']} of {config['recipe']}, {row['device']}"))
+    console.print(f"row in {path} (make table)")
+
+
+if __name__ == "__main__":
+    entry(main, __doc__)

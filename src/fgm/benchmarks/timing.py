@@ -1,0 +1,42 @@
+"""Times of several ways to do one work, taken in turn, so that a machine that slows down slows all of them.
+
+Every repetition runs each arm once, forwards and backwards in turn (a b c, c b a, ...), after one untimed round that
+fills caches. A ratio is that of the medians; beside it stand the smallest and the largest ratio of one repetition.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+Times = dict[str, list[float]]  # seconds of each repetition
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Of two arms' medians, within the ratios of the single repetitions."""
+
+    value: float
+    low: float
+    high: float
+
+
+def interleaved(
+    arms: Mapping[str, Callable[[], object]], repetitions: int, clock: Callable[[], float] = time.perf_counter
+) -> Times:
+    """Seconds of every arm in every repetition; an arm returns when its work is done."""
+    for work in arms.values():
+        work()
+    times: Times = {name: [] for name in arms}
+    for repetition in range(repetitions):
+        for name in list(arms)[:: -1 if repetition % 2 else 1]:
+            began = clock()
+            arms[name]()
+            times[name].append(clock() - began)
+    return times
+
+
+def ratio(times: Times, arm: str, of: str) -> Ratio:
+    """How much dearer arm is than of."""
+    each = [a / b for a, b in zip(times[arm], times[of], strict=True)]
+    return Ratio(median(times[arm]) / median(times[of]), min(each), max(each))

@@ -1,0 +1,111 @@
+"""Ratios are those of medians of interleaved times; the command writes a row that its own seconds explain."""
+
+import json
+from itertools import accumulate, cycle
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import Said, finished, light, refused
+from torch import Tensor
+
+import fgm.bench
+from fgm.benchmarks.evaluation import Bench
+from fgm.benchmarks.extractors import extractor_of
+from fgm.benchmarks.rows import table_of
+from fgm.benchmarks.timing import interleaved, ratio
+from fgm.data.digits import Digits
+from fgm.evaluation.conditioning import balanced
+from fgm.evaluation.sampling import Source
+from fgm.evaluation.sources.sampler import SamplerSource
+
+TINY = ["n=40", "repetitions=3", "network.width=16", "network.depth=1", "evaluation.batch=20"]
+
+
+def test_arms_take_turns_and_only_their_own_time_counts() -> None:
+    ticks, said = accumulate(cycle([1.0, 2.0])), []
+    times = interleaved({name: lambda name=name: said.append(name) for name in "abc"}, 3, lambda: next(ticks))
+    assert "".join(said) == "abc" + "abc" + "cba" + "abc"
+    assert times == {name: [2.0, 2.0, 2.0] for name in "abc"}
+
+
+def test_a_ratio_is_that_of_medians_within_single_repetitions() -> None:
+    r = ratio({"a": [3.0, 4.0, 100.0], "b": [1.0, 2.0, 4.0]}, "a", "b")
+    assert (r.value, r.low, r.high) == (2.0, 2.0, 25.0)
+
+
+@pytest.fixture(scope="module")
+def row(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    home = tmp_path_factory.mktemp("bench")
+    fgm.bench.main([*TINY, f"outputs={home}", f"experiments={home}"])
+    (line,) = (home / "bench" / "runs.jsonl").read_text().splitlines()
+    return json.loads(line)
+
+
+def test_a_row_says_what_ran_and_its_ratios_follow_from_its_seconds(row: dict[str, Any]) -> None:
+    assert {"commit", "config_digest", "study_digest", "seed", "wall_s", "date"} <= row.keys()
+    assert (row["recipe"], row["subject"], row["extractor"]) == ("digits_fgm", "evaluation", "small")
+    seconds, values = row["seconds"], {r["metric"]: r for r in row["results"]}
+    assert all(len(each) == 3 for each in seconds.values()) and row["images_seen"] == 5 * 4 * 40
+    over = {"evaluation_over_bare": ("evaluation", "bare"), "evaluation_over_fidelity": ("pictures", "fidelity")}
+    for metric, (arm, of) in over.items():
+        told = values[metric]
+        assert told["value"] == pytest.approx(median(seconds[arm]) / median(seconds[of]), rel=0.1)
+        assert told["low"] <= told["high"] and told["n"] == 40
+        assert told["protocol"].startswith("untrained network; small-classifier, fd and kid of 100 subsets")
+    assert values["images_per_s"]["value"] == pytest.approx(40 / median(seconds["evaluation"]), rel=0.1)
+
+
+def test_both_sides_measure_the_same_distances(tmp_path: Path) -> None:
+    """What is compared is the same work: ours and torch-fidelity's values agree."""
+
+    class Noise(torch.nn.Module):
+        def forward(self, z: Tensor, condition: Tensor) -> Tensor:
+            return z / 2
+
+    noise, cpu = Source("noise", Noise(), 1, "raw"), torch.device("cpu")
+    source = SamplerSource(noise, 0, 60, (1, 8, 8), balanced(10), cpu, 20)
+    arms = Bench(source, Digits(), extractor_of("small"), tmp_path).arms()
+    theirs: Any = arms["fidelity"]()
+    for arm in ("evaluation", "pictures"):
+        ours: Any = {m.metric: m.value for m in arms[arm]()}  # type: ignore[attr-defined]
+        assert ours["fd"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
+        assert ours["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-4)
+
+
+def test_a_table_holds_the_newest_row_of_each_kind(row: dict[str, Any]) -> None:
+    lines = table_of([row | {"results": []}, row, row | {"study_digest": "other", "recipe": "another"}])
+    assert sum("| evaluation_over_bare |" in line for line in lines) == 2
+    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
+
+
+def test_a_finished_run_is_timed_with_its_own_weights(tmp_path: Path) -> None:
+    recipe = [a for a in TINY if "." in a] + ["method.generator_start=random"]
+    run = finished(tmp_path / "outputs", "digits_fgm", recipe)
+    fgm.bench.main([*run, "n=40", "repetitions=1", f"experiments={tmp_path}"])
+    told = json.loads((tmp_path / "bench" / "runs.jsonl").read_text())["results"][0]
+    assert told["protocol"].startswith("finished run;") and told["weights"] == "ema"
+
+
+BAD = {
+    "unknown subject": (["subject=evaluations"], "subject = evaluations: unknown; did you mean evaluation"),
+    "unknown extractor": (["extractor=incepton"], "extractor = incepton: unknown; did you mean inception"),
+    "no samples": (["n=0"], "n = 0 must be a whole number from 2"),
+    "no repetition": (["repetitions=0"], "repetitions = 0 must be a whole number from 1"),
+    "points": (["experiment=mixture_fgm"], "subject = evaluation measures pictures, and mixture_fgm draws points"),
+    "unknown recipe": (["experiment=digit_fgm"], "did you mean digits_fgm"),
+}
+
+
+@pytest.mark.parametrize("arguments, message", BAD.values(), ids=BAD)
+def test_what_cannot_be_timed_is_one_line(
+    arguments: list[str], message: str, capsys: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert message in refused(fgm.bench.main, [*arguments, f"experiments={tmp_path}"], capsys, monkeypatch)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_choice_is_refused_before_torch_is_imported() -> None:
+    assert "subject = cycles: unknown" in light("bench", ["subject=cycles"])

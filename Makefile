@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval sample export score reference bench test check format table notebooks
+.PHONY: help setup train cache-prompts eval sample export score reference bench test check format table notebooks
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 	@echo; echo "  recipes:"; for f in configs/experiment/*.yaml; do \
 	  printf "  EXP=%-22s %s\n" "$$(basename $$f .yaml)" "$$(sed -n '3s/^# //p' $$f)"; done
 
@@ -29,6 +29,9 @@ $(VENV)/installed: requirements.lock pyproject.toml
 
 train: setup ## train a recipe, or go on with it: EXP=digits_fgm ARGS="seed=1 method.t_star=0.9"
 	@$(RUN) fgm.train experiment=$(EXP) $(ARGS)
+
+cache-prompts: setup ## encode the prompts of a text-to-image recipe, once: EXP=sd3_fgm, ARGS="device=cuda batch=32"
+	@$(RUN) fgm.cache_prompts experiment=$(EXP) $(ARGS)
 
 eval: setup ## measure a finished run again: EXP=, ARGS="n=50000 eval_seed=7"; or PNGs: ARGS="samples_dir= evaluator=digits"
 	@$(RUN) fgm.evaluate $(if $(findstring samples_dir=,$(ARGS)),,experiment=$(EXP)) $(ARGS)

@@ -7,16 +7,16 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = {
-    0: ("errors", "paths", "times", "losses", "solvers", "analytic", "streams"),
+    0: ("errors", "paths", "times", "losses", "solvers", "analytic", "streams", "pretrained"),
     1: ("networks",),
-    2: ("records", "data", "evaluation"),
+    2: ("records", "data", "evaluation", "text"),
     3: ("training", "benchmarks"),
     4: (
         "signatures", "arguments", "config", "build", "teacher", "train", "finished", "evaluators",
-        "evaluate", "sample", "export", "score", "reference", "bench", "table",
+        "evaluate", "cache_prompts", "sample", "export", "score", "reference", "bench", "table",
     ),
 }  # fmt: skip
-HOMES = {"hydra": {4}, "omegaconf": {4}, "lightning": {3}, "wandb": {3}, "diffusers": {1, 4}}
+HOMES = {"hydra": {4}, "omegaconf": {4}, "lightning": {3}, "wandb": {3}, "diffusers": {1, 4}, "transformers": {2}}
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 

@@ -24,10 +24,11 @@ def main(arguments: list[str]) -> None:
     source, device, count = load_source(config), device_of_rank(), n or (CAPTIONED if captions else MANY)
     source.sampler.to(device)
     from fgm.evaluation.pictures import captioned_grid, gallery
-    from fgm.evaluation.sampling import draw_samples
+    from fgm.evaluation.sampling import decoded, draw_samples
 
     began = time.perf_counter()
-    x_0, _ = draw_samples(source, seed, count, data.shape, data.num_classes, device, conditions=conditions)
+    seen, batch = decoded(source, data), config["evaluation"]["batch"]
+    x_0, _ = draw_samples(seen, seed, count, data.shape, data.num_classes, device, batch, conditions)
     took = time.perf_counter() - began
     if captions:
         captioned_grid({source.name: x_0}, captions, out)
@@ -56,7 +57,7 @@ def asked(recipe: str, data: Any, prompt: str, n: int | None, seed: int) -> tupl
 
     if prompt:
         tokens = words.encode([prompt])
-        return lambda indices: tokens.expand(len(indices), -1), [prompt] * (n or CAPTIONED)
+        return lambda indices: tokens.repeat_interleave(len(indices), 0), [prompt] * (n or CAPTIONED)
     conditions: Any = drawn(data, seed).conditions
     return conditions, words.decode(conditions(torch.arange(n or CAPTIONED)))
 

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fgm import teacher
+from fgm import cache_prompts, teacher
 from fgm.config import digest, parse_arguments, read_recipe, read_yaml, without_places, write_yaml
 from fgm.errors import Refusal, entry
 from fgm.evaluation.preflight import require_files
@@ -38,6 +38,7 @@ def train(config: dict[str, Any]) -> None:
         console.print(f"{run_dir} is done: its results.json, samples and weights are there (delete it to run again)")
         return
     teacher.require(config["teacher"])
+    cache_prompts.require(config)
     require_files(config["evaluation"])
     console.print(f"{config['recipe']}: {run_dir}")
     from fgm.build import build  # torch and Lightning, from here on

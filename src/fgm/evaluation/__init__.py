@@ -53,7 +53,7 @@ class Asking(Protocol):
         ...
 
     def verdicts(self, x_0: "Tensor", questions: "Tensor") -> list[tuple[bool, str]]:
-        """Whether each sample answers its question, and if not, why."""
+        """Whether each sample answers its question, and if not, why; empty where the panel does not judge."""
         ...
 
 

@@ -1,8 +1,9 @@
 """Samples as a pure function of (seed, index): which device or batch draws them does not matter."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,17 +26,24 @@ class Source:
         name: as in pictures and on the console.
         nfe: network evaluations a sample.
         weights: ema, raw, teacher, or start for a generator of several steps before training.
+        to_images: of what the sampler gives, where that is latents.
     """
 
     name: str
     sampler: nn.Module
     nfe: int
     weights: str
+    to_images: Callable[[Tensor], Tensor] | None = None
 
     @property
     def renoisings(self) -> int:
         """Noises that the sampler takes besides z."""
         return getattr(self.sampler, "renoisings", 0)
+
+
+def decoded(source: Source, data: Any) -> Source:
+    """The same sampler, seen through data.to_images where its x_0 are latents."""
+    return replace(source, to_images=getattr(data, "to_images", None))
 
 
 def many_step(net: nn.Module, path: Path, steps: int) -> Source:
@@ -63,8 +71,8 @@ def draw(
     roles = ["z", *(f"eps_{i}" for i in range(source.renoisings))]
     z, *eps = (sample_noise(seed, indices.tolist(), shape, role).to(device, dtype) for role in roles)
     condition = condition if condition is None else condition.to(device)
-    x_0 = source.sampler(z, condition, torch.stack(eps)) if eps else source.sampler(z, condition)
-    return x_0.float().cpu()
+    x_0 = (source.sampler(z, condition, torch.stack(eps)) if eps else source.sampler(z, condition)).float()
+    return (source.to_images(x_0) if source.to_images else x_0).cpu()
 
 
 def draw_samples(

@@ -38,3 +38,12 @@ class Velocity(nn.Module):
         Nothing, unless the network shares its weights (lora.py).
         """
         return nullcontext()
+
+
+def require_patches(name: str, size: int, patch: int, width: int, heads: int) -> None:
+    """
+    Raises:
+        ValueError: a transformer cannot cut its images into such patches, or its tokens into such heads.
+    """
+    if size % patch or width % heads:
+        raise ValueError(f"{name}: patch {patch} must divide size {size}, and heads {heads} must divide width {width}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from fgm.networks import Velocity
+from fgm.networks import Velocity, require_patches
 from fgm.networks.embedding import ConditionEmbedding
 
 
@@ -68,8 +68,7 @@ class DiT(Velocity):
         num_classes: Annotated[int, "[0, inf)"] = 0,
     ) -> None:
         super().__init__()
-        if size % patch or width % heads:
-            raise ValueError(f"DiT: patch {patch} must divide size {size}, and heads {heads} must divide width {width}")
+        require_patches("DiT", size, patch, width, heads)
         self.shape, self.num_classes = (channels, size, size), num_classes
         self.patchify = nn.PixelUnshuffle(patch)
         self.unpatchify = nn.PixelShuffle(patch)

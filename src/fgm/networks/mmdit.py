@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from fgm.networks import Velocity
+from fgm.networks import Velocity, require_patches
 
 
 class WordEmbedding(nn.Module):
@@ -51,10 +51,7 @@ class CaptionedMMDiT(Velocity):
         text_width: Annotated[int, "[1, inf)"] = 64,
     ) -> None:
         super().__init__()
-        if size % patch or width % heads:
-            raise ValueError(
-                f"MM-DiT: patch {patch} must divide size {size}, and heads {heads} must divide width {width}"
-            )
+        require_patches("MM-DiT", size, patch, width, heads)
         from diffusers import SD3Transformer2DModel  # seconds to import, needed here alone
 
         self.shape, self.num_classes = (channels, size, size), 0

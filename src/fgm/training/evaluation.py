@@ -74,14 +74,14 @@ class Measuring:
         return dequantise(x) if x.dtype == torch.uint8 else x
 
     def answers(self, sampler: Source, module: Method) -> list[Answer]:
-        """The first prompts and what the sampler makes of them; none where the panel asks for nothing."""
+        """The first prompts and what the sampler makes of them; none where the panel does not judge."""
         panel = self.evaluation.panel
         if not isinstance(panel, Asking):
             return []
         samples = self.source(sampler, module, SHOWN_PROMPTS).take(range(SHOWN_PROMPTS))
         prompts, verdicts = panel.captions(samples.labels), panel.verdicts(samples.x, samples.labels)
         pictures = samples.x.permute(0, 2, 3, 1).numpy()
-        return [Answer(p, *v, x) for p, v, x in zip(prompts, verdicts, pictures, strict=True)]
+        return [Answer(p, *v, x) for p, v, x in zip(prompts, verdicts, pictures, strict=bool(verdicts))]
 
 
 def shown(data: Data) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 from fgm.errors import Refusal
 
 
-def load_pretrained(class_name: str, directory: Path | str | None, published_as: str) -> Any:
-    """A transformers network from config.json and *.safetensors, frozen.
+def load_pretrained(class_name: str, directory: Path | str | None, published_as: str, **options: Any) -> Any:
+    """A transformers network from config.json and *.safetensors, frozen; options are for its from_pretrained.
 
     Raises:
         Refusal: the directory or a file is missing, or the weights do not fill the network.
@@ -20,7 +20,7 @@ def load_pretrained(class_name: str, directory: Path | str | None, published_as:
     network = getattr(transformers, class_name)
     local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     try:
-        net, info = network.from_pretrained(directory, **local)
+        net, info = network.from_pretrained(directory, **local, **options)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         told = str(error).strip().splitlines()[0]
         raise Refusal(f"{directory}: does not load ({told}); put the files of {published_as} there") from error

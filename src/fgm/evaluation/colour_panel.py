@@ -1,0 +1,71 @@
+"""Cached prompts as a panel: the colours of their pictures, which drift where a distillation goes wrong.
+
+    pixel_mean, pixel_std    of the pixels in [-1, 1]
+    saturation               mean of (max - min)/max over the channels in [0, 1]; guidance and long training drive it up
+    clipped                  share of values at either end of the range, where pictures are cut off
+
+They are to be read against the teacher's own. Whether pictures show their prompts is not for them to say.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fgm.evaluation import Rows
+from fgm.evaluation.quantise import quantise
+from fgm.records import Measurement
+from fgm.text.index import PromptCache
+
+
+class ColourPanel:
+    """Images (n, 3, height, width); question i is prompt i + 1 of the cache.
+
+    Args:
+        cache: of the encoded prompts.
+    """
+
+    def __init__(self, cache: PromptCache) -> None:
+        self.index = cache.require()
+
+    def identity(self) -> dict[str, Any]:
+        return {"prompts": self.index.digest}
+
+    def questions(self, indices: Tensor) -> Tensor:
+        """Prompt after prompt, and anew behind the last one."""
+        return indices % (len(self.index.prompts) - 1)
+
+    def conditions(self, questions: Tensor) -> Tensor:
+        return questions + 1
+
+    def captions(self, questions: Tensor) -> list[str]:
+        return [self.index.prompts[i + 1] for i in questions.tolist()]
+
+    def truth(self, questions: Tensor) -> None:
+        """There are no real pictures."""
+
+    def verdicts(self, x_0: Tensor, questions: Tensor) -> list[tuple[bool, str]]:
+        """None: it does not judge."""
+        del x_0, questions
+        return []
+
+    def rows(self, x_0: Tensor, labels: Tensor | None) -> Rows:
+        """Of every image, (n,)."""
+        del labels
+        bytes_ = x_0 if x_0.dtype == torch.uint8 else quantise(x_0)
+        x = bytes_.float() / 127.5 - 1
+        least, most = ((x + 1) / 2).aminmax(dim=1)
+        return {
+            "pixel_mean": x.flatten(1).mean(1),
+            "pixel_std": x.flatten(1).std(1),
+            "saturation": ((most - least) / most.clamp_min(1e-6)).flatten(1).mean(1),
+            "clipped": ((bytes_ == 0) | (bytes_ == 255)).float().flatten(1).mean(1),
+        }
+
+    def judge(self, rows: Rows) -> list[Measurement]:
+        protocol = f"uint8, mean over images; prompts {self.index.digest[:8]}"
+        return [Measurement(name, values.mean().item(), len(values), protocol) for name, values in rows.items()]
+
+    def bounds(self) -> list[Measurement]:
+        """None: there are no real pictures."""
+        return []

@@ -1,0 +1,139 @@
+"""Published diffusers pipelines on this machine: where they lie, whether they are whole, which weights they hold.
+
+    DIRECTORY/transformer/            config.json, diffusion_pytorch_model.safetensors, or its shards and their index
+              vae/                    the same
+              text_encoder[_2|_3]/    config.json, model.safetensors, or its shards and their index
+              tokenizer[_2|_3]/       the tokenizer's files
+
+DIRECTORY is a path, or the snapshot of a hub id in the hub's cache. Nothing is downloaded or executed, and neither
+torch nor diffusers is imported to look: what is missing is said at once.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from fgm.errors import Refusal
+
+PIXELS = 16  # a patch of 2 latents of 8 pixels each
+SD3_MEDIUM = "stabilityai/stable-diffusion-3-medium-diffusers"
+BILLIONS = {  # parameters of the transformer
+    SD3_MEDIUM: 2.03,
+    "stabilityai/stable-diffusion-3.5-medium": 2.24,
+    "stabilityai/stable-diffusion-3.5-large": 8.06,
+}
+BESIDE = 5.66  # billions of parameters of two CLIPs (0.12, 0.69), T5-XXL's encoder (4.76) and the VAE (0.08)
+BYTES = 40  # a parameter: float32 teacher, generator, online, ema, start; a gradient; two times two moments of Adam
+HEAD = 4096  # bytes of a tensor that its fingerprint reads
+
+
+def locate(model: str) -> Path:
+    """The directory of a path or of a hub id; it need not exist."""
+    if Path(model).is_dir():
+        return Path(model)
+    snapshots = hub_cache() / f"models--{model.replace('/', '--')}"
+    revision = snapshots / "refs" / "main"
+    return snapshots / "snapshots" / revision.read_text().strip() if revision.is_file() else Path(model)
+
+
+def hub_cache() -> Path:
+    """As the hub's own library finds it."""
+    home = Path(os.environ.get("HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"))
+    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """Of one part of a pipeline, all there; none where any is missing."""
+    for stem in ("diffusion_pytorch_model", "model"):
+        single, index = directory / f"{stem}.safetensors", directory / f"{stem}.safetensors.index.json"
+        if single.is_file():
+            return [single]
+        if index.is_file():
+            shards = sorted({directory / name for name in json.loads(index.read_text())["weight_map"].values()})
+            return shards if all(shard.is_file() for shard in shards) else []
+    return []
+
+
+def require(model: str, parts: Iterable[str]) -> Path:
+    """The directory, in which every part is whole.
+
+    Raises:
+        Refusal: a part is missing; the line says where to put it, how large it is and what training will need.
+    """
+    directory = locate(model)
+    lacking = [p for p in parts if not (directory / p / "config.json").is_file() or not weight_files(directory / p)]
+    if lacking:
+        raise Refusal(f"{model}: no {' and no '.join(f'{part}/' for part in lacking)} on this machine; {remedy(model)}")
+    return directory
+
+
+def remedy(model: str) -> str:
+    """Where to put it, how large it is, what it will need."""
+    hub_id = model if model in BILLIONS else SD3_MEDIUM
+    size, memory = 2 * (BILLIONS[hub_id] + BESIDE), BYTES * BILLIONS[hub_id]
+    return (
+        f"accept its licence and run hf download {hub_id} (at least {size:.0f} GB), or give "
+        f"network.model=<its diffusers directory: transformer/, vae/, text_encoder*/, tokenizer*/>; "
+        f"distilling it whole takes {memory:.0f} GB of device memory, and activations"
+    )
+
+
+def require_size(size: int) -> None:
+    if size % PIXELS:
+        raise Refusal(
+            f"network.size = {size} is no multiple of {PIXELS}: Stable Diffusion 3 would crop it; give another"
+        )
+
+
+def require_models(node: Any) -> None:
+    """Of every network below a config's node.
+
+    Raises:
+        Refusal: its weights are missing, or its pictures are of a size that it would crop.
+    """
+    if not isinstance(node, dict):
+        return
+    if node.get("_target_") == "fgm.networks.sd3.pretrained":
+        require_size(node["size"])
+        require(node["model"], ("transformer", "vae"))
+    for value in node.values():
+        require_models(value)
+
+
+def read_header(file: Path) -> tuple[dict[str, Any], int]:
+    """Of a .safetensors file: what it says of its tensors, and where their bytes begin.
+
+    Raises:
+        Refusal: it is no such file, or cut short.
+    """
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length)) if 0 < length < file.stat().st_size else {}
+        end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Refusal(f"{file} is no .safetensors file; remove it and make it again") from error
+    if file.stat().st_size != 8 + length + end:
+        raise Refusal(f"{file} is cut short: remove it and make it again")
+    return header, 8 + length
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """Sixteen hex digits of every tensor's name, type, shape and first 4 KiB, however they are cut into files.
+
+    No training leaves a tensor's first thousand weights as they were, and gigabytes are told apart in a moment.
+    """
+    tensors: dict[str, list[Any]] = {}
+    for file in files:
+        header, start = read_header(file)
+        with file.open("rb") as stream:
+            for name, entry in sorted(header.items()):
+                if name != "__metadata__":
+                    begin, end = entry["data_offsets"]
+                    stream.seek(start + begin)
+                    head = sha256(stream.read(min(end - begin, HEAD))).hexdigest()
+                    tensors[name] = [entry["dtype"], entry["shape"], head]
+    return sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()[:16]

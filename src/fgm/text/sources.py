@@ -1,0 +1,72 @@
+"""Where prompts come from. Each source reads all of its prompts, in their order, every one once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Protocol
+
+from fgm.errors import Refusal
+from fgm.evaluation.geneval.files import parse_object, read_lines
+from fgm.evaluation.geneval.prompts import read_prompts
+
+
+class PromptSource(Protocol):
+    def read(self) -> list[str]:
+        """At least one prompt, none twice, none empty.
+
+        Raises:
+            Refusal: a missing, empty or malformed file.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """One prompt a line; empty lines are passed over."""
+
+    file: str
+
+    def read(self) -> list[str]:
+        lines = read_lines(Path(self.file), "one prompt a line")
+        return list(dict.fromkeys(line.strip() for _, line in lines if line.strip()))
+
+
+@dataclass(frozen=True)
+class JsonLines:
+    """One JSON object a line, whose "prompt" is read."""
+
+    file: str
+
+    def read(self) -> list[str]:
+        lines = read_lines(Path(self.file), 'a JSON object with "prompt" a line')
+        return list(dict.fromkeys(prompt_of(line, where) for where, line in lines if line.strip()))
+
+
+@dataclass(frozen=True)
+class GenEvalMetadata:
+    """The prompts of GenEval's evaluation_metadata.jsonl."""
+
+    file: str
+
+    def read(self) -> list[str]:
+        return [metadata.prompt for metadata in read_prompts(Path(self.file))]
+
+
+@dataclass(frozen=True)
+class ShapesGrammar:
+    """The different ones among n random training captions of the world of shapes."""
+
+    n: Annotated[int, "[1, inf)"] = 1000
+    seed: Annotated[int, "[0, inf)"] = 0
+
+    def read(self) -> list[str]:
+        from fgm.data.shapes.grammar import draw_captions  # torch, needed here alone
+        from fgm.streams import stream
+
+        return list(dict.fromkeys(draw_captions(self.n, stream(self.seed, "prompts", index=0)).prompts()))
+
+
+def prompt_of(line: str, where: str) -> str:
+    prompt = parse_object(line, where).get("prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise Refusal(f"{where}: prompt must be a text that is not empty")
+    return prompt.strip()

@@ -1,0 +1,294 @@
+"""Stable Diffusion 3 behind our protocol, on a tiny random pipeline: diffusers' numbers, and what is refused."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny_sd3 import SIZE, TRANSFORMER, save_tiny_pipeline
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from fgm import pretrained
+from fgm.errors import Refusal
+from fgm.networks import sd3
+from fgm.networks.generator import OneStepGenerator
+from fgm.networks.guidance import Guided
+from fgm.networks.latents import Autoencoder
+from fgm.networks.sd3 import SD3Velocity, untrained
+from fgm.paths import RectifiedPath
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+TOKENS = 9
+
+
+class Table(nn.Module):
+    """Random encodings, in place of a cache."""
+
+    def __init__(self, **widths: int) -> None:
+        super().__init__()
+        self.index = SimpleNamespace(widths={"words": 32, "pooled": 32} | widths)
+
+    def forward(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        rows = [torch.randn(TOKENS + 1, 32, generator=torch.Generator().manual_seed(i)) for i in prompts.tolist()]
+        return torch.stack(rows)[:, 1:], torch.stack(rows)[:, 0]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny_pipeline(tmp_path_factory.mktemp("sd3")))
+
+
+@pytest.fixture(scope="module")
+def pipe(model: str) -> Any:
+    from diffusers import StableDiffusion3Pipeline
+
+    return StableDiffusion3Pipeline.from_pretrained(model)
+
+
+@pytest.fixture
+def net(model: str) -> SD3Velocity:
+    return sd3.pretrained(model, Table(), SIZE)
+
+
+def inputs(n: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    noise = torch.Generator().manual_seed(0)
+    return torch.randn(n, 4, 4, 4, generator=noise), torch.rand(n, generator=noise), torch.arange(n) % 2
+
+
+def test_the_velocity_is_the_transformers_at_a_thousand_t(net: SD3Velocity, pipe: Any) -> None:
+    x_t, t, prompts = inputs()
+    words, pooled = Table()(prompts)
+    expected = pipe.transformer(x_t, words, pooled, 1000 * t, return_dict=False)[0]
+    assert torch.equal(net(x_t, t, prompts), expected)
+    assert net.shape == (4, 4, 4) and expected.abs().mean() > 0.01
+
+
+def test_the_time_is_not_rounded_to_the_networks_precision(net: SD3Velocity) -> None:
+    """In bfloat16 1000 t = 737 would be 740: the features of time are those of the float32 timestep."""
+    x_t, _, prompts = inputs()
+    seen: list[Tensor] = []
+    net.to(torch.bfloat16).transformer.time_text_embed.time_proj.register_forward_pre_hook(
+        lambda module, arguments: seen.append(arguments[0])
+    )
+    v = net(x_t, torch.full((3,), 0.737), prompts)
+    assert seen[0].dtype == torch.float32 and torch.equal(seen[0], torch.full((3,), 737.0))
+    assert v.dtype == torch.float32
+
+
+def test_one_euler_step_of_the_pipeline_is_our_generator_at_the_schedulers_first_time(
+    net: SD3Velocity, pipe: Any
+) -> None:
+    """x_0 = z - t v(z, t) is what the pipeline's scheduler does with a single sigma t."""
+    x_t, _, prompts = inputs()
+    words, pooled = Table()(prompts)
+    drawn = pipe(
+        prompt_embeds=words, pooled_prompt_embeds=pooled, guidance_scale=1.0, num_inference_steps=1, sigmas=[0.9],
+        latents=x_t.clone(), output_type="latent", height=SIZE, width=SIZE,
+    ).images  # fmt: skip
+    t_star = float(pipe.scheduler.sigmas[0])
+    ours = OneStepGenerator(net, RectifiedPath(), t_star=t_star, c_in="one")(x_t, prompts)
+    assert_close(ours, drawn, rtol=1e-5, atol=1e-5)
+
+
+def test_guidance_extrapolates_from_the_empty_prompt(net: SD3Velocity) -> None:
+    x_t, t, prompts = inputs()
+    v, v_null = net(x_t, t, prompts), net(x_t, t, torch.zeros(3, dtype=torch.int64))
+    assert_close(Guided(net, 4.5)(x_t, t, prompts), v_null + 4.5 * (v - v_null), rtol=1e-4, atol=1e-5)
+
+
+def test_checkpointing_changes_no_gradient(model: str) -> None:
+    x_t, t, prompts = inputs()
+    slopes = []
+    for checkpointing in (False, True):
+        net, x = sd3.pretrained(model, Table(), SIZE, checkpointing), x_t.clone().requires_grad_()
+        net(x, t, prompts).square().sum().backward()
+        slopes.append([x.grad, *(p.grad for p in net.parameters() if p.grad is not None)])
+    assert len(slopes[0]) > 40 and all(torch.equal(a, b) for a, b in zip(*slopes, strict=True))
+
+
+def test_sizes_that_diffusers_would_crop_are_refused(net: SD3Velocity, model: str) -> None:
+    x_t, t, prompts = inputs()
+    for size in (24, 40, 33):
+        with pytest.raises(Refusal, match=f"network.size = {size} is no multiple of 16"):
+            untrained(TRANSFORMER, Table(), size)
+    with pytest.raises(Refusal, match="takes pictures of at most 64 pixels"):
+        untrained(TRANSFORMER, Table(), 80)
+    with pytest.raises(ValueError, match=r"latents of shape \(4, 4, 4\) was given \(4, 4, 5\)"):
+        net(torch.zeros(1, 4, 4, 5), t[:1], prompts[:1])
+    with pytest.raises(ValueError, match="reads prompts, and was given none"):
+        net(x_t, t)
+
+
+def test_encodings_of_other_widths_are_refused(model: str) -> None:
+    with pytest.raises(Refusal, match="reads encodings of widths"):
+        sd3.pretrained(model, Table(words=64), SIZE)
+
+
+def test_latents_are_scaled_and_shifted_as_the_pipeline_scales_them(model: str, pipe: Any) -> None:
+    autoencoder = Autoencoder(model, batch=2)
+    z = inputs()[0]
+    config = pipe.vae.config
+    images = pipe.vae.decode(z / config.scaling_factor + config.shift_factor).sample
+    assert_close(autoencoder.decode(z), images, rtol=0, atol=1e-5)
+    codes = pipe.vae.encode(images).latent_dist.mean
+    assert_close(autoencoder.encode(images), (codes - config.shift_factor) * config.scaling_factor, rtol=0, atol=1e-5)
+    assert images.shape == (3, 3, SIZE, SIZE) and not any(p.requires_grad for p in autoencoder.parameters())
+
+
+def test_a_draw_from_the_posterior_has_its_spread(model: str) -> None:
+    autoencoder, x = Autoencoder(model), torch.zeros(1, 3, SIZE, SIZE)
+    posterior = autoencoder.vae.encode(x).latent_dist
+    draws = torch.cat([autoencoder.encode(x, torch.Generator().manual_seed(i)) for i in range(200)])
+    expected = posterior.std * autoencoder.scale
+    assert_close(draws.std(0)[None], expected, rtol=0.3, atol=0)
+    assert_close(draws.mean(0)[None], autoencoder.encode(x), rtol=0, atol=0.4 * float(expected.max()))
+
+
+def test_half_precision_decodes_nearly_the_same(model: str) -> None:
+    z = inputs()[0]
+    whole, half = (Autoencoder(model, dtype).decode(z) for dtype in ("float32", "bfloat16"))
+    assert half.dtype == torch.float32 and 0 < (whole - half).abs().max() < 0.1 * whole.abs().max()
+
+
+def test_missing_weights_are_one_line_that_says_all(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(Refusal) as refusal:
+        pretrained.require(pretrained.SD3_MEDIUM, ("transformer", "vae"))
+    for word in ("no transformer/ and no vae/", "hf download stabilityai/", "15 GB", "network.model=", "81 GB"):
+        assert word in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    shutil.copytree(model, tmp_path / "sd3")
+    (tmp_path / "sd3" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(Refusal, match="no vae/ on this machine"):
+        pretrained.require(str(tmp_path / "sd3"), ("transformer", "vae"))
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_spoilt_weights_are_refused_in_one_line(part: str, tmp_path: Path, model: str) -> None:
+    """diffusers would fill what is missing at random, and only warn."""
+    from safetensors.torch import load_file, save_file
+
+    def load(directory: str) -> Any:
+        return sd3.pretrained(directory, Table(), SIZE) if part == "transformer" else Autoencoder(directory)
+
+    file = shutil.copytree(model, tmp_path / "sd3") / part / "diffusion_pytorch_model.safetensors"
+    whole, weights = file.read_bytes(), load_file(file)
+    last = sorted(weights)[-1]
+    save_file({name: w for name, w in weights.items() if name != last}, file, metadata={"format": "pt"})
+    with pytest.raises(Refusal, match=f"{part} lacks 1 weights, {last} first"):
+        load(str(tmp_path / "sd3"))
+    for content in (whole[: len(whole) // 2], b"garbage"):
+        file.write_bytes(content)
+        with pytest.raises(Refusal, match=rf"{part} does not load \(.*\): download it again") as refusal:
+            load(str(tmp_path / "sd3"))
+        assert "\n" not in str(refusal.value)
+
+
+def test_the_hubs_cache_is_read_without_the_hub(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = tmp_path / "models--stabilityai--stable-diffusion-3-medium-diffusers"
+    shutil.copytree(model, repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert pretrained.require(pretrained.SD3_MEDIUM, ("transformer", "vae")) == repository / "snapshots" / "abc"
+    assert sd3.pretrained(pretrained.SD3_MEDIUM, Table(), SIZE).shape == (4, 4, 4)
+
+
+def test_a_sharded_part_is_whole_only_with_all_its_shards(tmp_path: Path) -> None:
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    weight_map = {"a": names[0], "b": names[1]}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (tmp_path / names[0]).write_bytes(b"")
+    assert pretrained.weight_files(tmp_path) == []
+    (tmp_path / names[1]).write_bytes(b"")
+    assert pretrained.weight_files(tmp_path) == [tmp_path / name for name in names]
+
+
+def test_a_fingerprint_knows_weights_and_not_files(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    a, b = torch.randn(50, 50), torch.randn(7)
+    save_file({"a": a, "b": b}, tmp_path / "whole.safetensors", metadata={"made": "today"})
+    save_file({"a": a}, tmp_path / "part1.safetensors")
+    save_file({"b": b}, tmp_path / "part2.safetensors")
+    whole = pretrained.fingerprint([tmp_path / "whole.safetensors"])
+    assert whole == pretrained.fingerprint([tmp_path / "part1.safetensors", tmp_path / "part2.safetensors"])
+    for name, changed in (
+        ("value", {"a": a, "b": b + 1e-6}),
+        ("type", {"a": a, "b": b.half()}),
+        ("name", {"c": a, "b": b}),
+    ):
+        save_file(changed, tmp_path / f"{name}.safetensors")
+        assert pretrained.fingerprint([tmp_path / f"{name}.safetensors"]) != whole
+    content = (tmp_path / "whole.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(content[:-1])
+    with pytest.raises(Refusal, match="is cut short"):
+        pretrained.fingerprint([tmp_path / "cut.safetensors"])
+    (tmp_path / "cut.safetensors").write_bytes(b"garbage")
+    with pytest.raises(Refusal, match=r"is no \.safetensors file"):
+        pretrained.fingerprint([tmp_path / "cut.safetensors"])
+
+
+def test_the_tiny_pipeline_is_tiny(model: str) -> None:
+    assert sum(file.stat().st_size for file in Path(model).rglob("*")) < 1_000_000
+    assert "peft" not in sys.modules
+
+
+def billions(build: Callable[[], Any]) -> float:
+    with torch.device("meta"):
+        return sum(p.numel() for p in build().parameters()) / 1e9
+
+
+def published(layers: int, **options: Any) -> Callable[[], Any]:
+    from diffusers import SD3Transformer2DModel
+
+    width: dict[str, Any] = {"num_attention_heads": layers, "caption_projection_dim": 64 * layers}
+    return lambda: SD3Transformer2DModel(
+        num_layers=layers, attention_head_dim=64, joint_attention_dim=4096, pooled_projection_dim=2048,
+        out_channels=16, pos_embed_max_size=2, **width, **options,
+    )  # fmt: skip
+
+
+def test_the_sizes_that_a_refusal_tells_are_counted() -> None:
+    """Of the published configs, on the meta device; positions are a buffer, and left small."""
+    rms: dict[str, Any] = {"qk_norm": "rms_norm"}
+    medium, medium_35 = published(24), published(24, dual_attention_layers=tuple(range(13)), **rms)
+    counted = [billions(build) for build in (medium, medium_35, published(38, **rms))]
+    assert counted == pytest.approx(list(pretrained.BILLIONS.values()), abs=0.01)
+
+
+def test_what_lies_beside_the_transformer_is_counted() -> None:
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+    def clip(width: int, layers: int, heads: int) -> Any:
+        return CLIPTextModelWithProjection(
+            CLIPTextConfig(
+                hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=heads,
+                projection_dim=width,
+            )
+        )  # fmt: skip
+
+    def t5() -> Any:
+        return T5EncoderModel(
+            T5Config(d_model=4096, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu")
+        )
+
+    def vae() -> Any:
+        return AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=16, use_quant_conv=False,
+            use_post_quant_conv=False,
+        )  # fmt: skip
+
+    parts = (lambda: clip(768, 12, 12), lambda: clip(1280, 32, 20), t5, vae)
+    assert sum(map(billions, parts)) == pytest.approx(pretrained.BESIDE, abs=0.01)

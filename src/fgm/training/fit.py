@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from torch.utils.data import DataLoader
@@ -68,12 +68,19 @@ def fit(module: Method, run: Run) -> dict[str, float]:
     checkpoint, cycle = last_checkpoint(run.run_dir)
     if checkpoint:
         run.console.print(f"going on from cycle {cycle} of {module.schedule.cycles}")
-    chosen = loggers(run.logger, run.run_dir, run.name, run.config, cycle, run.console)
-    evaluate = Evaluate(run.measuring)
-    saves = SaveLast(run.run_dir, module.schedule.save_every)
+    evaluate, saves = Evaluate(run.measuring), SaveLast(run.run_dir, module.schedule.save_every)
     callbacks = [evaluate, WarningSigns(run.console), saves, progress(run.console)]
-    trainer = build_trainer(run, module.schedule, chosen, callbacks)
     cycles: Any = range(module.schedule.cycles)  # a step draws all that it needs from its streams
+    train(module, run, DataLoader(cycles, batch_size=None), callbacks, checkpoint, cycle)
+    return {"evaluate_s": evaluate.seconds}
+
+
+def train(
+    module: Method, run: Run, batches: Any, callbacks: list[Callback], checkpoint: Path | None = None, cycle: int = 0
+) -> None:
+    """One cycle a batch, whatever it holds; from a checkpoint of that cycle where one is given."""
+    chosen = loggers(run.logger, run.run_dir, run.name, run.config, cycle, run.console)
+    trainer = build_trainer(run, module.schedule, chosen, callbacks)
     with warnings.catch_warnings():
         for known in (
             ".*does not have many workers",
@@ -83,10 +90,9 @@ def fit(module: Method, run: Run) -> dict[str, float]:
         ):
             warnings.filterwarnings("ignore", message=known)
         try:
-            trainer.fit(module, DataLoader(cycles, batch_size=None), ckpt_path=checkpoint, weights_only=True)
+            trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as stop:  # Lightning's own answer to Ctrl-C
             raise KeyboardInterrupt from stop
-    return {"evaluate_s": evaluate.seconds}
 
 
 def build_trainer(run: Run, schedule: Schedule, loggers: list[Logger], callbacks: list[Any]) -> Trainer:

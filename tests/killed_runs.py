@@ -1,4 +1,4 @@
-"""A tiny distillation of digits for tests that end it in every way; forked processes, so that torch is imported once."""
+"""A tiny distillation of digits that tests end in every way; in forked processes, so that torch is imported once."""
 
 import multiprocessing
 import random

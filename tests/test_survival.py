@@ -116,7 +116,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before_it(two_checkpoint
     assert previous.read_bytes() == kept, "a damaged file must not take the whole one's place"
     previous.write_bytes(b"")
     last.unlink()
-    with pytest.raises(Refusal, match="previous.ckpt cannot be read"):
+    with pytest.raises(Refusal, match=r"previous\.ckpt cannot be read"):
         last_checkpoint(two_checkpoints, Console(file=said))
 
 

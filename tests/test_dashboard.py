@@ -22,6 +22,7 @@ from fgm.data.shapes.dataset import Shapes
 from fgm.errors import Refusal
 from fgm.evaluation.evaluation import Evaluation, Mode
 from fgm.evaluation.shape_eval import ShapeEvalPanel
+from fgm.networks import Velocity
 from fgm.paths import RectifiedPath
 from fgm.records import Measurement
 from fgm.times import Uniform
@@ -39,8 +40,10 @@ from fgm.training.setting import Schedule, Setting
 SCHEDULE = Schedule(cycles=6, batch_size=2, warmup=1, decay=0.5, clip=1.0, ema_decay=0.5, log_every=2, save_every=6)
 
 
-class Tint(nn.Module):
+class Tint(Velocity):
     """A velocity of captioned images that shifts each colour by what the caption says."""
+
+    shape, num_classes = (3, 32, 32), 0
 
     def __init__(self) -> None:
         super().__init__()

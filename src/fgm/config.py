@@ -104,9 +104,14 @@ def settings(config: dict[str, Any], prefix: str = "") -> list[str]:
 
 def run_name(recipe: str, overrides: list[str]) -> str:
     """recipe__key-value__... in the order given, hashed where it would be too long for a file system."""
-    told = [o for o in overrides if o.split("=")[0].lstrip("+~") not in PLACES]
+    told = telling(overrides)
     name = "__".join([recipe, *(re.sub(r"[^\w.-]", "-", o) for o in told)])
     return name if len(name) <= 120 else f"{recipe}__{sha256(name.encode()).hexdigest()[:12]}"
+
+
+def telling(overrides: list[str]) -> list[str]:
+    """Those that make another run, not only another place."""
+    return [o for o in overrides if o.split("=")[0].lstrip("+~") not in PLACES]
 
 
 def digest(config: dict[str, Any]) -> str:

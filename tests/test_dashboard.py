@@ -28,7 +28,7 @@ from fgm.records import Measurement
 from fgm.times import Uniform
 from fgm.train import final_part
 from fgm.training import fit as fitting
-from fgm.training.checkpoints import SaveBest
+from fgm.training.best import SaveBest
 from fgm.training.dashboard import AXIS, Answer, CycleWandbLogger, log_answers
 from fgm.training.distillation import Distillation
 from fgm.training.evaluation import Evaluate

@@ -135,7 +135,10 @@ def parse_arguments(arguments: list[str], default: str = "digits_fgm") -> tuple[
 
 
 def write_yaml(config: dict[str, Any], path: Path) -> None:
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    """Atomically: a run that is cut off here is not taken for one of another config."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(yaml.safe_dump(config, sort_keys=False))
+    temporary.replace(path)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

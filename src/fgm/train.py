@@ -18,12 +18,13 @@ from rich.table import Table
 
 from fgm import cache_prompts, shipped, teacher
 from fgm.config import digest, parse_arguments, read_recipe, read_yaml, without_places, write_yaml
-from fgm.errors import Refusal, entry
+from fgm.errors import Refusal, entry, resumable
 from fgm.evaluation.preflight import require_files
 from fgm.records import Measurement, append_row, write_json
 
 
 def main(arguments: list[str]) -> None:
+    resumable()
     train(read_recipe(*parse_arguments(arguments)))
 
 

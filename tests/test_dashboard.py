@@ -22,6 +22,7 @@ from fgm.data.shapes.dataset import Shapes
 from fgm.errors import Refusal
 from fgm.evaluation.evaluation import Evaluation, Mode
 from fgm.evaluation.shape_eval import ShapeEvalPanel
+from fgm.networks import Velocity
 from fgm.paths import RectifiedPath
 from fgm.records import Measurement
 from fgm.times import Uniform
@@ -39,7 +40,7 @@ from fgm.training.setting import Schedule, Setting
 SCHEDULE = Schedule(cycles=6, batch_size=2, warmup=1, decay=0.5, clip=1.0, ema_decay=0.5, log_every=2, save_every=6)
 
 
-class Tint(nn.Module):
+class Tint(Velocity):
     """A velocity of captioned images that shifts each colour by what the caption says."""
 
     def __init__(self) -> None:
@@ -99,7 +100,7 @@ class Scripted:
 def fit(run_dir: Path, panel: Any, shown: list[Logger], monkeypatch: Any, **options: Any) -> tuple[Distillation, str]:
     torch.manual_seed(0)
     schedule = replace(SCHEDULE, cycles=options.pop("cycles", SCHEDULE.cycles))
-    setting = Setting(0, schedule, Tint(), RectifiedPath(), Uniform(), partial(adam, lr=0.1), Canvas(), Tint())
+    setting = Setting(0, schedule, Tint, RectifiedPath(), Uniform(), partial(adam, lr=0.1), Canvas(), Tint())
     console = Console(file=io.StringIO(), width=400)
     module = Distillation(setting, 0.9, online_start="random", teacher_steps=2)
     if isinstance(panel, Scripted):

@@ -67,7 +67,7 @@ def test_both_sides_measure_the_same_distances(tmp_path: Path) -> None:
 
     noise, cpu = Source("noise", Noise(), 1, "raw"), torch.device("cpu")
     source = SamplerSource(noise, 0, 60, (1, 8, 8), balanced(10), cpu, 20)
-    arms = Bench(source, Digits(), extractor_of("small"), tmp_path).arms()
+    arms = Bench(source, Digits(), extractor_of("small"), ("fd", "kid"), tmp_path).arms()
     theirs: Any = arms["fidelity"]()
     for arm in ("evaluation", "pictures"):
         ours: Any = {m.metric: m.value for m in arms[arm]()}  # type: ignore[attr-defined]
@@ -92,6 +92,10 @@ def test_a_finished_run_is_timed_with_its_own_weights(tmp_path: Path) -> None:
 BAD = {
     "unknown subject": (["subject=evaluations"], "subject = evaluations: unknown; did you mean evaluation"),
     "unknown extractor": (["extractor=incepton"], "extractor = incepton: unknown; did you mean inception"),
+    "few samples": (
+        ["subject=evaluation", "n=32", "network.width=16", "network.depth=1"],
+        "fd in 32 features needs 33 samples; give metrics=kid",
+    ),
     "no samples": (["n=0"], "n = 0 must be a whole number from 2"),
     "no repetition": (["repetitions=0"], "repetitions = 0 must be a whole number from 1"),
     "points": (

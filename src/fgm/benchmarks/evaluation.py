@@ -89,7 +89,7 @@ class Bench:
             "bare": self.bare,
             "evaluation": lambda: ours(self.source),
             "extractor": lambda: self.extract(images),
-            "fidelity": calculation(self.extractor, images, real, BATCH, self.directory / "fidelity", **fid, **subsets),
+            "fidelity": calculation(self.extractor, images, real, BATCH, self.directory / "fidelity", **fid),
             "pictures": lambda: ours(DatasetSource(images, None, "samples in memory")),
         }
 

@@ -49,7 +49,7 @@ score: setup ## GenEval's score: ARGS="geneval_dir= metadata= detections=seen.js
 reference: setup ## mu and sigma of real images' features: ARGS="data=digits out=refs.npz"
 	@$(RUN) fgm.reference $(ARGS)
 
-bench: setup ## time the suite against plain code: EXP=, ARGS="subject=evaluation n=2000 extractor=small"
+bench: setup ## time the suite against plain code: EXP=, ARGS="subject=cycle cycles=50" or ARGS="subject=evaluation extractor=small"
 	@$(RUN) fgm.bench experiment=$(EXP) $(ARGS)
 
 # One thread: the tests compare bits between processes, and a sum split over two threads rounds otherwise.

@@ -28,7 +28,7 @@ from fgm.records import Measurement
 from fgm.times import Uniform
 from fgm.train import final_part
 from fgm.training import fit as fitting
-from fgm.training.checkpoints import SaveBest
+from fgm.training.best import SaveBest
 from fgm.training.dashboard import AXIS, Answer, CycleWandbLogger, log_answers
 from fgm.training.distillation import Distillation
 from fgm.training.evaluation import Evaluate
@@ -42,6 +42,8 @@ SCHEDULE = Schedule(cycles=6, batch_size=2, warmup=1, decay=0.5, clip=1.0, ema_d
 
 class Tint(Velocity):
     """A velocity of captioned images that shifts each colour by what the caption says."""
+
+    shape, num_classes = (3, 32, 32), 0
 
     def __init__(self) -> None:
         super().__init__()

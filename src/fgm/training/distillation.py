@@ -159,8 +159,12 @@ class Distillation(Turns):
                 online_scalars |= self.adversary.turn(self, x_0.detach(), condition, cycle)
         with self.toggled_optimizer(generator_optimizer):
             generator_scalars = self.generator_turn(x_0, condition, cycle)
+        self.finish(online_scalars | generator_scalars)
+
+    def finish(self, scalars: dict[str, Tensor]) -> None:
+        """What a cycle does beside its turns."""
         update_ema(self.ema, self.generator, self.schedule.ema_decay)
-        self.report(online_scalars | generator_scalars, sum(descent.skipped for descent in self.descents))
+        self.report(scalars, sum(descent.skipped for descent in self.descents))
 
     def generate(self, cycle: int) -> tuple[Tensor, Tensor | None]:
         """The cycle's samples, with their graph, and the conditions that they were drawn under."""

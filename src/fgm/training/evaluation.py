@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
 from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 
 from fgm.data import Data
 from fgm.evaluation import Asking
-from fgm.evaluation.comm import Comm, Local, TorchDistributed
 from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.pictures import captioned_grid, picture
 from fgm.evaluation.quantise import dequantise
@@ -22,9 +20,10 @@ from fgm.evaluation.sampling import Source
 from fgm.evaluation.symptoms import complaints
 from fgm.records import Measurement
 from fgm.streams import stream
-from fgm.training.checkpoints import SaveBest
+from fgm.training.best import SaveBest
 from fgm.training.dashboard import Answer, log_answers, log_picture
 from fgm.training.method import Method
+from fgm.training.ranks import comm_of_training
 
 SHOWN_POINTS, SHOWN_IMAGES, SHOWN_PROMPTS = 4000, 15, 12
 
@@ -88,11 +87,6 @@ class Measuring:
 
 def shown(data: Data) -> int:
     return SHOWN_POINTS if len(data.shape) == 1 else SHOWN_IMAGES
-
-
-def comm_of_training() -> Comm:
-    """Lightning's own process group, where it has made one."""
-    return TorchDistributed() if torch.distributed.is_initialized() else Local()
 
 
 class Evaluate(Callback):

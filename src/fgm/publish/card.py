@@ -60,7 +60,7 @@ def calls(plan: Plan) -> str:
 
 def origin(plan: Plan) -> str:
     guidance = 1.0 if plan.method["guidance"] == "none" else plan.config["teacher"].get("scale", 1.0)
-    trained = f"adapters of rank {plan.adapters['rank']} on its own weights" if plan.adapters else "a whole network"
+    trained = f"adapters of rank {plan.adapters.rank} on its own weights" if plan.adapters else "a whole network"
     return (
         f"Distilled by Flow Generator Matching (arXiv 2410.19310) from {plan.teacher_name} under guidance "
         f"{guidance:g}, as {trained}, with t* = {plan.method['t_star']}. Its samples already are those of the guided "

@@ -88,7 +88,7 @@ def take(source: Path, target: Path, linked: bool) -> None:
 
 def write_transformer(plan: Plan, folder: Path, merge: bool, dtype: str, linked: bool) -> None:
     source, target = plan.directory / "transformer", folder / "transformer"
-    scale = plan.adapters["alpha"] / plan.adapters["rank"] if plan.adapters else 1.0
+    scale = plan.adapters.alpha / plan.adapters.rank if plan.adapters else 1.0
     if plan.adapters and not merge:
         take_part(source, target, linked)
         adapter = weights.in_dtype(weights.adapter(plan.generator, scale), dtype)
@@ -96,7 +96,7 @@ def write_transformer(plan: Plan, folder: Path, merge: bool, dtype: str, linked:
         return
     take(source / "config.json", target / "config.json", linked)
     if plan.adapters:
-        base = getattr(torch, plan.adapters["base"])
+        base = getattr(torch, plan.adapters.base)
         tensors = weights.merged(plan.generator, scale, weight_files(source), base)
     else:
         tensors = weights.whole(plan.generator)

@@ -36,9 +36,12 @@ class Plan:
     def method(self) -> dict[str, Any]:
         return self.config["method"]
 
-    @property
-    def adapters(self) -> dict[str, Any] | None:
-        return self.method.get("adapters")
+    @cached_property
+    def adapters(self) -> Any:
+        """The run's LoRA, or None."""
+        from hydra.utils import instantiate  # and with it torch
+
+        return instantiate(self.method["adapters"]) if self.method.get("adapters") else None
 
     @property
     def generator(self) -> Path:

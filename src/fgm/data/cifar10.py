@@ -68,7 +68,7 @@ def read_batch(content: bytes, name: str) -> tuple[Tensor, Tensor]:
     """Images, uint8 (n, 3, 32, 32), and labels, (n,)."""
     batch: Any = read_pickle(BytesIO(content), name, CONTAINERS | arrays(), encoding="bytes")
     pixels, labels = (batch.get(key) for key in (b"data", b"labels")) if isinstance(batch, dict) else (None, None)
-    if getattr(pixels, "dtype", None) != "uint8" or not isinstance(labels, list):
+    if pixels is None or getattr(pixels, "dtype", None) != "uint8" or not isinstance(labels, list):
         raise Refusal(f"{name}: needs data, uint8 (n, 3072), and labels, a list; fetch it again")
     if pixels.shape[1:] != (3072,):
         raise Refusal(f"{name}: its images have {pixels.shape[1:]} numbers, and 32 x 32 RGB has 3072")

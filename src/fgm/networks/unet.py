@@ -1,7 +1,7 @@
 """A U-Net (arXiv 2006.11239, 2105.05233) as a velocity network: diffusers' UNet2DModel behind our protocol.
 
-It reads time_scale t, in float32 up to the first layer of the time's embedding; the null class is an embedding of its own.
-Its last convolution starts at zero, so that a fresh network is the zero field. Weights and activations lie channels
+It reads time_scale t, in float32 up to the first layer of the time's embedding; the null class has an embedding of its
+own. Its last convolution starts at zero, so that a fresh network is the zero field. Weights and activations lie channels
 last, as convolutions on GPUs have them; the answer is of x_t's type, also under bf16 autocast.
 """
 
@@ -79,4 +79,5 @@ class UNet(Velocity):
 def build(**arguments: Any) -> Any:
     from diffusers import UNet2DModel  # seconds to import, needed here alone
 
-    return UNet2DModel(**arguments).to(memory_format=torch.channels_last)
+    net: nn.Module = UNet2DModel(**arguments)
+    return net.to(memory_format=torch.channels_last)

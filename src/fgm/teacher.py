@@ -6,6 +6,7 @@ Any other `_target_` that returns a velocity network, velocity(x_t, t, condition
 from pathlib import Path
 from typing import Annotated, Any
 
+from fgm.cards import require_checkpoint
 from fgm.config import read_recipe, read_yaml
 from fgm.errors import Refusal
 
@@ -58,6 +59,8 @@ def require(node: dict[str, Any] | None) -> None:
         )
     if node and node["_target_"] == "fgm.teacher.from_file" and not Path(node["file"]).is_file():
         raise Refusal(f"teacher.file: there is no file {node['file']}")
+    if node and "checkpoint" in node:
+        require_checkpoint(node["checkpoint"], node.get("sha256"))
 
 
 def from_file(file: str, network: Any, guidance: Annotated[float, "[0, inf)"] = 1.0) -> Any:

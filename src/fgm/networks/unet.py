@@ -1,8 +1,8 @@
 """A U-Net (arXiv 2006.11239, 2105.05233) as a velocity network: diffusers' UNet2DModel behind our protocol.
 
 It reads time_scale t, in float32 up to the first layer of the time's embedding; the null class has an embedding of its
-own. Its last convolution starts at zero, so that a fresh network is the zero field. Weights and activations lie channels
-last, as convolutions on GPUs have them; the answer is of x_t's type, also under bf16 autocast.
+own. Its last convolution starts at zero, so that a fresh network is the zero field. Weights and activations lie
+channels last, as convolutions on GPUs have them; the answer is of x_t's type, also under bf16 autocast.
 """
 
 from collections.abc import Sequence
@@ -50,6 +50,7 @@ class UNet(Velocity):
         if any(width * m % head for side, m in zip(sides, multipliers, strict=True) if side in (*attention, sides[-1])):
             raise ValueError(f"UNet: head {head} must divide {width} times {list(multipliers)} where it attends")
         self.shape, self.num_classes, self.time_scale = (channels, size, size), num_classes, time_scale
+        self.multipliers, self.blocks, self.head = tuple(multipliers), blocks, head
         kinds = ["Attn" if side in attention else "" for side in sides]
         self.net = build(
             sample_size=size, in_channels=channels, out_channels=channels, layers_per_block=blocks,
@@ -79,5 +80,5 @@ class UNet(Velocity):
 def build(**arguments: Any) -> Any:
     from diffusers import UNet2DModel  # seconds to import, needed here alone
 
-    net: nn.Module = UNet2DModel(**arguments)
+    net: Any = UNet2DModel(**arguments)
     return net.to(memory_format=torch.channels_last)

@@ -7,7 +7,10 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = {
-    0: ("errors", "paths", "times", "losses", "solvers", "analytic", "streams", "pretrained"),
+    0: (
+        "errors", "paths", "times", "losses", "solvers", "analytic", "streams", "pretrained", "archives", "pickles",
+        "cards",
+    ),
     1: ("networks",),
     2: ("records", "data", "evaluation", "text"),
     3: ("training", "benchmarks"),

@@ -21,7 +21,7 @@ from fgm.evaluation.conditioning import balanced
 from fgm.evaluation.sampling import Source
 from fgm.evaluation.sources.sampler import SamplerSource
 
-TINY = ["n=40", "repetitions=3", "network.width=16", "network.depth=1", "evaluation.batch=20"]
+TINY = ["subject=evaluation", "n=40", "repetitions=3", "network.width=16", "network.depth=1", "evaluation.batch=20"]
 
 
 def test_arms_take_turns_and_only_their_own_time_counts() -> None:
@@ -67,7 +67,7 @@ def test_both_sides_measure_the_same_distances(tmp_path: Path) -> None:
 
     noise, cpu = Source("noise", Noise(), 1, "raw"), torch.device("cpu")
     source = SamplerSource(noise, 0, 60, (1, 8, 8), balanced(10), cpu, 20)
-    arms = Bench(source, Digits(), extractor_of("small"), tmp_path).arms()
+    arms = Bench(source, Digits(), extractor_of("small"), ("fd", "kid"), tmp_path).arms()
     theirs: Any = arms["fidelity"]()
     for arm in ("evaluation", "pictures"):
         ours: Any = {m.metric: m.value for m in arms[arm]()}  # type: ignore[attr-defined]
@@ -75,16 +75,19 @@ def test_both_sides_measure_the_same_distances(tmp_path: Path) -> None:
         assert ours["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-4)
 
 
-def test_a_table_holds_the_newest_row_of_each_kind(row: dict[str, Any]) -> None:
-    lines = table_of([row | {"results": []}, row, row | {"study_digest": "other", "recipe": "another"}])
-    assert sum("| evaluation_over_bare |" in line for line in lines) == 2
-    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
+def test_a_table_holds_the_newest_row_of_each_measurement(row: dict[str, Any]) -> None:
+    old = row | {"results": [result | {"value": 99.0} for result in row["results"]]}
+    lines = table_of([old, row, row | {"recipe": "another"}])
+    (head, rule, one, other, end) = lines
+    assert "evaluation_over_bare" in head and "| 99 |" not in one and other.startswith("| another |") and not end
+    assert head.count("|") == rule.count("|") == one.count("|") == other.count("|")
+    assert len(table_of([row, row | {"subject": "cycle"}])) == 8, "a table for each subject"
 
 
 def test_a_finished_run_is_timed_with_its_own_weights(tmp_path: Path) -> None:
     recipe = [a for a in TINY if "." in a] + ["method.generator_start=random"]
     run = finished(tmp_path / "outputs", "digits_fgm", recipe)
-    fgm.bench.main([*run, "n=40", "repetitions=1", f"experiments={tmp_path}"])
+    fgm.bench.main([*run, "subject=evaluation", "n=40", "repetitions=1", f"experiments={tmp_path}"])
     told = json.loads((tmp_path / "bench" / "runs.jsonl").read_text())["results"][0]
     assert told["protocol"].startswith("finished run;") and told["weights"] == "ema"
 
@@ -92,9 +95,16 @@ def test_a_finished_run_is_timed_with_its_own_weights(tmp_path: Path) -> None:
 BAD = {
     "unknown subject": (["subject=evaluations"], "subject = evaluations: unknown; did you mean evaluation"),
     "unknown extractor": (["extractor=incepton"], "extractor = incepton: unknown; did you mean inception"),
+    "few samples": (
+        ["subject=evaluation", "n=32", "network.width=16", "network.depth=1"],
+        "fd in 32 features needs 33 samples; give metrics=kid",
+    ),
     "no samples": (["n=0"], "n = 0 must be a whole number from 2"),
     "no repetition": (["repetitions=0"], "repetitions = 0 must be a whole number from 1"),
-    "points": (["experiment=mixture_fgm"], "subject = evaluation measures pictures, and mixture_fgm draws points"),
+    "points": (
+        ["subject=evaluation", "experiment=mixture_fgm"],
+        "subject = evaluation measures pictures, and mixture_fgm draws points",
+    ),
     "unknown recipe": (["experiment=digit_fgm"], "did you mean digits_fgm"),
 }
 
@@ -108,4 +118,5 @@ def test_what_cannot_be_timed_is_one_line(
 
 
 def test_a_bad_choice_is_refused_before_torch_is_imported() -> None:
-    assert "subject = cycles: unknown" in light("bench", ["subject=cycles"])
+    assert "subject = cycles: unknown; did you mean cycle" in light("bench", ["subject=cycles"])
+    assert "times a plain distillation in one step: digits_teacher has" in light("bench", ["experiment=digits_teacher"])

@@ -22,12 +22,13 @@ from fgm.data.shapes.dataset import Shapes
 from fgm.errors import Refusal
 from fgm.evaluation.evaluation import Evaluation, Mode
 from fgm.evaluation.shape_eval import ShapeEvalPanel
+from fgm.networks import Velocity
 from fgm.paths import RectifiedPath
 from fgm.records import Measurement
 from fgm.times import Uniform
 from fgm.train import final_part
 from fgm.training import fit as fitting
-from fgm.training.checkpoints import SaveBest
+from fgm.training.best import SaveBest
 from fgm.training.dashboard import AXIS, Answer, CycleWandbLogger, log_answers
 from fgm.training.distillation import Distillation
 from fgm.training.evaluation import Evaluate
@@ -39,8 +40,10 @@ from fgm.training.setting import Schedule, Setting
 SCHEDULE = Schedule(cycles=6, batch_size=2, warmup=1, decay=0.5, clip=1.0, ema_decay=0.5, log_every=2, save_every=6)
 
 
-class Tint(nn.Module):
+class Tint(Velocity):
     """A velocity of captioned images that shifts each colour by what the caption says."""
+
+    shape, num_classes = (3, 32, 32), 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +102,7 @@ class Scripted:
 def fit(run_dir: Path, panel: Any, shown: list[Logger], monkeypatch: Any, **options: Any) -> tuple[Distillation, str]:
     torch.manual_seed(0)
     schedule = replace(SCHEDULE, cycles=options.pop("cycles", SCHEDULE.cycles))
-    setting = Setting(0, schedule, Tint(), RectifiedPath(), Uniform(), partial(adam, lr=0.1), Canvas(), Tint())
+    setting = Setting(0, schedule, Tint, RectifiedPath(), Uniform(), partial(adam, lr=0.1), Canvas(), Tint())
     console = Console(file=io.StringIO(), width=400)
     module = Distillation(setting, 0.9, online_start="random", teacher_steps=2)
     if isinstance(panel, Scripted):

@@ -1,12 +1,23 @@
-"""Time the suite against plain code that does the same: python -m fgm.bench subject=evaluation [n=2000] ...
+"""Time the suite against plain code that does the same: python -m fgm.bench [subject=cycle] [key=value ...]
 
-experiment=digits_fgm [overrides]   whose generator is timed: of its finished run, or untrained where there is none
-extractor=small                     small (digits), convolutions or inception (untrained, any pictures)
+experiment=digits_fgm [overrides]   whose training, or whose generator, is timed
+subject=cycle                       a training cycle with untrained networks, or evaluation, of the finished run's
 repetitions=5                       of every arm, in turn; the medians count
+
+Of a cycle:
+cycles=50                           of a block, between which the arms change
+arms=all                            or ours, without the plain loops, whose memory a device may lack
+clock=wall                          or cpu: seconds of this process alone, for one thread on a busy machine
+
+Of an evaluation:
+n=2000                              samples
+extractor=small                     small (digits), convolutions or inception (untrained, any pictures)
+metrics=all                         fd and kid of 100 subsets, or fd or kid alone
 
 The ratios and their spread are printed and appended to experiments/bench/runs.jsonl (experiments=<folder> for another).
 """
 
+import os
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,8 +32,12 @@ from fgm.evaluators import device_of_rank, make
 from fgm.finished import load_source, split
 from fgm.records import append_row
 
-OWN = {"subject": "evaluation", "n": "2000", "extractor": "small", "repetitions": "5"}
-SUBJECTS, EXTRACTORS = ("evaluation",), ("small", "convolutions", "inception")
+OWN = {
+    "subject": "cycle", "repetitions": "5", "cycles": "50", "arms": "all", "clock": "wall",
+    "n": "2000", "extractor": "small", "metrics": "all",
+}  # fmt: skip
+SUBJECTS, EXTRACTORS = ("cycle", "evaluation"), ("small", "convolutions", "inception")
+METRICS = {"all": ("fd", "kid"), "fd": ("fd",), "kid": ("kid",)}
 SEED = 1234
 
 
@@ -32,8 +47,38 @@ def main(arguments: list[str]) -> None:
     choice(own, "subject", SUBJECTS)
     choice(own, "extractor", EXTRACTORS)
     whole(own, "n", 2)
+    choice(own, "metrics", tuple(METRICS))
+    choice(own, "arms", ("all", "ours"))
+    choice(own, "clock", ("wall", "cpu"))
     whole(own, "repetitions", 1)
-    bench_evaluation(read_recipe(*parse_arguments(rest)), own)
+    whole(own, "cycles", 1)
+    config = read_recipe(*parse_arguments(rest))
+    (bench_cycle if own["subject"] == "cycle" else bench_evaluation)(config, own)
+
+
+def bench_cycle(config: dict[str, Any], own: dict[str, str]) -> None:
+    """
+    Raises:
+        Refusal: the recipe is no plain distillation.
+    """
+    method, cycles, repetitions = config["method"], int(own["cycles"]), int(own["repetitions"])
+    beside = [key for key in ("adversary", "real_data") if method.get(key)]
+    if "t_star" not in method or beside or method["steps"] > 1:
+        found = (
+            beside[0] if beside else f"method.steps = {method['steps']}" if "steps" in method else method["_target_"]
+        )
+        raise Refusal(f"subject = cycle times a plain distillation in one step: {config['recipe']} has {found}")
+    from fgm.benchmarks.cycle import CycleBench
+    from fgm.build import build_untrained
+
+    began = time.perf_counter()
+    with TemporaryDirectory() as directory, Path(os.devnull).open("w") as nowhere:
+        places = {"run_dir": directory, "logger": "csv"}
+        module, run = build_untrained(config | places, Console(file=nowhere), cycles)
+        bench = CycleBench(module, run, cycles, repetitions, own["arms"] == "ours", own["clock"])
+        results = bench.measure("untrained networks")
+    cost = {"images_seen": module.images_seen, "wall_s": round(time.perf_counter() - began, 1)}
+    tell(config, own, results, bench.times, cost)
 
 
 def bench_evaluation(config: dict[str, Any], own: dict[str, str]) -> None:
@@ -51,7 +96,7 @@ def bench_evaluation(config: dict[str, Any], own: dict[str, str]) -> None:
     generator.sampler.to(device)
     source = SamplerSource(generator, SEED, n, data.shape, conditioning(data, None, SEED), device, batch)
     with TemporaryDirectory() as directory:
-        bench = Bench(source, data, extractor_of(own["extractor"]), Path(directory))
+        bench = Bench(source, data, extractor_of(own["extractor"]), METRICS[own["metrics"]], Path(directory))
         times = interleaved(bench.arms(), repetitions)
     images_seen, wall_s = n * len(times) * (repetitions + 1), time.perf_counter() - began
     tell(config, own, bench.measurements(times, told), times, {"images_seen": images_seen, "wall_s": round(wall_s, 1)})
@@ -80,7 +125,8 @@ def tell(
 
     console, path = Console(soft_wrap=True), Path(config["experiments"]) / "bench" / "runs.jsonl"
     study = {"config": config | {"seed": None}, "bench": own | {"repetitions": ""}}
-    row = provenance(config) | {"study_digest": digest(study), "subject": own["subject"], "extractor": own["extractor"]}
+    row = provenance(config) | {"study_digest": digest(study), "subject": own["subject"]}
+    row |= {"extractor": own["extractor"]} if own["subject"] == "evaluation" else {}
     seconds = {arm: [round(s, 4) for s in each] for arm, each in times.items()}
     append_row(path, row | cost | {"seconds": seconds, "results": [m.row() for m in results]})
     console.print(summary(results, f"{own['subject']} of {config['recipe']}, {row['device']}"))

@@ -9,8 +9,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from rich.console import Console
 
+from fgm import shipped
 from fgm.config import digest
 from fgm.errors import Refusal
+from fgm.networks import Velocity
+from fgm.teacher import run_of
 from fgm.training.fit import Run
 from fgm.training.method import Method
 from fgm.training.setting import Setting
@@ -40,12 +43,40 @@ def build(config: dict[str, Any], console: Console) -> tuple[Method, Run]:
 def build_setting(config: dict[str, Any]) -> Setting:
     teacher = instantiate(config["teacher"]) if config["teacher"] else None
     nouns = {name: instantiate(config[name]) for name in NOUNS}
-    with torch.random.fork_rng():
-        torch.manual_seed(config["seed"])
-        net = instantiate(config["network"])
+
+    def fresh() -> Velocity:
+        with torch.random.fork_rng():
+            torch.manual_seed(config["seed"])
+            return instantiate(config["network"])
+
     return Setting(
-        seed=config["seed"], schedule=instantiate(config["training"]), net=net, teacher=teacher, **nouns,
+        seed=config["seed"], schedule=instantiate(config["training"]), make_net=fresh, teacher=teacher, **nouns,
     )  # fmt: skip
+
+
+def build_untrained(config: dict[str, Any], console: Console, log_every: int) -> tuple[Any, Run]:
+    """As build, with random weights in place of a teacher's that would have to be trained, to be timed or counted.
+
+    It logs at least every log_every cycles, and measures nothing.
+    """
+    schedule = config["training"] | {"log_every": min(log_every, config["training"]["log_every"])}
+    evaluation = config["evaluation"] | {"every": 0, "best": None}
+    node, method = config["teacher"], dict(config["method"])
+    net = untrained_network(node, config["network"])
+    config = config | {"training": schedule, "evaluation": evaluation, "teacher": net or node}
+    start = "teacher" if net or node["_target_"] == "fgm.networks.guidance.Guided" else "random"
+    return build(config | {"method": method | {"generator_start": start, "online_start": start}}, console)
+
+
+def untrained_network(node: dict[str, Any], network: dict[str, Any]) -> dict[str, Any] | None:
+    """The node of a teacher of the same architecture, where weights of its own would be read."""
+    if node["_target_"] not in ("fgm.teacher.from_run", "fgm.teacher.from_shipped", "fgm.teacher.from_file"):
+        return None
+    if node["_target_"] == "fgm.teacher.from_shipped":
+        network = shipped.run(node["recipe"])["config"]["network"]
+    if node["_target_"] == "fgm.teacher.from_run":
+        network = run_of(node["recipe"], node["overrides"], node["outputs"], node["experiments"])["network"]
+    return {"_target_": "fgm.teacher.untrained", "network": network, "guidance": node["guidance"]}
 
 
 def build_run(config: dict[str, Any], console: Console) -> Run:

@@ -104,9 +104,14 @@ def settings(config: dict[str, Any], prefix: str = "") -> list[str]:
 
 def run_name(recipe: str, overrides: list[str]) -> str:
     """recipe__key-value__... in the order given, hashed where it would be too long for a file system."""
-    told = [o for o in overrides if o.split("=")[0].lstrip("+~") not in PLACES]
+    told = telling(overrides)
     name = "__".join([recipe, *(re.sub(r"[^\w.-]", "-", o) for o in told)])
     return name if len(name) <= 120 else f"{recipe}__{sha256(name.encode()).hexdigest()[:12]}"
+
+
+def telling(overrides: list[str]) -> list[str]:
+    """Those that make another run, not only another place."""
+    return [o for o in overrides if o.split("=")[0].lstrip("+~") not in PLACES]
 
 
 def digest(config: dict[str, Any]) -> str:
@@ -130,7 +135,10 @@ def parse_arguments(arguments: list[str], default: str = "digits_fgm") -> tuple[
 
 
 def write_yaml(config: dict[str, Any], path: Path) -> None:
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    """Atomically: a run that is cut off here is not taken for one of another config."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(yaml.safe_dump(config, sort_keys=False))
+    temporary.replace(path)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

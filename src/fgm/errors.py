@@ -1,8 +1,13 @@
 """One way to say no: a clear line and exit code 2, before anything is written."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+from typing import Any, NoReturn
+
+RESUMABLE = 75  # EX_TEMPFAIL of sysexits: the same command again goes on
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Refusal(Exception):
@@ -26,3 +31,15 @@ def entry(main: Callable[[list[str]], None], usage: str | None) -> None:
     except KeyboardInterrupt:
         print("interrupted: the same command again goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+
+
+def resumable() -> None:
+    """From now on a signal to stop ends the process with RESUMABLE, since all that it has done is on the disk."""
+    for number in SIGNALS:
+        signal.signal(number, leave)
+
+
+def leave(number: int, frame: Any) -> NoReturn:
+    del frame
+    print(f"{signal.Signals(number).name}: stopped; the same command again goes on", file=sys.stderr)
+    sys.exit(RESUMABLE)

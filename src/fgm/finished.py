@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from fgm import teacher
-from fgm.config import digest, parse_arguments, read_recipe, read_yaml
+from fgm import shipped, teacher
+from fgm.config import digest, parse_arguments, read_recipe, read_yaml, telling
 from fgm.errors import Refusal
 
 GENERATOR = "generator.safetensors"
+WEIGHTS = "shipped_weights"  # key of a config whose run is not here
 
 
 def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -23,12 +24,16 @@ def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, A
     mine, rest = split(arguments, own)
     recipe, overrides = parse_arguments(rest)
     run_dir = Path(read_recipe(recipe, overrides)["run_dir"])
-    if not (run_dir / "results.json").exists():
+    if (run_dir / "results.json").exists():
+        return read_yaml(run_dir / "config.yaml") | {"run_dir": str(run_dir)}, own | mine
+    if recipe not in shipped.names() or telling(overrides):
         raise Refusal(
             f"{run_dir} holds no finished run: make train EXP={recipe}"
             + (f' ARGS="{" ".join(overrides)}"' if overrides else "")
         )
-    return read_yaml(run_dir / "config.yaml") | {"run_dir": str(run_dir)}, own | mine
+    print(f"{run_dir} holds no finished run: taking the weights that come with the suite ({recipe})")
+    places = {"run_dir": str(run_dir), WEIGHTS: str(shipped.weights(recipe))}
+    return shipped.run(recipe)["config"] | places, own | mine
 
 
 def split(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -46,7 +51,7 @@ def load_source(config: dict[str, Any]) -> Any:
     from fgm.networks.guidance import guided
 
     weights, method, path = weights_file(config), config["method"], instantiate(config["path"])
-    if weights.name == teacher.WEIGHTS:
+    if "t_star" not in method:
         net = teacher.from_file(str(weights), config["network"])
         return many_step(guided(net, method["guidance"]), path, method["steps"][0])
     std, steps = instantiate(config["data"]).std, method.get("steps", 1)
@@ -56,7 +61,9 @@ def load_source(config: dict[str, Any]) -> Any:
 
 
 def weights_file(config: dict[str, Any]) -> Path:
-    """The run's exported weights."""
+    """The run's exported weights, or those that come with the suite in their place."""
+    if WEIGHTS in config:
+        return Path(config[WEIGHTS])
     run_dir = Path(config["run_dir"])
     return next(
         (run_dir / name for name in (teacher.WEIGHTS, GENERATOR) if (run_dir / name).exists()), run_dir / GENERATOR

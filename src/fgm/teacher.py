@@ -1,4 +1,5 @@
-"""Where a teacher comes from, a config's `teacher` node: a run, by the name of its recipe, or a file of weights.
+"""Where a teacher comes from, a config's `teacher` node: a run, by the name of its recipe, weights that come with the
+suite, or a file of weights.
 
 Any other `_target_` that returns a velocity network, velocity(x_t, t, condition), is a teacher as well.
 """
@@ -6,6 +7,7 @@ Any other `_target_` that returns a velocity network, velocity(x_t, t, condition
 from pathlib import Path
 from typing import Annotated, Any
 
+from fgm import shipped
 from fgm.cards import require_checkpoint
 from fgm.config import read_recipe, read_yaml
 from fgm.errors import Refusal
@@ -57,10 +59,23 @@ def require(node: dict[str, Any] | None) -> None:
         raise Refusal(
             f"the teacher {directory / WEIGHTS} is missing and teacher.train is false: make train EXP={node['recipe']}"
         )
+    if node and node["_target_"] == "fgm.teacher.from_shipped" and node["recipe"] not in shipped.names():
+        known = ", ".join(shipped.names())
+        raise Refusal(f"teacher.recipe = {node['recipe']}: no such weights come with the suite; there are {known}")
     if node and node["_target_"] == "fgm.teacher.from_file" and not Path(node["file"]).is_file():
         raise Refusal(f"teacher.file: there is no file {node['file']}")
     if node and "checkpoint" in node:
         require_checkpoint(node["checkpoint"], node.get("sha256"))
+
+
+def from_shipped(recipe: str, guidance: Annotated[float, "[0, inf)"] = 1.0) -> Any:
+    """Weights that come with the suite, and the network of their run.
+
+    Args:
+        recipe: of that run.
+        guidance: scale of classifier-free guidance; 1 for none.
+    """
+    return from_file(str(shipped.weights(recipe)), shipped.run(recipe)["config"]["network"], guidance)
 
 
 def from_file(file: str, network: Any, guidance: Annotated[float, "[0, inf)"] = 1.0) -> Any:
@@ -84,4 +99,19 @@ def from_file(file: str, network: Any, guidance: Annotated[float, "[0, inf)"] = 
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise Refusal(f"{file} does not hold the weights of this {type(net).__name__}: {reason}") from error
+    return guided(net, guidance)
+
+
+def untrained(network: Any, guidance: Annotated[float, "[0, inf)"] = 1.0) -> Any:
+    """A network of random weights, always the same and none of them zero: what is timed or counted needs no others."""
+    import torch
+    from hydra.utils import instantiate
+
+    from fgm.networks.guidance import guided
+
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        net = instantiate(network) if isinstance(network, dict) else network
+        for p in net.parameters():
+            p.add_(0.02 * torch.randn_like(p))
     return guided(net, guidance)

@@ -16,15 +16,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fgm import cache_prompts, teacher
+from fgm import cache_prompts, shipped, teacher
 from fgm.archives import require_data
 from fgm.config import digest, parse_arguments, read_recipe, read_yaml, without_places, write_yaml
-from fgm.errors import Refusal, entry
+from fgm.errors import Refusal, entry, resumable
 from fgm.evaluation.preflight import require_files
 from fgm.records import Measurement, append_row, write_json
 
 
 def main(arguments: list[str]) -> None:
+    resumable()
     train(read_recipe(*parse_arguments(arguments)))
 
 
@@ -78,10 +79,17 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
 
 def known_measurements(config: dict[str, Any]) -> list[Measurement]:
     """What the teacher's own run has measured on the very same noise, so that it need not be measured twice."""
-    run_dir = teacher.run_dir(config["teacher"])
-    if run_dir is None or final_part(read_yaml(run_dir / "config.yaml")) != final_part(config):
+    node = config["teacher"] or {}
+    if node.get("_target_") == "fgm.teacher.from_shipped":
+        known = shipped.run(node["recipe"])
+        other, rows = known["config"], known["row"]["results"]
+    else:
+        run_dir = teacher.run_dir(config["teacher"])
+        if run_dir is None:
+            return []
+        other, rows = read_yaml(run_dir / "config.yaml"), json.loads((run_dir / "results.json").read_text())["results"]
+    if final_part(other) != final_part(config):
         return []
-    rows = json.loads((run_dir / "results.json").read_text())["results"]
     return [Measurement.from_row(row) for row in rows if row["weights"] == "teacher"]
 
 

@@ -5,7 +5,7 @@ fills caches. A ratio is that of the medians; beside it stand the smallest and t
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 
@@ -25,15 +25,21 @@ def interleaved(
     arms: Mapping[str, Callable[[], object]], repetitions: int, clock: Callable[[], float] = time.perf_counter
 ) -> Times:
     """Seconds of every arm in every repetition; an arm returns when its work is done."""
-    for work in arms.values():
-        work()
     times: Times = {name: [] for name in arms}
-    for repetition in range(repetitions):
-        for name in list(arms)[:: -1 if repetition % 2 else 1]:
-            began = clock()
-            arms[name]()
+    for name, timed in order(arms, repetitions):
+        began = clock() if timed else 0.0
+        arms[name]()
+        if timed:
             times[name].append(clock() - began)
     return times
+
+
+def order(names: Iterable[str], repetitions: int) -> Iterator[tuple[str, bool]]:
+    """Whose turn it is, and whether it is timed."""
+    arms = list(names)
+    yield from ((name, False) for name in arms)
+    for repetition in range(repetitions):
+        yield from ((name, True) for name in arms[:: -1 if repetition % 2 else 1])
 
 
 def ratio(times: Times, arm: str, of: str) -> Ratio:

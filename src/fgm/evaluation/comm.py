@@ -41,15 +41,24 @@ class Local:
 
 
 class TorchDistributed:
-    """The default process group, which must be there."""
+    """A process group of all ranks; the default one, which must be there, if none is given."""
 
-    def __init__(self) -> None:
-        self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    def __init__(self, group: Any = None) -> None:
+        self.rank, self.world, self.group = torch.distributed.get_rank(), torch.distributed.get_world_size(), group
 
     def gather(self, value: Any) -> list[Any]:
         values: list[Any] = [None] * self.world
-        torch.distributed.all_gather_object(values, value)
+        torch.distributed.all_gather_object(values, value, self.group)
         return values
+
+
+def any_rank(comm: Comm, flag: bool) -> bool:
+    """Whether the flag is up on some rank, on every rank; a barrier."""
+    if isinstance(comm, TorchDistributed):
+        up = torch.tensor(int(flag))
+        torch.distributed.all_reduce(up, torch.distributed.ReduceOp.MAX, comm.group)
+        return bool(up)
+    return any(comm.gather(flag))
 
 
 @contextmanager

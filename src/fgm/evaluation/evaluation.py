@@ -39,7 +39,7 @@ class Evaluation:
         n_training: samples of such a measurement.
         seed: of the samples; the same at every measurement, so that curves show the training alone.
         batch: samples at once.
-        best: metric whose best value's weights are kept, see fgm.training.checkpoints.
+        best: metric whose best value's weights are kept, see fgm.training.best.
         best_mode: whether less or more of it is better.
 
     Raises:

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
 from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 
 from fgm.data import Data
 from fgm.evaluation import Asking
-from fgm.evaluation.comm import Comm, Local, TorchDistributed
 from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.pictures import captioned_grid, picture
 from fgm.evaluation.quantise import dequantise
@@ -22,9 +20,10 @@ from fgm.evaluation.sampling import Source
 from fgm.evaluation.symptoms import complaints
 from fgm.records import Measurement
 from fgm.streams import stream
-from fgm.training.checkpoints import SaveBest
+from fgm.training.best import SaveBest
 from fgm.training.dashboard import Answer, log_answers, log_picture
 from fgm.training.method import Method
+from fgm.training.ranks import comm_of_training
 
 SHOWN_POINTS, SHOWN_IMAGES, SHOWN_PROMPTS = 4000, 15, 12
 
@@ -44,13 +43,15 @@ class Measuring:
     config_digest: str
     console: Console
 
-    def source(self, sampler: Source, module: Method, n: int) -> Any:
+    def source(self, sampler: Source, module: Method, n: int, **identity: Any) -> Any:
         data, device = module.setting.data, module.device
-        return self.evaluation.source(sampler, data, device, n, config_digest=self.config_digest)
+        return self.evaluation.source(sampler, data, device, n, config_digest=self.config_digest, **identity)
 
     def measure(self, sampler: Source, module: Method, n: int, keep: bool = True) -> list[Measurement]:
-        """Shards that are not kept are deleted once they are judged."""
-        source, comm = self.source(sampler, module, n), comm_of_training()
+        """Shards that are not kept are deleted once they are judged; their key is the cycle, not the weights."""
+        comm = comm_of_training()
+        when = {} if keep else {"cycle": int(module.cycle), "world": comm.world}
+        source = self.source(sampler, module, n, **when)
         plan, _ = self.evaluation.plan(source, self.run_dir)
         measured = self.evaluation.measure(source, plan, comm, self.console if self.console.is_terminal else None)
         if not keep and comm.rank == 0:
@@ -86,11 +87,6 @@ class Measuring:
 
 def shown(data: Data) -> int:
     return SHOWN_POINTS if len(data.shape) == 1 else SHOWN_IMAGES
-
-
-def comm_of_training() -> Comm:
-    """Lightning's own process group, where it has made one."""
-    return TorchDistributed() if torch.distributed.is_initialized() else Local()
 
 
 class Evaluate(Callback):

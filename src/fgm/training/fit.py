@@ -5,19 +5,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from torch.utils.data import DataLoader
 
 from fgm.errors import Refusal
 from fgm.evaluation.evaluation import Evaluation
-from fgm.training.checkpoints import LAST, AtomicCheckpointIO, SaveLast
+from fgm.training.checkpoints import LAST, AtomicCheckpointIO, SaveLast, last_checkpoint, reason, unwritable, what_stays
 from fgm.training.evaluation import Evaluate, Measuring
 from fgm.training.logs import loggers, progress
 from fgm.training.method import Method
 from fgm.training.setting import Schedule
+from fgm.training.stopping import StopRequest
 from fgm.training.warning_signs import WarningSigns
 
 
@@ -47,33 +47,28 @@ class Run:
         return Measuring(self.evaluation, self.run_dir, self.config["config_digest"], self.console)
 
 
-def last_checkpoint(run_dir: Path) -> tuple[Path | None, int]:
-    """The checkpoint to go on from, if there is one, and its cycle.
-
-    Raises:
-        Refusal: the file cannot be read.
-    """
-    path = run_dir / LAST
-    if not path.exists():
-        return None, 0
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return path, int(state["state_dict"]["cycle"])
-    except Exception as error:
-        raise Refusal(f"{path} cannot be read ({type(error).__name__}): delete it to start again") from error
-
-
 def fit(module: Method, run: Run) -> dict[str, float]:
     """Train to the last cycle, from the last checkpoint where there is one; seconds spent, by kind."""
-    checkpoint, cycle = last_checkpoint(run.run_dir)
+    checkpoint, cycle = last_checkpoint(run.run_dir, run.console)
     if checkpoint:
         run.console.print(f"going on from cycle {cycle} of {module.schedule.cycles}")
-    chosen = loggers(run.logger, run.run_dir, run.name, run.config, cycle, run.console)
-    evaluate = Evaluate(run.measuring)
-    saves = SaveLast(run.run_dir, module.schedule.save_every)
+    evaluate, saves = (
+        Evaluate(run.measuring),
+        SaveLast(run.run_dir, module.schedule.save_every, StopRequest(run.console)),
+    )
     callbacks = [evaluate, WarningSigns(run.console), saves, progress(run.console)]
-    trainer = build_trainer(run, module.schedule, chosen, callbacks)
     cycles: Any = range(module.schedule.cycles)  # a step draws all that it needs from its streams
+    train(module, run, DataLoader(cycles, batch_size=None), callbacks, checkpoint, cycle)
+    return {"evaluate_s": evaluate.seconds}
+
+
+def train(
+    module: Method, run: Run, batches: Any, callbacks: list[Callback], checkpoint: Path | None = None, cycle: int = 0
+) -> None:
+    """One cycle a batch, whatever it holds; from a checkpoint of that cycle where one is given."""
+    chosen = loggers(run.logger, run.run_dir, run.name, run.config, cycle, run.console)
+    checkpoints = AtomicCheckpointIO(run.console, trusted=checkpoint == run.run_dir / LAST)
+    trainer = build_trainer(run, module.schedule, chosen, callbacks, checkpoints)
     with warnings.catch_warnings():
         for known in (
             ".*does not have many workers",
@@ -83,16 +78,21 @@ def fit(module: Method, run: Run) -> dict[str, float]:
         ):
             warnings.filterwarnings("ignore", message=known)
         try:
-            trainer.fit(module, DataLoader(cycles, batch_size=None), ckpt_path=checkpoint, weights_only=True)
-        except SystemExit as stop:  # Lightning's own answer to Ctrl-C
-            raise KeyboardInterrupt from stop
-    return {"evaluate_s": evaluate.seconds}
+            trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
+        except OSError as error:
+            if not unwritable(error):
+                raise
+            raise Refusal(
+                f"{run.run_dir}: {reason(error)}: {what_stays(run.run_dir / LAST)}; free some space"
+            ) from error
 
 
-def build_trainer(run: Run, schedule: Schedule, loggers: list[Logger], callbacks: list[Any]) -> Trainer:
+def build_trainer(
+    run: Run, schedule: Schedule, loggers: list[Logger], callbacks: list[Any], checkpoints: AtomicCheckpointIO
+) -> Trainer:
     return Trainer(
         max_epochs=1, **asdict(run.hardware),
-        logger=loggers, callbacks=callbacks, plugins=[AtomicCheckpointIO()], log_every_n_steps=schedule.log_every,
+        logger=loggers, callbacks=callbacks, plugins=[checkpoints], log_every_n_steps=schedule.log_every,
         enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=run.console.is_terminal,
         num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False, default_root_dir=run.run_dir,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import csv
 import os
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -21,16 +22,31 @@ UNSHOWN = ("images_seen", "skipped")
 
 
 class ContinuedWriter(_ExperimentWriter):
-    """Keeps the rows up to `step` of the file that is there, where Lightning's own deletes it."""
+    """Keeps the rows up to `step` of the file that is there, where Lightning's own deletes it.
+
+    The whole file is written anew each time, and atomically: a run that is killed meanwhile loses no row, and what a
+    full disk does not take is written next time.
+    """
 
     def __init__(self, log_dir: str, step: int) -> None:
-        kept = rows_until(Path(log_dir) / self.NAME_METRICS_FILE, step)
+        self.kept = rows_until(Path(log_dir) / self.NAME_METRICS_FILE, step)
         super().__init__(log_dir)
-        self.metrics, self.metrics_keys = kept, []
-        self.save()
 
     def _check_log_dir_exists(self) -> None:
-        Path(self.metrics_file_path).unlink(missing_ok=True)
+        """Of no concern: nothing is deleted."""
+
+    def save(self) -> None:
+        self.kept, self.metrics = [*self.kept, *self.metrics], []
+        if not self.kept:
+            return
+        path = Path(self.metrics_file_path)
+        temporary = path.with_name(f".{path.name}.tmp")
+        with suppress(OSError):
+            with temporary.open("w", newline="") as file:
+                writer = csv.DictWriter(file, sorted(set().union(*self.kept)))
+                writer.writeheader()
+                writer.writerows(self.kept)
+            os.replace(temporary, path)
 
 
 def rows_until(path: Path, step: int) -> list[dict[str, Any]]:

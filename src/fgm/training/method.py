@@ -1,6 +1,7 @@
 """What the rest of the suite asks of a training: its cycle count, what to measure, what to export."""
 
 from abc import abstractmethod
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -26,6 +27,13 @@ class Method(LightningModule):
         self.automatic_optimization = False
         self.setting, self.schedule = setting, setting.schedule
         self.register_buffer("cycle", torch.zeros((), dtype=torch.int64))
+        self._ddp_params_and_buffers_to_ignore = ["cycle"]
+
+    def _apply(self, *arguments: Any, **options: Any) -> Self:
+        """On whatever device the networks are, the count stays on the host: to read it must not wait for theirs."""
+        super()._apply(*arguments, **options)
+        self.cycle = self.cycle.cpu()
+        return self
 
     @abstractmethod
     def sources(self) -> list[Source]:

@@ -1,0 +1,154 @@
+"""What a training cycle costs beside the passes through its networks, in one run of Lightning's trainer.
+
+    cycle    ours: trainer, callbacks, log, average, clip, guard, schedules, noise from streams
+    quiet    ours without callbacks, log and average
+    bare     the same passes and optimizer steps in a plain loop, see plain_loops.py
+    naive    a fresh sample for each turn, and weight gradients where nothing is stepped
+
+    cycle_over_bare, cycle_over_naive, cycle_over_quiet
+    sample_speedup   seconds of the teacher's ODE over seconds of the generator, for one batch
+    images_per_s     batch_size over the seconds of a cycle
+    mfu              FLOPs of a plain cycle a second over the device's peak, where that is known, see device.py
+    peak_memory_gib  of our cycles, CUDA alone
+
+The trainer asks for one batch before each cycle; between two blocks of its cycles the other arms run, so that all take
+turns on one machine. Its log has an entry at least once a block. Networks are untrained: what they cost does not
+depend on their weights.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+
+from fgm.benchmarks.device import finished, flops_of, peak, peak_memory
+from fgm.benchmarks.plain_loops import PlainLoops
+from fgm.benchmarks.timing import Times, interleaved, order, ratio
+from fgm.records import Measurement
+from fgm.training.distillation import Distillation
+from fgm.training.evaluation import Evaluate
+from fgm.training.fit import Run, train
+from fgm.training.logs import Lines
+from fgm.training.warning_signs import WarningSigns
+
+OURS = ("cycle", "quiet")
+RATIOS = {f"cycle_over_{arm}": ("cycle", arm) for arm in ("bare", "naive", "quiet")}
+
+
+@dataclass
+class CycleBench:
+    """Every arm's block of `cycles` cycles, in turn; what is passed to the trainer in place of a data loader.
+
+    Attributes:
+        module: the distillation.
+        run: of a directory that nobody keeps.
+        cycles: of a block.
+        repetitions: of every arm, after one that is not timed.
+        clock: of wall, or cpu, the process's own time.
+        alone: leave the plain loops out, whose memory the device may lack.
+    """
+
+    module: Distillation
+    run: Run
+    cycles: int
+    repetitions: int
+    alone: bool = False
+    clock: str = "wall"
+    times: Times = field(default_factory=dict)
+    peaks: list[float] = field(default_factory=list)
+
+    @property
+    def loops(self) -> PlainLoops:
+        module: Any = self.module
+        return PlainLoops(module, module.trainer.optimizers, module.schedule.batch_size)
+
+    def __len__(self) -> int:
+        return 2 * self.cycles * (self.repetitions + 1) + 1
+
+    def __iter__(self) -> Iterator[int]:
+        """A number for every cycle of ours; the last one's end closes the last block."""
+        loops, device = self.loops, self.module.device
+        now = time.perf_counter if self.clock == "wall" else time.process_time
+        plain: dict[str, Callable[[], None]] = {} if self.alone else {"bare": loops.bare, "naive": loops.naive}
+        for name, timed in order([*OURS, *plain], self.repetitions):
+            finished(device)
+            began = now()
+            if name in plain:
+                self.block(plain[name])
+            else:
+                yield from self.own_block(quiet=name == "quiet")
+            finished(device)
+            if timed:
+                self.times.setdefault(name, []).append(now() - began)
+        yield 0
+
+    def own_block(self, quiet: bool) -> Iterator[int]:
+        with silenced(self.module) if quiet else peak_memory(self.module.device, self.peaks):
+            yield from range(self.cycles)
+
+    def block(self, cycle: Callable[[], None]) -> None:
+        with self.module.trainer.precision_plugin.train_step_context():
+            for _ in range(self.cycles):
+                cycle()
+
+    def measure(self, told: str) -> list[Measurement]:
+        """Run it; told says what the networks are."""
+        run = self.run
+        train(self.module, run, self, [Evaluate(run.measuring), WarningSigns(run.console), Lines(run.console)])
+        batch = self.module.schedule.batch_size
+        protocol = f"{told}; median of {self.repetitions} blocks of {self.cycles} cycles of {batch}, {self.clock} time"
+        shared = {"n": self.cycles * batch, "protocol": protocol, "nfe": self.module.generator.nfe, "weights": "raw"}
+        rows = []
+        for metric, (arm, of) in RATIOS.items():
+            if of in self.times:
+                r = ratio(self.times, arm, of)
+                rows.append(Measurement(metric, r.value, **shared, extra={"low": r.low, "high": r.high}))
+        return [
+            *rows,
+            *(Measurement(name, value, **shared) for name, value in self.rates().items()),
+            self.speedup(told),
+        ]
+
+    def rates(self) -> dict[str, float]:
+        """images_per_s, tflop_per_image, and mfu and peak_memory_gib where they are known."""
+        module: Any = self.module
+        loops = PlainLoops(module, module.trainer.optimizers, 1)
+        images_per_s = module.schedule.batch_size * self.cycles / median(self.times["cycle"])
+        flops = flops_of(loops.bare, module.generator, module.online, module.teacher)
+        rates = {"images_per_s": images_per_s, "tflop_per_image": flops / 1e12}
+        most = peak(module.device, self.run.hardware.precision)
+        rates |= {"mfu": images_per_s * flops / most} if most else {}
+        return rates | ({"peak_memory_gib": max(self.peaks)} if self.peaks else {})
+
+    def speedup(self, told: str) -> Measurement:
+        """The generator against the teacher's ODE, as the run would show them."""
+        module, (one, *_, many) = self.module, self.module.sources()
+        n, noise = module.schedule.batch_size, module.noise("bench", 0)
+        z = torch.randn((n, *module.setting.data.shape), generator=noise, device=module.device)
+        condition = module.setting.data.conditions(n, noise)
+
+        @torch.no_grad()
+        def draw(sampler: Any) -> None:
+            with module.trainer.precision_plugin.forward_context():
+                sampler(z, condition)
+            finished(module.device)
+
+        times = interleaved({s.name: partial(draw, s.sampler) for s in (one, many)}, self.repetitions)
+        r = ratio(times, many.name, one.name)
+        protocol = f"{told}; a batch of {n}, against {many.name}, {many.nfe} network calls"
+        return Measurement("sample_speedup", r.value, n, protocol, one.nfe, "ema", {"low": r.low, "high": r.high})
+
+
+@contextmanager
+def silenced(module: Distillation) -> Iterator[None]:
+    """Its cycles without callbacks, average and log."""
+    trainer: Any = module.trainer
+    callbacks, finish = trainer.callbacks, module.finish
+    trainer.callbacks, module.finish = [], lambda scalars: module.cycle.add_(1)  # type: ignore[method-assign]
+    yield
+    trainer.callbacks, module.finish = callbacks, finish  # type: ignore[method-assign]

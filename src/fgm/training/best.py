@@ -1,0 +1,64 @@
+"""The weights of the best measurement in training, kept beside the checkpoints."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from fgm.errors import Refusal
+from fgm.evaluation.evaluation import Mode
+from fgm.records import Measurement, write_json
+from fgm.training.method import Method
+
+BEST = Path("checkpoints") / "best.safetensors"
+
+
+class SaveBest:
+    """Keeps the averaged weights of the best measurement in training, in run_dir/checkpoints:
+
+        best.safetensors    as the run exports them at its end
+        best.json           metric, value, n and protocol of that measurement, its cycle, and the mode
+
+    A resumed run goes on from best.json, unless that speaks of another metric, mode or protocol. Choosing the best of
+    many measurements flatters it: measure the chosen weights again, with another seed, before telling its value.
+
+    Args:
+        metric: of the panel, measured on the module's first source.
+        mode: whether less or more is better.
+        run_dir: of the run.
+    """
+
+    def __init__(self, metric: str, mode: Mode, run_dir: Path) -> None:
+        self.metric, self.mode, self.path = metric, mode, run_dir / BEST
+
+    def __call__(self, module: Method, cycle: int, measured: list[Measurement]) -> None:
+        """
+        Raises:
+            Refusal: the panel does not measure the metric.
+        """
+        found = {m.metric: m for m in reversed(measured)}
+        if self.metric not in found:
+            raise Refusal(f"evaluation.best = {self.metric} is not measured here; there are {', '.join(found)}")
+        best = found[self.metric]
+        row = {"cycle": cycle, "metric": best.metric, "value": best.value, "n": best.n, "protocol": best.protocol}
+        if math.isfinite(best.value) and self.improves(row | {"mode": self.mode}) and module.global_rank == 0:
+            self.save(module, row | {"mode": self.mode})
+
+    def improves(self, row: dict[str, Any]) -> bool:
+        record = self.path.with_suffix(".json")
+        kept = json.loads(record.read_text()) if record.exists() and self.path.exists() else {}
+        if any(kept.get(key) != row[key] for key in ("metric", "mode", "n", "protocol")):
+            return True
+        return row["value"] < kept["value"] if self.mode == "min" else row["value"] > kept["value"]
+
+    def save(self, module: Method, row: dict[str, Any]) -> None:
+        """The weights first: a record never speaks of weights that are not there."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        state = module.result().state_dict()
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary)
+        os.replace(temporary, self.path)
+        write_json(self.path.with_suffix(".json"), row)

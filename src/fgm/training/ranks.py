@@ -1,0 +1,24 @@
+"""What the ranks of a training tell each other beside gradients: a gloo group, next to the training's own.
+
+Objects and flags then travel from host to host, wait for no device, and have a patience of their own.
+"""
+
+from functools import cache
+
+import torch.distributed
+
+from fgm.evaluation.comm import PATIENCE, Comm, Local, TorchDistributed
+
+
+def comm_of_training() -> Comm:
+    """Of the ranks that Lightning has started, or Local; asked for on all ranks alike."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return Local()
+    return beside(torch.distributed.group.WORLD)
+
+
+@cache
+def beside(group: object) -> TorchDistributed:
+    """One for the life of the group."""
+    del group
+    return TorchDistributed(torch.distributed.new_group(backend="gloo", timeout=PATIENCE))

@@ -1,0 +1,65 @@
+"""A tiny distillation of digits that tests end in every way; in forked processes, so that torch is imported once."""
+
+import multiprocessing
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from fgm.build import build_untrained
+from fgm.config import read_recipe
+from fgm.training.checkpoints import LAST
+from fgm.training.fit import fit
+
+TINY = [
+    "network.width=16", "network.depth=1", "training.batch_size=2", "method.teacher_steps=2", "logger=csv",
+    'teacher.overrides=["network.width=16","network.depth=1"]', "training.save_every=1", "training.log_every=2",
+]  # fmt: skip
+
+
+def tiny_config(run_dir: Path, cycles: int, *overrides: str) -> dict[str, Any]:
+    return read_recipe("digits_fgm", [*TINY, f"training.cycles={cycles}", f"run_dir={run_dir}", *overrides])
+
+
+def run(config: dict[str, Any]) -> None:
+    """To its end, or from where it was to there."""
+    torch.set_num_threads(1)
+    run_dir = Path(config["run_dir"])
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / "said.txt").open("a") as said:
+        fit(*build_untrained(config, Console(file=said, soft_wrap=True), 10**9))
+
+
+def child(work: Callable[[dict[str, Any]], None], config: dict[str, Any]) -> Any:
+    process = multiprocessing.get_context("fork").Process(target=work, args=(config,))
+    process.start()
+    return process
+
+
+def killed(config: dict[str, Any], delay: float) -> bool:
+    """Whether the run was still going when SIGKILL met it."""
+    process = child(run, config)
+    time.sleep(delay)
+    process.kill()
+    process.join()
+    return process.exitcode != 0
+
+
+def delays(least: float, most: float, n: int) -> list[float]:
+    return [random.Random(i).uniform(least, most) for i in range(n)]
+
+
+def state(run_dir: Path) -> dict[str, Any]:
+    return torch.load(run_dir / LAST, weights_only=True)
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """All leaves of a checkpoint, by their place."""
+    if isinstance(node, dict | list | tuple):
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        return {k: v for key, value in items for k, v in flat(value, f"{prefix}/{key}").items()}
+    return {prefix: node}

@@ -1,0 +1,114 @@
+"""A cycle is timed against plain loops that do the same work: the same operations, and a row that says so."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+import fgm.bench
+from fgm.benchmarks.cycle import CycleBench
+from fgm.benchmarks.device import flops_of, peak
+from fgm.benchmarks.plain_loops import PlainLoops, frozen
+from fgm.build import build_untrained
+from fgm.config import read_recipe
+from fgm.networks import Velocity
+from fgm.training.distillation import Distillation
+
+TINY = ["network.width=16", "network.depth=1", "training.batch_size=4", "method.teacher_steps=3", "logger=csv"]
+TINY += ['teacher.overrides=["network.width=16","network.depth=1"]']
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> CycleBench:
+    config = read_recipe("digits_fgm", [*TINY, f"run_dir={tmp_path_factory.mktemp('bench')}"])
+    with Path("/dev/null").open("w") as nowhere:
+        module, run = build_untrained(config, Console(file=nowhere), 3)
+        bench = CycleBench(module, run, cycles=3, repetitions=2)  # type: ignore[arg-type]
+        counted: list[float] = []
+        step = module.training_step
+
+        def watched(batch: Any) -> None:
+            if len(counted) < 1:
+                counted.append(flops_of(lambda: step(batch)))
+            else:
+                step(batch)
+
+        module.training_step = watched  # type: ignore[method-assign]
+        bench.results = {m.metric: m for m in bench.measure("untrained")}  # type: ignore[attr-defined]
+        bench.counted = counted[0]  # type: ignore[attr-defined]
+    return bench
+
+
+def loops(bench: CycleBench, batch_size: int = 4) -> PlainLoops:
+    module: Any = bench.module
+    return PlainLoops(module, module.trainer.optimizers, batch_size)
+
+
+def test_the_bare_loop_runs_the_operations_of_our_cycle_and_no_others(bench: CycleBench) -> None:
+    assert flops_of(loops(bench).bare) == bench.counted  # type: ignore[attr-defined]
+    assert bench.results["tflop_per_image"].value * 1e12 == bench.counted / 4  # type: ignore[attr-defined]
+
+
+def test_the_naive_cycle_adds_a_sample_and_the_weight_gradients_of_two_networks(bench: CycleBench) -> None:
+    label, shape = torch.zeros(4, dtype=torch.int64), bench.module.setting.data.shape
+
+    def through(net: Velocity, weights: bool) -> float:
+        x_t = torch.randn(4, *shape, requires_grad=True)
+        with frozen(net) if not weights else nullcontext():
+            return flops_of(lambda: net(x_t, torch.full((4,), 0.5), label).sum().backward())
+
+    online, net = bench.module.online, bench.module.generator.net
+    with torch.no_grad():
+        sample = flops_of(lambda: net(torch.randn(4, *shape), torch.full((4,), 0.5), label))
+    weights = through(online, True) - through(online, False)
+    online.zero_grad()
+    assert flops_of(loops(bench).naive) - flops_of(loops(bench).bare) == sample + 2 * weights
+
+
+def test_every_arm_moves_the_networks_and_leaves_no_gradient(bench: CycleBench) -> None:
+    module: Distillation = bench.module
+    for cycle in (loops(bench).bare, loops(bench).naive):
+        before = [p.clone() for net in (module.generator, module.online, module.teacher) for p in net.parameters()]
+        cycle()
+        after = [p for net in (module.generator, module.online, module.teacher) for p in net.parameters()]
+        moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+        third = len(moved) // 3
+        assert any(moved[:third]) and any(moved[third : 2 * third]) and not any(moved[2 * third :])
+        assert all(p.grad is None for p in after) and all(p.requires_grad for p in after[: 2 * third])
+        assert not any(p.requires_grad for p in after[2 * third :])
+
+
+def test_arms_take_turns_between_the_cycles_of_one_training(bench: CycleBench) -> None:
+    assert {name: len(each) for name, each in bench.times.items()} == dict.fromkeys(
+        ("cycle", "quiet", "bare", "naive"), 2
+    )
+    assert int(bench.module.cycle) == len(bench) == 2 * 3 * 3 + 1
+    assert {"cycle_over_bare", "cycle_over_naive", "cycle_over_quiet", "images_per_s", "sample_speedup"} <= set(
+        bench.results  # type: ignore[attr-defined]
+    )
+    assert not {"mfu", "peak_memory_gib"} & set(bench.results)  # type: ignore[attr-defined]
+
+
+def test_only_a_known_card_in_bf16_has_a_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")
+    assert peak(cuda, "bf16-mixed") == 989e12
+    assert peak(cuda, "32-true") is None and peak(torch.device("cpu"), "bf16-mixed") is None
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "some other card")
+    assert peak(cuda, "bf16-mixed") is None
+
+
+def test_the_command_appends_a_row_that_its_seconds_explain(tmp_path: Path) -> None:
+    fgm.bench.main([*TINY, "cycles=2", "repetitions=1", f"outputs={tmp_path}/out", f"experiments={tmp_path}"])
+    row = json.loads((tmp_path / "bench" / "runs.jsonl").read_text())
+    values = {r["metric"]: r["value"] for r in row["results"]}
+    assert (row["recipe"], row["subject"]) == ("digits_fgm", "cycle") and row["images_seen"] == 4 * (2 * 2 * 2 + 1)
+    assert values["cycle_over_bare"] == pytest.approx(
+        median(row["seconds"]["cycle"]) / median(row["seconds"]["bare"]), rel=0.1
+    )
+    assert not (tmp_path / "out").exists()

@@ -51,7 +51,7 @@ def write_cifar10(directory: Path, n: int = 20, archive: bool = False, **changes
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
     else:
-        (directory / "cifar-10-batches-py").mkdir()
+        (directory / "cifar-10-batches-py").mkdir(exist_ok=True)
         for name, content in files.items():
             (directory / "cifar-10-batches-py" / name).write_bytes(content)
     return torch.cat([bytes_of(n, 3072, role=f"data_batch_{i}") for i in range(1, 6)]).reshape(-1, 3, 32, 32)

@@ -40,17 +40,26 @@ def child(work: Callable[[dict[str, Any]], None], config: dict[str, Any]) -> Any
     return process
 
 
-def killed(config: dict[str, Any], delay: float) -> bool:
-    """Whether the run was still going when SIGKILL met it."""
-    process = child(run, config)
+def killed(config: dict[str, Any], delay: float, after_checkpoint: bool) -> bool:
+    """Whether the run was still going when SIGKILL met it, delay seconds after its start or its first checkpoint."""
+    last = Path(config["run_dir"]) / LAST
+    before, process = written(last), child(run, config)
+    while after_checkpoint and process.is_alive() and written(last) == before:
+        time.sleep(0.002)
     time.sleep(delay)
     process.kill()
     process.join()
     return process.exitcode != 0
 
 
-def delays(least: float, most: float, n: int) -> list[float]:
-    return [random.Random(i).uniform(least, most) for i in range(n)]
+def written(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def moments(n: int) -> list[tuple[float, bool]]:
+    """Every fourth somewhere in the start, the others in the cycles that follow a checkpoint and in their writing."""
+    draws = [random.Random(i).random() for i in range(n)]
+    return [(1.5 * draw, False) if i % 4 == 3 else (0.1 * draw, True) for i, draw in enumerate(draws)]
 
 
 def state(run_dir: Path) -> dict[str, Any]:

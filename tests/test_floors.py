@@ -13,7 +13,7 @@ FLOORS = {
     3: ("training", "benchmarks"),
     4: (
         "signatures", "arguments", "config", "build", "teacher", "train", "finished", "evaluators",
-        "evaluate", "cache_prompts", "sample", "export", "score", "reference", "bench", "table",
+        "evaluate", "cache_prompts", "sample", "export", "score", "reference", "bench", "memory", "table",
     ),
 }  # fmt: skip
 HOMES = {"hydra": {4}, "omegaconf": {4}, "lightning": {3}, "wandb": {3}, "diffusers": {1, 4}, "transformers": {2}}

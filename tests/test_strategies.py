@@ -66,9 +66,7 @@ def test_a_resumed_ddp_run_is_bit_equal(on_two_ranks: tuple[Path, str], tmp_path
             pids = children(process.pid)
             break
     os.kill(pids[0], signal.SIGTERM)  # one rank of the two
-    asked, said = time.perf_counter(), process.communicate(timeout=60)[0]
-    assert process.returncode == RESUMABLE and time.perf_counter() - asked < 10, said
-    assert said.count("stopped after cycle") == 1
+    assert stops_within(process, 10) == RESUMABLE
     start(tmp_path, "ddp", 25).communicate(timeout=120)
     start(tmp_path / "whole", "ddp", 25).communicate(timeout=120)
     whole, resumed = last(tmp_path / "whole"), last(tmp_path)
@@ -81,12 +79,20 @@ def test_sigterm_to_launcher_or_all_ends_with_75(whom: str, tmp_path: Path) -> N
     assert process.stdout
     next(line for line in process.stdout if re.match(r"rank 1 cycle 3", line))
     pids = [process.pid, *(children(process.pid) if whom == "all" else [])]
-    asked = time.perf_counter()
     for pid in pids:
         os.kill(pid, signal.SIGTERM)
-    said = process.communicate(timeout=60)[0]
-    assert process.returncode == RESUMABLE and time.perf_counter() - asked < 10, said
+    assert stops_within(process, 10) == RESUMABLE
     assert 3 < int(last(tmp_path)["cycle"]) < 300
+
+
+def stops_within(process: subprocess.Popen[str], seconds: float) -> int:
+    """The exit code of a run that is saved and says so in time; interpreters that end take what the machine gives."""
+    began = time.perf_counter()
+    assert process.stdout
+    next(line for line in process.stdout if "stopped after cycle" in line)
+    assert time.perf_counter() - began < seconds
+    assert "stopped after cycle" not in process.communicate(timeout=120)[0], "one rank speaks"
+    return process.returncode
 
 
 def children(pid: int) -> list[int]:

@@ -69,7 +69,7 @@ def untrained_network(node: dict[str, Any], network: dict[str, Any]) -> dict[str
     kind = node["_target_"].removeprefix("fgm.teacher.")
     if kind not in ("from_run", "from_file", "from_shipped"):
         return None
-    if kind == "from_shipped":
+    if kind == "from_shipped" and node["recipe"] in shipped.names():
         network = shipped.run(node["recipe"])["config"]["network"]
     if kind == "from_run":
         network = run_of(node["recipe"], node["overrides"], node["outputs"], node["experiments"])["network"]

@@ -36,10 +36,11 @@ cache-prompts: setup ## encode the prompts of a text-to-image recipe, once: EXP=
 eval: setup ## measure a finished run again: EXP=, ARGS="n=50000 eval_seed=7"; or PNGs: ARGS="samples_dir= evaluator=digits"
 	@$(RUN) fgm.evaluate $(if $(findstring samples_dir=,$(ARGS)),,experiment=$(EXP)) $(ARGS)
 
-sample: setup ## draw from a finished run: EXP=, ARGS="n=100 sample_seed=0 out=digits.png"
-	@$(RUN) fgm.sample experiment=$(EXP) $(ARGS)
+# A prompt given on the command line reaches the program letter by letter: make expands none of it, nor does the shell.
+sample: setup ## draw from a finished run: EXP=, PROMPT="a photo of a red circle", ARGS="n=100 sample_seed=0 out=digits.png"
+	@$(RUN) fgm.sample experiment=$(EXP) $(if $(filter command,$(origin PROMPT)),'prompt=$(subst ','\'',$(value PROMPT))') $(ARGS)
 
-export: setup ## samples of a finished run as PNGs: EXP=, ARGS="format=png|edm|geneval n=1000 out=folder"
+export: setup ## samples of a finished run as PNGs: EXP=, ARGS="format=png|edm|geneval n=1000 out=folder"; or it: format=diffusers
 	@$(RUN) fgm.export experiment=$(EXP) $(ARGS)
 
 score: setup ## GenEval's score: ARGS="geneval_dir= metadata= detections=seen.json" or detector=mask2former detector_dir= clip_dir=

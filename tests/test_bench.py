@@ -67,7 +67,7 @@ def test_both_sides_measure_the_same_distances(tmp_path: Path) -> None:
 
     noise, cpu = Source("noise", Noise(), 1, "raw"), torch.device("cpu")
     source = SamplerSource(noise, 0, 60, (1, 8, 8), balanced(10), cpu, 20)
-    arms = Bench(source, Digits(), extractor_of("small"), tmp_path).arms()
+    arms = Bench(source, Digits(), extractor_of("small"), ("fd", "kid"), tmp_path).arms()
     theirs: Any = arms["fidelity"]()
     for arm in ("evaluation", "pictures"):
         ours: Any = {m.metric: m.value for m in arms[arm]()}  # type: ignore[attr-defined]
@@ -75,10 +75,13 @@ def test_both_sides_measure_the_same_distances(tmp_path: Path) -> None:
         assert ours["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-4)
 
 
-def test_a_table_holds_the_newest_row_of_each_kind(row: dict[str, Any]) -> None:
-    lines = table_of([row | {"results": []}, row, row | {"study_digest": "other", "recipe": "another"}])
-    assert sum("| evaluation_over_bare |" in line for line in lines) == 2
-    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
+def test_a_table_holds_the_newest_row_of_each_measurement(row: dict[str, Any]) -> None:
+    old = row | {"results": [result | {"value": 99.0} for result in row["results"]]}
+    lines = table_of([old, row, row | {"recipe": "another"}])
+    (head, rule, one, other, end) = lines
+    assert "evaluation_over_bare" in head and "| 99 |" not in one and other.startswith("| another |") and not end
+    assert head.count("|") == rule.count("|") == one.count("|") == other.count("|")
+    assert len(table_of([row, row | {"subject": "cycle"}])) == 8, "a table for each subject"
 
 
 def test_a_finished_run_is_timed_with_its_own_weights(tmp_path: Path) -> None:
@@ -92,6 +95,10 @@ def test_a_finished_run_is_timed_with_its_own_weights(tmp_path: Path) -> None:
 BAD = {
     "unknown subject": (["subject=evaluations"], "subject = evaluations: unknown; did you mean evaluation"),
     "unknown extractor": (["extractor=incepton"], "extractor = incepton: unknown; did you mean inception"),
+    "few samples": (
+        ["subject=evaluation", "n=32", "network.width=16", "network.depth=1"],
+        "fd in 32 features needs 33 samples; give metrics=kid",
+    ),
     "no samples": (["n=0"], "n = 0 must be a whole number from 2"),
     "no repetition": (["repetitions=0"], "repetitions = 0 must be a whole number from 1"),
     "points": (

@@ -32,6 +32,11 @@ BAD = {
     "no key=value": (["t_star"], "is not of the form key=value"),
     "missing teacher": (["teacher.train=false", "outputs=/nowhere"], "is missing and teacher.train is false"),
     "missing teacher file": (["teacher=file", "teacher.file=/no/such.safetensors"], "there is no file"),
+    "missing checkpoint": (
+        ["experiment=cifar10_edm_fgm"],
+        "there is no checkpoint edm-cifar10-32x32-uncond-vp.pkl; it",
+    ),
+    "missing data": (["experiment=fashion_teacher", "data.directory=/nowhere"], "no fashion-mnist: train-images"),
     "missing Inception": (
         ["evaluation=fid_edm", "evaluation.panel.extractor.weights=/no/w.pth"],
         "no Inception weights",

@@ -102,7 +102,7 @@ class Scripted:
 def fit(run_dir: Path, panel: Any, shown: list[Logger], monkeypatch: Any, **options: Any) -> tuple[Distillation, str]:
     torch.manual_seed(0)
     schedule = replace(SCHEDULE, cycles=options.pop("cycles", SCHEDULE.cycles))
-    setting = Setting(0, schedule, Tint(), RectifiedPath(), Uniform(), partial(adam, lr=0.1), Canvas(), Tint())
+    setting = Setting(0, schedule, Tint, RectifiedPath(), Uniform(), partial(adam, lr=0.1), Canvas(), Tint())
     console = Console(file=io.StringIO(), width=400)
     module = Distillation(setting, 0.9, online_start="random", teacher_steps=2)
     if isinstance(panel, Scripted):

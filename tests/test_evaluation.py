@@ -12,7 +12,7 @@ from fgm.analytic import ring
 from fgm.data.digits import Digits
 from fgm.data.points import Checkerboard, Points, Ring, Spirals, TwoMoons
 from fgm.evaluation import measure
-from fgm.evaluation.classifier import accuracy, digit_classifier, train_classifier
+from fgm.evaluation.classifier import RECIPES, accuracy, classifier, train_classifier
 from fgm.evaluation.distances import energy_distance, mmd, sliced_w2
 from fgm.evaluation.frechet import FeatureStatistics, frechet_distance
 from fgm.evaluation.images import DigitPanel
@@ -138,10 +138,11 @@ def test_the_digit_panel_orders_real_blurred_and_noise() -> None:
 
 def test_the_shipped_classifier_is_what_its_recipe_trains() -> None:
     """Retrained for a fifth of its iterations it reads the held-out scans almost as well, within three points."""
-    shipped, name = digit_classifier()
+    shipped, name = classifier("digits")
     scans = Digits().split["test"]
     assert len(name) == 8
-    assert accuracy(train_classifier(iterations=300), *scans) == pytest.approx(accuracy(shipped, *scans), abs=0.03)
+    again = train_classifier(RECIPES["digits"], Digits(), iterations=300)
+    assert accuracy(again, *scans) == pytest.approx(accuracy(shipped, *scans), abs=0.03)
 
 
 def test_a_blur_keeps_the_mean_of_a_constant() -> None:

@@ -7,13 +7,17 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = {
-    0: ("errors", "paths", "times", "losses", "solvers", "analytic", "streams", "pretrained"),
+    0: (
+        "errors", "paths", "times", "losses", "solvers", "analytic", "streams", "pretrained", "archives", "pickles",
+        "cards",
+    ),
     1: ("networks",),
     2: ("records", "data", "evaluation", "text"),
     3: ("training", "benchmarks"),
     4: (
         "signatures", "arguments", "config", "build", "teacher", "train", "finished", "evaluators",
-        "evaluate", "cache_prompts", "sample", "export", "score", "reference", "bench", "memory", "table",
+        "evaluate", "cache_prompts", "sample", "export", "publish", "shipped", "score", "reference", "bench", "table",
+        "memory",
     ),
 }  # fmt: skip
 HOMES = {"hydra": {4}, "omegaconf": {4}, "lightning": {3}, "wandb": {3}, "diffusers": {1, 4}, "transformers": {2}}

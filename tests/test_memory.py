@@ -1,58 +1,108 @@
-"""What a distillation is said to hold is what it holds, and the arithmetic of Stable Diffusion 3 comes out."""
+"""What a distillation holds: a teacher in bfloat16 that changes no bit, no network that nobody asked for, no copy."""
+
+import os
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny_runs import Said, light
+from rich.console import Console
+from sd3_runs import LORA, cached
+from torch import Tensor, nn
 
-import fgm.memory
-from fgm.benchmarks.footprint import activations_of, held, kept_for_backward, of_distillation, sd3_on_meta, size
-from fgm.networks.dit import DiT
+from fgm.build import build
+from fgm.config import read_recipe
+from fgm.errors import Refusal
+from fgm.networks import Velocity, sd3
+from fgm.networks.guidance import unguided
+from fgm.networks.half import halve
+from fgm.pretrained import BYTES
+from fgm.training.fit import fit
 
-
-def test_weights_gradients_and_moments_are_those_of_real_networks() -> None:
-    net = DiT(8, width=16, depth=2, num_classes=10)
-    optimizer = torch.optim.Adam(net.parameters())
-    net(torch.randn(3, 1, 8, 8), torch.rand(3), torch.zeros(3, dtype=torch.int64)).square().sum().backward()
-    optimizer.step()
-    moments = size(s[name] for s in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq"))
-    gradients = size(p.grad for p in net.parameters() if p.grad is not None)
-    told = of_distillation(
-        net.to("meta"), 3, guided=False, online_guided=False, two_stage=False, half=False, copies=False
-    )
-    assert (told.weights, told.gradients, told.optimizer) == (5 * held(net), gradients, 2 * moments)
-    assert told.activations == 3 * (activations_of(net) + 2 * activations_of(net, trained=False))
+os.environ["HF_HUB_OFFLINE"] = "1"
+MIXED = ["trainer.precision=bf16-mixed", "evaluation.every=0"]
 
 
-def test_a_graph_on_the_meta_device_is_near_the_real_one_and_linear_in_the_batch() -> None:
-    net = DiT(8, width=32, depth=2, num_classes=10)
-
-    def real(n: int) -> int:
-        x_t = torch.randn(n, 1, 8, 8, requires_grad=True)
-        return kept_for_backward(lambda: net(x_t, torch.rand(n), torch.zeros(n, dtype=torch.int64)), net)
-
-    eight = real(8)
-    assert (real(16) - eight) == pytest.approx(eight, rel=0.05)
-    assert 8 * activations_of(net.to("meta")) == pytest.approx(eight, rel=0.15)
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return cached(tmp_path_factory.mktemp("memory"))
 
 
-def test_stable_diffusion_3_at_512_pixels_is_as_counted_by_hand() -> None:
-    """2.03 billion weights; a graph of 2.14 GiB a sample in bf16."""
-    net = sd3_on_meta(512, checkpointing=False, dual=False)
-    assert sum(p.numel() for p in net.parameters()) == pytest.approx(2.028e9, rel=0.001)
-    assert activations_of(net) / 2 / 2**30 == pytest.approx(2.14, rel=0.15)
-    assert activations_of(net, trained=False) < 0.6 * activations_of(net)
+def built(settings: list[str], run_dir: Path, *overrides: str) -> tuple[Any, Any]:
+    return build(read_recipe("sd3_fgm", [*settings, *overrides, f"run_dir={run_dir}"]), Console(quiet=True))
 
 
-def test_the_command_names_the_cards_that_hold_it(capsys: Said) -> None:
-    fgm.memory.main(["experiment=digits_fgm"])
-    assert "fits on RTX 3060" in capsys.readouterr().out
-    fgm.memory.main(["experiment=sd3_fgm"])
-    assert "fits on B200" in capsys.readouterr().out
-    fgm.memory.main(["experiment=sd3_fgm", "training.batch_size=256"])
-    assert "fits on no card that is known" in capsys.readouterr().out
+def called(net: Velocity) -> tuple[Tensor, Tensor]:
+    """The velocity, and the gradient of its square's sum with respect to x_t."""
+    noise = torch.Generator().manual_seed(0)
+    x_t = torch.randn(3, 4, 4, 4, generator=noise).requires_grad_()
+    v = net(x_t, torch.tensor([0.1, 0.5, 0.97]), torch.tensor([0, 1, 2]))
+    return v, torch.autograd.grad(v.square().sum(), x_t)[0]
 
 
-def test_what_is_not_counted_is_refused_at_once() -> None:
-    assert "the memory of whole-network distillations alone is counted" in light(
-        "memory", ["experiment=digits_teacher"]
-    )
+@pytest.mark.parametrize("within", [True, False], ids=["in mixed precision", "outside"])
+def test_a_halved_network_is_autocast_bit_for_bit(within: bool, settings: list[str], tmp_path: Path) -> None:
+    module, _ = built(settings, tmp_path, "method.half_teacher=false")
+    whole = unguided(module.teacher).requires_grad_(False)
+    half = halve(deepcopy(whole))
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        expected = called(whole)
+    with torch.autocast("cpu", torch.bfloat16, enabled=within, cache_enabled=False):
+        found = called(half)
+    assert all(torch.equal(a, b) and a.dtype == torch.float32 for a, b in zip(found, expected, strict=True))
+    assert not torch.equal(expected[0], called(whole)[0])
+
+
+def test_a_run_with_a_halved_teacher_is_the_run_without(settings: list[str], tmp_path: Path) -> None:
+    states = []
+    for name in ("true", "false"):
+        module, run = built(settings, tmp_path / name, *MIXED, f"method.half_teacher={name}")
+        fit(module, run)
+        states.append(module.state_dict())
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def test_the_bytes_that_a_refusal_tells_are_those_that_a_run_holds(settings: list[str], tmp_path: Path) -> None:
+    """Of parameters, Adam's moments and one gradient; a cycle's activations and tables of positions not counted."""
+    module, run = built(settings, tmp_path, *MIXED)
+    fit(module, run)
+    nets: list[nn.Module] = [module, module.teacher, module.start[0]]
+    held = {p.data_ptr(): p.numel() * p.element_size() for net in nets for p in net.parameters()}
+    states = [state for o in module.trainer.optimizers for state in o.state.values()]
+    moments = [m.numel() * m.element_size() for state in states for name, m in state.items() if name != "step"]
+    count = sum(p.numel() for p in module.online.parameters())
+    assert sum(held.values()) + sum(moments) + 4 * count == BYTES * count
+
+
+def test_weights_are_read_once_where_all_networks_start_from_the_teacher(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, load = [], sd3.load_part
+    monkeypatch.setattr(sd3, "load_part", lambda *given: reads.append(given) or load(*given))
+    built(settings, tmp_path / "teacher")
+    assert len(reads) == 1
+    module, _ = built(settings, tmp_path / "random", "method.online_start=random")
+    assert len(reads) == 3 and module.setting.net is module.setting.net
+
+
+def test_a_measurement_in_training_hashes_no_weights(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, run = built(settings, tmp_path, "evaluation.every=1")
+    monkeypatch.setattr("fgm.evaluation.sources.sampler.state_sha256", lambda sampler: 1 / 0)
+    fit(module, run)
+    assert int(module.cycle) == 2 and (tmp_path / "samples" / "000002.png").exists()
+    with pytest.raises(ZeroDivisionError):
+        run.measuring.measure(module.sources()[0], module, 3)
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [(["trainer.precision=64-true"], "bfloat16 beside float64"), (LORA, "adapters.base is the dtype")],
+)
+def test_halves_that_fit_nothing_are_refused(
+    overrides: list[str], message: str, settings: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(Refusal, match=message):
+        fit(*built(settings, tmp_path, *overrides))

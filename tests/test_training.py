@@ -41,7 +41,8 @@ def network(seed: int = 0) -> VelocityMLP:
 
 def setting(**changes: Any) -> Setting:
     teacher = ExactVelocity(ring(), RectifiedPath())
-    base = Setting(0, SCHEDULE, network(), RectifiedPath(), LogitNormal(), partial(adam, lr=1e-3), Ring(), teacher)
+    net = changes.pop("net", None) or network()
+    base = Setting(0, SCHEDULE, lambda: net, RectifiedPath(), LogitNormal(), partial(adam, lr=1e-3), Ring(), teacher)
     return replace(base, **changes)
 
 

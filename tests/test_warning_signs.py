@@ -48,7 +48,7 @@ def distillation(lr: float = 1e-3, **schedule: Any) -> Distillation:
     net, path = VelocityMLP(dim=2, width=16, depth=1), RectifiedPath()
     teacher = ExactVelocity(ring(), path)
     optimizer = partial(adam, lr=lr)
-    setting = Setting(0, replace(SCHEDULE, **schedule), net, path, LogitNormal(), optimizer, Ring(), teacher)
+    setting = Setting(0, replace(SCHEDULE, **schedule), lambda: net, path, LogitNormal(), optimizer, Ring(), teacher)
     return Distillation(setting, t_star=0.9, generator_start="random", online_start="random")
 
 

@@ -12,6 +12,7 @@ clock=wall                          or cpu: seconds of this process alone, for o
 Of an evaluation:
 n=2000                              samples
 extractor=small                     small (digits), convolutions or inception (untrained, any pictures)
+metrics=all                         fd and kid of 100 subsets, or fd or kid alone
 
 The ratios and their spread are printed and appended to experiments/bench/runs.jsonl (experiments=<folder> for another).
 """
@@ -33,9 +34,10 @@ from fgm.records import append_row
 
 OWN = {
     "subject": "cycle", "repetitions": "5", "cycles": "50", "arms": "all", "clock": "wall",
-    "n": "2000", "extractor": "small",
+    "n": "2000", "extractor": "small", "metrics": "all",
 }  # fmt: skip
 SUBJECTS, EXTRACTORS = ("cycle", "evaluation"), ("small", "convolutions", "inception")
+METRICS = {"all": ("fd", "kid"), "fd": ("fd",), "kid": ("kid",)}
 SEED = 1234
 
 
@@ -45,6 +47,7 @@ def main(arguments: list[str]) -> None:
     choice(own, "subject", SUBJECTS)
     choice(own, "extractor", EXTRACTORS)
     whole(own, "n", 2)
+    choice(own, "metrics", tuple(METRICS))
     choice(own, "arms", ("all", "ours"))
     choice(own, "clock", ("wall", "cpu"))
     whole(own, "repetitions", 1)
@@ -93,7 +96,7 @@ def bench_evaluation(config: dict[str, Any], own: dict[str, str]) -> None:
     generator.sampler.to(device)
     source = SamplerSource(generator, SEED, n, data.shape, conditioning(data, None, SEED), device, batch)
     with TemporaryDirectory() as directory:
-        bench = Bench(source, data, extractor_of(own["extractor"]), Path(directory))
+        bench = Bench(source, data, extractor_of(own["extractor"]), METRICS[own["metrics"]], Path(directory))
         times = interleaved(bench.arms(), repetitions)
     images_seen, wall_s = n * len(times) * (repetitions + 1), time.perf_counter() - began
     tell(config, own, bench.measurements(times, told), times, {"images_seen": images_seen, "wall_s": round(wall_s, 1)})

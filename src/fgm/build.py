@@ -12,6 +12,7 @@ from rich.console import Console
 from fgm import shipped
 from fgm.config import digest
 from fgm.errors import Refusal
+from fgm.networks import Velocity
 from fgm.teacher import run_of
 from fgm.training.fit import Run
 from fgm.training.method import Method
@@ -42,11 +43,14 @@ def build(config: dict[str, Any], console: Console) -> tuple[Method, Run]:
 def build_setting(config: dict[str, Any]) -> Setting:
     teacher = instantiate(config["teacher"]) if config["teacher"] else None
     nouns = {name: instantiate(config[name]) for name in NOUNS}
-    with torch.random.fork_rng():
-        torch.manual_seed(config["seed"])
-        net = instantiate(config["network"])
+
+    def fresh() -> Velocity:
+        with torch.random.fork_rng():
+            torch.manual_seed(config["seed"])
+            return instantiate(config["network"])
+
     return Setting(
-        seed=config["seed"], schedule=instantiate(config["training"]), net=net, teacher=teacher, **nouns,
+        seed=config["seed"], schedule=instantiate(config["training"]), make_net=fresh, teacher=teacher, **nouns,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 Training reads what this writes, and never an encoder. The same command again goes on at the shard where it stopped, or
 says that it is done. The recipe's settings: data.cache.prompts (which prompts), data.cache.directory, data.cache.model.
+With evaluation=geneval evaluation.panel.metadata=<file> GenEval's prompts are encoded too, and not trained on.
 """
 
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from fgm.evaluators import make
 from fgm.finished import split
 from fgm.pretrained import require_models
 from fgm.text.index import INDEX, Index, PromptCache
+from fgm.text.sources import Asked
 
 OWN = {"device": "auto", "batch": "32"}
 DEVICES = ("auto", "cpu", "cuda")
@@ -51,7 +53,22 @@ def require(config: dict[str, Any]) -> None:
     cache = cache_of(config)
     if cache is not None:
         require_one_size(config["data"]["size"], config["network"].get("size"))
-        cache.require()
+        require_asked(config["evaluation"], cache, cache.require())
+
+
+def require_asked(node: Any, cache: PromptCache, index: Index) -> None:
+    """Refuse a GenEval whose prompts are not encoded, in training or at its end, before anything is trained."""
+    if not isinstance(node, dict):
+        return
+    if str(node.get("_target_", "")).endswith(".GenEvalPanel"):
+        missing = set(Asked(node["metadata"], node.get("seed", 0)).read()) - set(index.prompts)
+        if missing:
+            raise Refusal(
+                f"{len(missing)} prompts of GenEval are not in {cache.directory}: give another data.cache.directory "
+                f"and data.cache.also.metadata={node['metadata']}, and make cache-prompts with the same EXP and ARGS"
+            )
+    for value in node.values():
+        require_asked(value, cache, index)
 
 
 def require_one_size(data: int, network: int | None) -> None:

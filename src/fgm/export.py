@@ -1,14 +1,18 @@
 """python -m fgm.export experiment=<recipe> [format=png|edm|geneval] [n=] [eval_seed=] [out=<folder>]: samples as PNGs.
+format=diffusers [lora=merge|keep] [dtype=float32] [link=false] [out=<folder>]: the generator itself, as a pipeline.
 
-They are the very samples that `make eval` measures, bit for bit: a folder that is exported with the same n and
+The PNGs are the very samples that `make eval` measures, bit for bit: a folder that is exported with the same n and
 eval_seed gets the same numbers. format=geneval is for models with prompts; it takes metadata=<file>.jsonl and
 samples=4, and vocabulary=shapes for ShapeEval's words. The layouts are in evaluation/layouts.py.
+
+The pipeline is a StableDiffusion3Pipeline's directory for stock diffusers, with a model card that says how to call it
+(publish/pipeline.py). lora=keep leaves an adapter beside the teacher's weights, link=true links to the teacher's files.
 """
 
 from pathlib import Path
 from typing import Any
 
-from fgm.arguments import choice, required, whole, whole_or
+from fgm.arguments import choice, required, whole, whole_or, yes
 from fgm.errors import Refusal, entry
 from fgm.evaluation.layouts import LAYOUTS, require_empty
 from fgm.evaluators import device_of_rank, make, make_evaluation
@@ -17,15 +21,20 @@ from fgm.score import read_questions
 
 OWN = {
     "format": "png", "n": "", "eval_seed": "", "out": "", "metadata": "", "samples": "4", "vocabulary": "geneval",
+    "lora": "merge", "dtype": "float32", "link": "false",
 }  # fmt: skip
+PIPELINE, DTYPES = "diffusers", ("float32", "bfloat16", "float16")
 
 
 def main(arguments: list[str]) -> None:
     config, own = finished_run(arguments, OWN)
-    layout, evaluation = choice(own, "format", LAYOUTS), config["evaluation"]
+    layout, evaluation = choice(own, "format", (*LAYOUTS, PIPELINE)), config["evaluation"]
     seed, n = whole_or(own, "eval_seed", evaluation["seed"]), whole_or(own, "n", evaluation["n"], 1)
     out = Path(own["out"] or f"{config['run_dir']}/export/{layout}")
     require_empty(out)
+    if layout == PIPELINE:
+        export_pipeline(config, own, out)
+        return
     data = make(config["data"], "data")
     if len(data.shape) != 3:
         raise Refusal(
@@ -47,6 +56,19 @@ def export_flat(config: dict[str, Any], data: Any, numbers: tuple[int, int], lay
     print(
         f"{out}: {source.n} PNGs in layout {layout}, the samples that make eval measures with the same n and eval_seed"
     )
+
+
+def export_pipeline(config: dict[str, Any], own: dict[str, str], out: Path) -> None:
+    from fgm.publish.plan import planned
+
+    merge, linked = choice(own, "lora", ("merge", "keep")) == "merge", yes(own, "link")
+    dtype, plan = choice(own, "dtype", DTYPES), planned(config)
+    if not merge and not plan.adapters:
+        raise Refusal(f"lora = keep: {config['recipe']} trained a whole network; leave it out")
+    from fgm.publish.pipeline import write_pipeline
+
+    write_pipeline(plan, out, merge, dtype, linked)
+    print(f"{out}: a StableDiffusion3Pipeline for stock diffusers; its README.md says how to call it")
 
 
 def export_prompts(config: dict[str, Any], data: Any, own: dict[str, str], seed: int, out: Path) -> None:

@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> None:
         and method["guidance"] != "none",
         online_guided=method["guidance"] == "long_and_short", two_stage=method["two_stage"],
         half=config["trainer"]["precision"] == "bf16-mixed",
+        half_teacher=bool(method.get("half_teacher")),
         copies=config["strategy"]["_target_"].endswith("DistributedCopies"),
     )  # fmt: skip
     tell(footprint, config)

@@ -26,7 +26,7 @@ BILLIONS = {  # parameters of the transformer
     "stabilityai/stable-diffusion-3.5-large": 8.06,
 }
 BESIDE = 5.66  # billions of parameters of two CLIPs (0.12, 0.69), T5-XXL's encoder (4.76) and the VAE (0.08)
-BYTES = 40  # a parameter: float32 teacher, generator, online, ema, start; a gradient; two times two moments of Adam
+BYTES = 34  # a parameter: bfloat16 teacher; float32 generator, online, ema; a gradient; two times two moments of Adam
 HEAD = 4096  # bytes of a tensor that its fingerprint reads
 
 

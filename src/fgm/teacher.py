@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fgm import shipped
+from fgm.cards import require_checkpoint
 from fgm.config import read_recipe, read_yaml
 from fgm.errors import Refusal
 
@@ -66,6 +67,8 @@ def require(node: dict[str, Any] | None) -> None:
         raise Refusal(f"teacher.recipe = {node['recipe']}: no such weights come with the suite; there are {known}")
     if node and node["_target_"] == "fgm.teacher.from_file" and not Path(node["file"]).is_file():
         raise Refusal(f"teacher.file: there is no file {node['file']}")
+    if node and "checkpoint" in node:
+        require_checkpoint(node["checkpoint"], node.get("sha256"))
 
 
 def require_one_process(node: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fgm import cache_prompts, shipped, teacher
+from fgm.archives import require_data
 from fgm.config import digest, parse_arguments, read_recipe, read_yaml, without_places, write_yaml
 from fgm.errors import Refusal, entry, rank, resumable
 from fgm.evaluation.preflight import require_files
@@ -40,6 +41,7 @@ def train(config: dict[str, Any]) -> None:
         return
     teacher.require(config["teacher"])
     cache_prompts.require(config)
+    require_data(config)
     require_files(config["evaluation"])
     console.print(f"{config['recipe']}: {run_dir}")
     from fgm.build import build  # torch and Lightning, from here on

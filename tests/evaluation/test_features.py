@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fgm.errors import Refusal
-from fgm.evaluation.classifier import digit_classifier
+from fgm.evaluation.classifier import classifier
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.features.convolutions import RandomConvolutions
 from fgm.evaluation.features.extractor import exact
@@ -67,7 +67,7 @@ def test_pictures_from_files_are_taken_as_they_are() -> None:
 
 
 def test_the_small_classifier_gives_features_and_logits_of_one_pass() -> None:
-    extractor, (net, weights) = SmallClassifier(), digit_classifier()
+    extractor, (net, weights) = SmallClassifier(), classifier("digits")
     features, logits = extractor.both(grey(5))
     assert (extractor.id, extractor.sha256, extractor.dim) == ("small-classifier", weights, 32)
     assert torch.equal(features, net.features(dequantise(grey(5))))

@@ -10,7 +10,7 @@
     evaluation_over_fidelity  pictures / fidelity
     fidelity_over_extractor   fidelity / extractor, beside pictures_over_extractor: what is spent around the network
 
-All arms use one extractor on batches of one size. Where n pictures cannot fill a covariance, kid alone is measured.
+All arms use one extractor on batches of one size.
 """
 
 from collections.abc import Callable
@@ -25,6 +25,7 @@ from torch import Tensor
 from fgm.benchmarks.fidelity import calculation
 from fgm.benchmarks.timing import Times, ratio
 from fgm.data import Data
+from fgm.errors import Refusal
 from fgm.evaluation.comm import Local
 from fgm.evaluation.evaluation import whole_batches
 from fgm.evaluation.features import FeatureExtractor
@@ -48,16 +49,26 @@ RATIOS = {
 
 @dataclass(frozen=True)
 class Bench:
-    """One generator, one extractor, one reference; arms write their shards and caches into directory."""
+    """One generator, one extractor, one reference; arms write their shards and caches into directory.
+
+    Raises:
+        Refusal: n samples cannot fill the covariance that fd needs.
+    """
 
     source: SamplerSource
     data: Data
     extractor: FeatureExtractor
+    metrics: tuple[str, ...]
     directory: Path
 
+    def __post_init__(self) -> None:
+        n, dim = self.source.n, self.extractor.dim
+        if "fd" in self.metrics and n <= dim:
+            raise Refusal(f"n = {n}: fd in {dim} features needs {dim + 1} samples; give metrics=kid, or a larger n")
+
     @property
-    def metrics(self) -> tuple[str, ...]:
-        return ("fd", "kid") if self.source.n > self.extractor.dim else ("kid",)
+    def measured(self) -> str:
+        return " and ".join(self.metrics) + (f" of {SUBSETS} subsets" if "kid" in self.metrics else "")
 
     def arms(self) -> dict[str, Callable[[], object]]:
         images, real = self.source.take(range(self.source.n)).x, quantise(pictures(self.data, "train")[0])
@@ -68,7 +79,12 @@ class Bench:
             plan = Plan(source.n, whole_batches(self.source.batch), self.directory / str(next(folders)))
             return evaluate(source, panel, plan, Local())
 
-        fid = {"fid": "fd" in self.metrics, "kid": True, "kid_subsets": SUBSETS, "kid_subset_size": size}
+        fid = {
+            "fid": "fd" in self.metrics,
+            "kid": "kid" in self.metrics,
+            "kid_subsets": SUBSETS,
+            "kid_subset_size": size,
+        }
         return {
             "bare": self.bare,
             "evaluation": lambda: ours(self.source),
@@ -92,10 +108,7 @@ class Bench:
     def measurements(self, times: Times, told: str) -> list[Measurement]:
         """Ratios and images a second, from the times of the arms; told says what was run."""
         source, repetitions = self.source, len(times["bare"])
-        protocol = (
-            f"{told}; {self.extractor.id}, {' and '.join(self.metrics)} of {SUBSETS} subsets, "
-            f"median of {repetitions} interleaved repetitions"
-        )
+        protocol = f"{told}; {self.extractor.id}, {self.measured}, median of {repetitions} interleaved repetitions"
         shared = {"n": source.n, "protocol": protocol, "nfe": source.nfe, "weights": source.weights}
         rows = []
         for metric, (arm, of) in RATIOS.items():

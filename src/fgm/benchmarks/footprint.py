@@ -1,6 +1,6 @@
 """The memory of a distillation, from its config alone: every network is built on the meta device, and holds nothing.
 
-    weights       teacher, generator, online network, average and start, in their own types
+    weights       teacher, which is the start too, generator, online network and average
     gradients     of the larger of the two that are trained: one network is stepped at a time
                   (both, where DDP's buckets keep them)
     optimizer     two moments for each trained weight, in its type (Adam and AdamW; Muon keeps one, and less)
@@ -102,7 +102,14 @@ class FusedAttention(torch.autograd.Function):
 
 
 def of_distillation(
-    net: Any, batch: int, guided: bool, online_guided: bool, two_stage: bool, half: bool, copies: bool
+    net: Any,
+    batch: int,
+    guided: bool,
+    online_guided: bool,
+    two_stage: bool,
+    half: bool,
+    copies: bool,
+    half_teacher: bool,
 ) -> Footprint:
     """Of whole networks of one architecture.
 
@@ -112,6 +119,7 @@ def of_distillation(
         guided, online_guided: whether teacher and online network are called on doubled batches.
         two_stage: whether one of their graphs is there at a time.
         half: bf16 compute.
+        half_teacher: whether the teacher is kept in bf16.
         copies: DDP, whose buckets keep both networks' gradients.
     """
     trained, teachers, onlines = size(net.parameters()), 1 + guided, 1 + online_guided
@@ -123,7 +131,8 @@ def of_distillation(
         graphs = activations_of(net) + passing * (max(teachers, onlines) if two_stage else teachers + onlines)
     casts = 3 * trained // 2 if half and not checkpointed(net) else 0
     kept = batch * graphs // (2 if half else 1) + casts
-    return Footprint(5 * held(net), trained * (1 + copies), 4 * trained, kept)
+    weights = 3 * held(net) + held(net) // (2 if half_teacher else 1)
+    return Footprint(weights, trained * (1 + copies), 4 * trained, kept)
 
 
 def activations_of(net: Any, trained: bool = True) -> int:

@@ -1,4 +1,4 @@
-"""Rows of experiments/bench/runs.jsonl as a Markdown table: the newest of each subject, recipe, values and device."""
+"""Rows of experiments/bench/runs.jsonl as Markdown tables: one for each subject, the newest row of each measurement."""
 
 from typing import Any
 
@@ -6,25 +6,32 @@ from fgm.records import Measurement
 
 
 def table_of(runs: list[dict[str, Any]]) -> list[str]:
-    head = ["| recipe | subject | metric | value | from, to | n | device |", "|" + " --- |" * 7]
-    newest = {(run["study_digest"], run["device"]): run for run in runs}.values()
-    return [*head, *(line for run in newest for line in lines_of(run)), "", *footnotes(list(newest))]
+    newest = {identity(run): run for run in runs}.values()
+    subjects = dict.fromkeys(run["subject"] for run in newest)
+    return [line for subject in subjects for line in subject_table([r for r in newest if r["subject"] == subject])]
 
 
-def lines_of(run: dict[str, Any]) -> list[str]:
-    measured = [Measurement.from_row(row) for row in run["results"]]
-    subject = f"{run['subject']}, {run['extractor']}" if "extractor" in run else run["subject"]
-    return [
-        f"| {run['recipe']} | {subject} | {m.metric} | {m.value:.3g} | {spread(m)} | {m.n} | {run['device']} |"
-        for m in measured
-    ]
+def identity(run: dict[str, Any]) -> tuple[Any, ...]:
+    """What was measured where; a later row of the same stands in its place."""
+    asked = [(row["n"], row["protocol"]) for row in run["results"][:1]]
+    return run["recipe"], run["device"], run["subject"], *asked
 
 
-def spread(m: Measurement) -> str:
-    """Of single repetitions, where it was kept."""
-    return f"{m.extra['low']:.3g}, {m.extra['high']:.3g}" if "low" in m.extra else ""
+def subject_table(runs: list[dict[str, Any]]) -> list[str]:
+    metrics = list(dict.fromkeys(row["metric"] for run in runs for row in run["results"]))
+    columns = ["recipe", runs[0]["subject"], "n", *metrics, "device"]
+    head = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+    return [*head, *(line_of(run, metrics) for run in runs), ""]
 
 
-def footnotes(runs: list[dict[str, Any]]) -> list[str]:
-    """Each protocol once."""
-    return ["; ".join(dict.fromkeys(row["protocol"] for run in runs for row in run["results"])) + "."]
+def line_of(run: dict[str, Any], metrics: list[str]) -> str:
+    """Values, and in brackets from and to what they went in single repetitions."""
+    measured = {row["metric"]: Measurement.from_row(row) for row in run["results"]}
+    first = next(iter(measured.values()))
+    cells = [shown(measured[metric]) if metric in measured else "" for metric in metrics]
+    return f"| {' | '.join([run['recipe'], first.protocol, str(first.n), *cells, run['device']])} |"
+
+
+def shown(m: Measurement) -> str:
+    spread = f" ({m.extra['low']:.3g} to {m.extra['high']:.3g})" if "low" in m.extra else ""
+    return f"{m.value:.3g}{spread}"

@@ -21,7 +21,7 @@ from fgm.text.index import Index, PromptCache
 
 @dataclass(frozen=True)
 class Prompts:
-    """Cached prompts, all equally likely.
+    """Cached prompts; those of the cache's source are all equally likely, what it holds besides is never drawn.
 
     Args:
         cache: of the encoded prompts.
@@ -56,6 +56,11 @@ class Prompts:
     def index(self) -> Index:
         return self.cache.require()
 
+    @cached_property
+    def trained(self) -> int:
+        """How many prompts may be drawn: 1 to trained."""
+        return len(self.cache.prompts.read())
+
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
         """
         Raises:
@@ -65,7 +70,7 @@ class Prompts:
 
     def conditions(self, n: int, generator: Generator) -> Tensor:
         """Prompts (n,), on the generator's device; never the empty one."""
-        return torch.randint(1, len(self.index.prompts), (n,), generator=generator, device=generator.device)
+        return torch.randint(1, 1 + self.trained, (n,), generator=generator, device=generator.device)
 
     def reference(self, n: int, generator: Generator) -> Tensor:
         """None: (0, *shape)."""

@@ -1,13 +1,16 @@
-"""The panel for digits: all that can be said of samples in a small classifier's features, and of their pixels.
+"""Panels for digits and for clothes: all that can be said of samples in a small classifier's features, and of pixels.
 
-Reference: the training split, as CIFAR-10's protocols have it. Floor: the held-out scans. Ceilings: noise, and held-out
-scans blurred by a 3 x 3 box. Samples are quantised to uint8 first, as a PNG would be.
+Reference: the training split, as CIFAR-10's protocols have it. Floor: the held-out pictures. Ceilings: noise, and
+held-out pictures blurred by a 3 x 3 box. Samples are quantised to uint8 first, as a PNG would be.
 """
 
 from fgm.data.digits import Digits
+from fgm.data.fashion import Fashion
 from fgm.evaluation.features.small import SmallClassifier
 from fgm.evaluation.metrics import SYMPTOMS
 from fgm.evaluation.panel import DISTANCES, FeaturePanel
+
+METRICS = (*DISTANCES, "accuracy", *SYMPTOMS)
 
 
 class DigitPanel(FeaturePanel):
@@ -16,5 +19,15 @@ class DigitPanel(FeaturePanel):
     noun = "scans"
 
     def __init__(self) -> None:
-        metrics = (*DISTANCES, "accuracy", *SYMPTOMS)
-        super().__init__(SmallClassifier(), Digits(), metrics=metrics, kid_subsets=10, batch=None)
+        super().__init__(SmallClassifier(), Digits(), metrics=METRICS, kid_subsets=10, batch=None)
+
+
+class FashionPanel(FeaturePanel):
+    """Distances, accuracy and signs of failure of samples (n, 1, 28, 28).
+
+    Args:
+        data: Fashion-MNIST; without it, from where Debian or the cache has it.
+    """
+
+    def __init__(self, data: Fashion | None = None) -> None:
+        super().__init__(SmallClassifier("fashion"), data or Fashion(), metrics=METRICS, kid_subsets=10, batch=1000)

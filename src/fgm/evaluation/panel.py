@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Annotated, Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -20,7 +21,7 @@ from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.metrics import KS, Comparison
 from fgm.evaluation.protocols import Name, protocol_of
 from fgm.evaluation.quantise import Mode, dequantise, quantise
-from fgm.evaluation.references import Reference, pictures, reference_of_data, reference_of_file
+from fgm.evaluation.references import Reference, has_held_out, pictures, reference_of_data, reference_of_file
 from fgm.evaluation.requirements import fewest_samples, known_metrics, large_enough
 from fgm.evaluation.symptoms import BANDS, radial_power
 from fgm.records import Measurement
@@ -102,10 +103,11 @@ class FeaturePanel:
         return [measurement for metric in metrics for measurement in comparison.measure(metric)]
 
     def bounds(self) -> list[Measurement]:
-        """Floor and ceilings, by the metrics that the held-out part is large enough for; none without data."""
-        if self.data is None:
+        """Floor and ceilings, by the metrics that the held-out part is large enough for; none without such a part."""
+        if self.data is None or not has_held_out(self.data):
             return []
         real, labels = pictures(self.data, "test")
+        real = dequantise(real) if real.dtype == torch.uint8 else real
         metrics = tuple(m for m in self.metrics if len(real) >= fewest_samples(m, self.extractor.dim))
         noise = sample_noise(0, range(len(real)), tuple(real.shape[1:]), role="ceiling").clamp(-1, 1)
         floor, blurred = f"floor: held-out {self.noun}", f"ceiling: blurred {self.noun}"

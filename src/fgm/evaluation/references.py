@@ -56,3 +56,8 @@ def pictures(data: Any, part: str) -> tuple[Tensor, Tensor | None]:
 
 def has_split(data: Any) -> bool:
     return hasattr(data, "split")
+
+
+def has_held_out(data: Any) -> bool:
+    """Whether there are pictures beside those of the reference."""
+    return not has_split(data) or "test" in data.split

@@ -67,7 +67,8 @@ def draw(
     source: Source, seed: int, indices: Tensor, shape: tuple[int, ...], condition: Tensor | None, device: torch.device
 ) -> Tensor:
     """The samples of these indices in one batch, on the CPU; condition has a row for each."""
-    dtype = next(source.sampler.parameters(), torch.empty(0)).dtype
+    weights = next(source.sampler.parameters(), torch.empty(0)).dtype
+    dtype = torch.promote_types(weights, torch.float32)  # noise, times and samples are never of a half type
     roles = ["z", *(f"eps_{i}" for i in range(source.renoisings))]
     z, *eps = (sample_noise(seed, indices.tolist(), shape, role).to(device, dtype) for role in roles)
     condition = condition if condition is None else condition.to(device)

@@ -27,6 +27,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import linear
 
 from fgm.networks import Velocity
+from fgm.networks.half import compute_in
 
 
 class Matrix(nn.Module):
@@ -78,7 +79,7 @@ class SharedNetwork:
         self.net, self.dtype = net.requires_grad_(False).to(dtype), dtype
         self.adapter: nn.Module | None = None
         if dtype:
-            vars(net)["forward"] = partial(forward_in, net, dtype)
+            compute_in(net, dtype)
         for name, layer in layers.items():
             layer.register_forward_hook(partial(self.adapted, name))
 
@@ -97,12 +98,6 @@ class SharedNetwork:
             yield
         finally:
             self.adapter = before
-
-
-def forward_in(net: Velocity, dtype: torch.dtype, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-    """net.forward with its arithmetic in dtype, within training and without."""
-    with torch.autocast(x_t.device.type, dtype):
-        return type(net).forward(net, x_t, t, condition)
 
 
 class Adapted(Velocity):

@@ -3,8 +3,9 @@
     DIRECTORY/index.json               what Index holds; written last, so that it marks a whole cache
               00000.safetensors, ...   shard_size prompts each; the header's metadata names the cache's digest
 
-Prompt 0 is the empty one, which guidance needs; the source's prompts follow from 1. The digest is a hash of prompts,
-encoders, lengths and dtype: shards of another digest are never read, and those of the same one are never made again.
+Prompt 0 is the empty one, which guidance needs; the source's prompts follow from 1, and behind them those that an
+evaluation asks and no training draws. The digest is a hash of prompts, encoders, lengths and dtype: shards of another
+digest are never read, and those of the same one are never made again.
 """
 
 import json
@@ -80,6 +81,7 @@ class PromptCache:
         max_length: T5's tokens; 256 is the pipeline's, at 2.4 MB a prompt in bfloat16; 77 takes 0.95 MB.
         dtype: of encoders and cache.
         shard_size: prompts a shard.
+        also: prompts that lie behind the others, to be asked and never trained on.
     """
 
     prompts: PromptSource
@@ -88,6 +90,11 @@ class PromptCache:
     max_length: Annotated[int, "[1, inf)"] = 256
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     shard_size: Annotated[int, "[1, inf)"] = 512
+    also: PromptSource | None = None
+
+    def all_prompts(self) -> list[str]:
+        """The empty one, those to train on, and those that are only asked."""
+        return list(dict.fromkeys(["", *self.prompts.read(), *(self.also.read() if self.also else [])]))
 
     def planned(self) -> Index:
         """What the cache will hold.
@@ -98,7 +105,7 @@ class PromptCache:
         here = self.encoders_here()
         if not here:
             raise Refusal(f"{self.model}: no text encoder on this machine; {remedy(self.model)}")
-        return Index(["", *self.prompts.read()], here, self.max_length, self.dtype, self.shard_size)
+        return Index(self.all_prompts(), here, self.max_length, self.dtype, self.shard_size)
 
     def encoders_here(self) -> dict[str, str]:
         files = {name: weight_files(locate(self.model) / name) for name in ENCODERS}
@@ -135,7 +142,7 @@ class PromptCache:
         """As the index, where this machine cannot tell: encoders that are not here may have made it elsewhere."""
         here = {name: print_ for name, print_ in self.encoders_here().items() if name in index.encoders}
         encoders = index.encoders | here
-        return Index(["", *self.prompts.read()], encoders, self.max_length, self.dtype, self.shard_size)
+        return Index(self.all_prompts(), encoders, self.max_length, self.dtype, self.shard_size)
 
     def require_same(self, found: Index, expected: Index) -> None:
         wrong = found.differences(expected)

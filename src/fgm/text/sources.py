@@ -6,6 +6,7 @@ from typing import Annotated, Protocol
 
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.files import parse_object, read_lines
+from fgm.evaluation.geneval.grammar import GRAMMAR, generate_prompts
 from fgm.evaluation.geneval.prompts import read_prompts
 
 
@@ -49,6 +50,26 @@ class GenEvalMetadata:
 
     def read(self) -> list[str]:
         return [metadata.prompt for metadata in read_prompts(Path(self.file))]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an evaluation asks and no training draws: GenEval's prompts, or none.
+
+    Args:
+        metadata: as GenEvalPanel's; None where the evaluation is another one.
+        seed: of our own prompts.
+    """
+
+    metadata: str | None = None
+    seed: Annotated[int, "[0, inf)"] = 0
+
+    def read(self) -> list[str]:
+        """Maybe none."""
+        if self.metadata is None:
+            return []
+        found = generate_prompts(self.seed) if self.metadata == GRAMMAR else read_prompts(Path(self.metadata))
+        return list(dict.fromkeys(metadata.prompt for metadata in found))
 
 
 @dataclass(frozen=True)

@@ -30,16 +30,19 @@ learning rates decay; times of both turns come from the same density unless onli
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from fgm import losses
+from fgm.errors import Refusal
 from fgm.evaluation.sampling import Source, generator_source, many_step
 from fgm.networks.adapters import LoRA
 from fgm.networks.generator import FewStepGenerator, InputScale
-from fgm.networks.guidance import Guidance
+from fgm.networks.guidance import Guidance, unguided
+from fgm.networks.half import halve
 from fgm.networks.lora import trained_part
 from fgm.streams import stream
 from fgm.times import TimeDensity
@@ -72,6 +75,7 @@ class Distillation(Turns):
         adapters: train adapters on the teacher's own, shared weights in place of whole networks, see lora.py.
         adversary: makes the GAN term from setting and online network, see Adversary.
         real_data: makes the data term from setting, online network and online_time, see RealData.
+        half_teacher: keep the teacher's matrices in bfloat16 and compute with them so, see networks/half.py.
     """
 
     exported = "generator"
@@ -96,6 +100,7 @@ class Distillation(Turns):
         adapters: LoRA | None = None,
         adversary: Callable[..., Adversary] | None = None,
         real_data: Callable[..., RealData] | None = None,
+        half_teacher: bool = False,
     ) -> None:
         super().__init__(setting)
         self.online_turns, self.teacher_steps, self.guidance = online_turns, teacher_steps, guidance
@@ -105,8 +110,12 @@ class Distillation(Turns):
         self.unregistered = (setting.teacher,)  # in a tuple: frozen, and in no checkpoint
         net, self.online = students(setting, generator_start, online_start, adapters)
         _, online = self.velocities()  # raises where guidance does not fit
-        self.generator = FewStepGenerator(net, setting.path, t_star, c_in, setting.data.std, steps)
-        self.ema, self.start = frozen_copy(self.generator), (frozen_copy(self.generator),)
+        how = {"path": setting.path, "t_star": t_star, "c_in": c_in, "data_std": setting.data.std, "steps": steps}
+        reading = partial(FewStepGenerator, **how)
+        self.generator = reading(net)
+        self.ema, shares = frozen_copy(self.generator), generator_start == "teacher" and adapters is None
+        start = unguided(setting.teacher) if shares else frozen_copy(net)  # as the teacher's own, it takes no memory
+        self.start = (reading(start).eval(),)
         self.descents = [Descent(name, i, self.schedule.clip) for i, name in enumerate(("generator", "online network"))]
         self.adversary = adversary(setting, self.online) if adversary else None
         self.real_data = real_data(setting, online, self.online_time) if real_data else None
@@ -114,10 +123,17 @@ class Distillation(Turns):
         loss = self.real_data.generator_loss if self.real_data else losses.fgm
         together = two_stage or adapters is not None
         self.objective = Objective(setting.path, lambda_1, detach, weighting, normaliser, loss, together)
+        self.half_teacher = half_teacher
+        if half_teacher and adapters:
+            raise ValueError("half_teacher is for whole networks: adapters.base is the dtype of what adapters share")
+        if half_teacher:
+            halve(unguided(setting.teacher))
 
     def on_fit_start(self) -> None:
+        if self.half_teacher and self.weight_dtype != torch.float32:
+            raise Refusal("method.half_teacher = true: bfloat16 beside float64 weights; leave one of them out")
         for frozen in (self.teacher, self.start[0]):
-            frozen.to(self.device, self.weight_dtype).requires_grad_(False).eval()
+            frozen.to(self.device, None if self.half_teacher else self.weight_dtype).requires_grad_(False).eval()
 
     def configure_optimizers(self):
         s = self.schedule

@@ -43,13 +43,15 @@ class Measuring:
     config_digest: str
     console: Console
 
-    def source(self, sampler: Source, module: Method, n: int) -> Any:
+    def source(self, sampler: Source, module: Method, n: int, **identity: Any) -> Any:
         data, device = module.setting.data, module.device
-        return self.evaluation.source(sampler, data, device, n, config_digest=self.config_digest)
+        return self.evaluation.source(sampler, data, device, n, config_digest=self.config_digest, **identity)
 
     def measure(self, sampler: Source, module: Method, n: int, keep: bool = True) -> list[Measurement]:
-        """Shards that are not kept are deleted once they are judged."""
-        source, comm = self.source(sampler, module, n), comm_of_training()
+        """Shards that are not kept are deleted once they are judged; their key is the cycle, not the weights."""
+        comm = comm_of_training()
+        when = {} if keep else {"cycle": int(module.cycle), "world": comm.world}
+        source = self.source(sampler, module, n, **when)
         plan, _ = self.evaluation.plan(source, self.run_dir)
         measured = self.evaluation.measure(source, plan, comm, self.console if self.console.is_terminal else None)
         if not keep and comm.rank == 0:

@@ -14,7 +14,7 @@ from fgm.errors import Refusal
 from fgm.evaluation.evaluation import Evaluation
 from fgm.training.checkpoints import LAST, AtomicCheckpointIO, SaveLast, last_checkpoint, reason, unwritable, what_stays
 from fgm.training.evaluation import Evaluate, Measuring
-from fgm.training.logs import loggers, progress
+from fgm.training.logs import Record, loggers, progress
 from fgm.training.method import Method
 from fgm.training.setting import Schedule
 from fgm.training.stopping import StopRequest
@@ -58,7 +58,9 @@ def fit(module: Method, run: Run) -> dict[str, float]:
         Evaluate(run.measuring),
         SaveLast(run.run_dir, module.schedule.save_every, StopRequest(run.console)),
     )
-    callbacks = [SameOnAllRanks(), evaluate, WarningSigns(run.console), saves, progress(run.console)]
+    callbacks = [
+        SameOnAllRanks(), evaluate, WarningSigns(run.console), Record(), saves, progress(run.console),
+    ]  # fmt: skip
     cycles: Any = range(module.schedule.cycles)  # a step draws all that it needs from its streams
     train(module, run, DataLoader(cycles, batch_size=None), callbacks, checkpoint, cycle)
     return {"evaluate_s": evaluate.seconds}

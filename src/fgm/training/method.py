@@ -58,8 +58,8 @@ class Method(LightningModule):
         return int(self.cycle) * self.schedule.batch_size * self.trainer.world_size
 
     def report(self, scalars: dict[str, Tensor], skipped: int) -> None:
-        """Count the cycle, and log every so often."""
+        """Count the cycle, and hand the scalars to Record every so often."""
         self.cycle += 1
         if int(self.cycle) % self.schedule.log_every == 0:
             counts = {"skipped": float(skipped), "images_seen": float(self.images_seen)}
-            self.log_dict(scalars | {name: torch.tensor(count) for name, count in counts.items()})
+            self.log_dict(scalars | {name: torch.tensor(count) for name, count in counts.items()}, logger=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 import torch
@@ -46,7 +47,7 @@ class Setting:
     Attributes:
         seed: of all noise, times, labels and batches.
         schedule: see Schedule.
-        net: a fresh velocity network.
+        make_net: makes a fresh velocity network; called once, and only where one is needed.
         path, time: where x_t comes from.
         optimizer: from a network to its optimizer.
         data: the training set; a distillation asks it for its shape and classes alone.
@@ -55,12 +56,17 @@ class Setting:
 
     seed: int
     schedule: Schedule
-    net: Velocity
+    make_net: Callable[[], Velocity]
     path: Path
     time: TimeDensity
     optimizer: Callable[[nn.Module], Optimizer]
     data: Data
     teacher: Velocity | None = None
+
+    @cached_property
+    def net(self) -> Velocity:
+        """The fresh network."""
+        return self.make_net()
 
     def stream(self, role: str, rank: int, index: int, device: torch.device | str = "cpu") -> Generator:
         """The generator of one role on one rank, in one cycle or turn; each kind of device has numbers of its own."""

@@ -99,7 +99,8 @@ class WarningSigns(Callback):
         if cycle % schedule.log_every == 0:
             scalars = {name: float(value) for name, value in trainer.callback_metrics.items() if "/" not in name}
             signs = self.watch(scalars, cycle > schedule.warmup)
-            pl_module.log_dict({f"warning/{sign}": float(bool(cause)) for sign, cause in signs.items()})
+            found = {f"warning/{sign}": float(bool(cause)) for sign, cause in signs.items()}
+            pl_module.log_dict(found, logger=False)  # Record writes it
             self.warn(signs, cycle, trainer.is_global_zero)
 
     def watch(self, scalars: dict[str, float], warm: bool) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Feature spaces. From pictures to the vectors that distances compare.
 
-    small.SmallClassifier             digits, shipped with this package
+    small.SmallClassifier             digits and Fashion-MNIST, shipped with this package
     inception.Inception               the only space whose Fréchet distance is called FID; weights by path
     registered.Registered             whatever is registered with torch-fidelity
     transformer.Dinov2, Clip          local directories in transformers' layout

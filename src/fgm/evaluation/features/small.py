@@ -1,27 +1,30 @@
-"""The digit classifier's penultimate layer, standardised over the training split (evaluation/classifier.py)."""
+"""A small classifier's penultimate layer, standardised over the training split (evaluation/classifier.py)."""
 
 from torch import Tensor
 
 from fgm.errors import Refusal
-from fgm.evaluation.classifier import DigitClassifier, digit_classifier
+from fgm.evaluation.classifier import RECIPES, Classifier, Space, classifier
 from fgm.evaluation.features.extractor import NetworkExtractor
 from fgm.evaluation.quantise import dequantise
 
 
 class SmallClassifier(NetworkExtractor):
-    """Grey 8 x 8 digits -> 32 features and the ten digits' logits."""
+    """Grey pictures -> features and the logits of ten classes: digits of 8 x 8, or clothes of 28 x 28."""
 
-    net: DigitClassifier
+    net: Classifier
     reads_labels = True
 
-    def __init__(self) -> None:
-        net, weights = digit_classifier()
-        super().__init__("small-classifier", weights, len(net.get_buffer("mean")), net, "cpu")
+    def __init__(self, space: Space = "digits") -> None:
+        net, weights = classifier(space)
+        self.space, self.side = space, RECIPES[space].size
+        super().__init__(RECIPES[space].id, weights, len(net.get_buffer("mean")), net, "cpu")
 
     def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        if images.shape[1:] != (1, 8, 8):
+        wanted = (1, self.side, self.side)
+        if images.shape[1:] != wanted:
+            told = ", ".join(map(str, wanted))
             raise Refusal(
-                f"small-classifier reads digits (n, 1, 8, 8), not {tuple(images.shape)}: take another extractor"
+                f"{self.id} reads {self.space} (n, {told}), not {tuple(images.shape)}: take another extractor"
             )
         body = self.net.body(dequantise(images))
         return self.net.standardise(body), self.net.head(body)

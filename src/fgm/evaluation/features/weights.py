@@ -33,7 +33,8 @@ def inception_weights(path: str | None = None) -> Path:
         raise Refusal(
             f"no Inception weights at {file}: put {INCEPTION} (torch-fidelity's, release v0.2.0) there or give "
             "evaluation.panel.extractor.weights=<path>; nothing is downloaded. Without them: SmallClassifier for "
-            "digits, Dinov2 from a local directory, RandomConvolutions for smoke tests (their distance is called fd)"
+            "digits and Fashion-MNIST, Dinov2 from a local directory, RandomConvolutions for smoke tests (their "
+            "distance is called fd)"
         )
     checked_hash(file)
     return file

@@ -29,7 +29,8 @@ class SamplerSource:
         shape: of one sample.
         conditioning: what each sample is drawn under.
         batch: samples at once.
-        identity: what else than its weights defines the sampler, such as its config's digest.
+        identity: what else than its weights defines the sampler, such as its config's digest; with a training's cycle
+            in it the weights are left out, whose gigabytes take seconds to hash.
         mode: how images become bytes.
     """
 
@@ -64,7 +65,8 @@ class SamplerSource:
     def describe(self) -> dict[str, Any]:
         drawn = {"name": self.source.name, "nfe": self.nfe, "weights": self.weights, "seed": self.seed}
         where = {"batch": self.batch, "device": self.device.type, "shape": list(self.shape), "quantise": self.mode}
-        return {"kind": "sampler", **drawn, **where, "weights_sha256": self.weights_sha256, **self.identity}
+        weights = {} if "cycle" in self.identity else {"weights_sha256": self.weights_sha256}
+        return {"kind": "sampler", **drawn, **where, **weights, **self.identity}
 
     @cached_property
     def weights_sha256(self) -> str:

@@ -1,0 +1,96 @@
+"""Labelled images held in memory as bytes: what the sets that come in an archive have in common."""
+
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from fgm.errors import Refusal
+from fgm.evaluation.quantise import dequantise
+
+MEASURED = 10_000  # images from which std is taken
+Part = tuple[Tensor, Tensor | None]
+
+
+class HeldImages:
+    """Draws with replacement from a training split, on the device of the generator that asks.
+
+    A subclass gives shape and read(part).
+
+    Args:
+        num_classes: of the archive.
+        classes: whether labels are told; without, the set is unconditional.
+        flips: whether every second image that is drawn is mirrored left to right.
+    """
+
+    shape: tuple[int, ...]
+
+    def __init__(self, num_classes: int, classes: bool, flips: bool) -> None:
+        self.num_classes, self.classes, self.flips = num_classes if classes else 0, classes, flips
+        self.held: dict[str, Part] = {}
+
+    def read(self, part: str) -> tuple[Tensor, Tensor]:
+        """Images, uint8 (n, *shape), and labels, int64 (n,), of train or test."""
+        raise NotImplementedError
+
+    @cached_property
+    def split(self) -> dict[str, Part]:
+        """Images, uint8, and labels or None, keyed train and test; never flipped."""
+        parts = {name: self.read(name) for name in ("train", "test")}
+        return {name: (images, labels if self.classes else None) for name, (images, labels) in parts.items()}
+
+    @cached_property
+    def std(self) -> float:
+        return dequantise(self.split["train"][0][:MEASURED]).std().item()
+
+    def draw(self, n: int, generator: Generator) -> Part:
+        images, labels = self.on(generator.device)
+        chosen = torch.randint(len(images), (n,), generator=generator, device=generator.device)
+        x_0 = dequantise(images[chosen])
+        return mirrored(x_0, generator) if self.flips else x_0, None if labels is None else labels[chosen]
+
+    def on(self, device: torch.device) -> Part:
+        """The training split where it is asked for."""
+        if str(device) not in self.held:
+            images, labels = self.split["train"]
+            self.held[str(device)] = images.to(device), None if labels is None else labels.to(device)
+        return self.held[str(device)]
+
+    def conditions(self, n: int, generator: Generator) -> Tensor | None:
+        """Labels, uniform."""
+        if not self.num_classes:
+            return None
+        return torch.randint(self.num_classes, (n,), generator=generator, device=generator.device)
+
+    def reference(self, n: int, generator: Generator) -> Tensor:
+        """Held-out images; where they have classes, row i is of class i modulo their number."""
+        del generator
+        images, labels = self.split["test"]
+        if labels is None:
+            return dequantise(images[:n])
+        places = [(labels == label).nonzero()[:, 0] for label in range(self.num_classes)]
+        rows = [places[i % self.num_classes] for i in range(n)]
+        chosen = [row[i // self.num_classes % len(row)] for i, row in enumerate(rows) if len(row)]
+        return dequantise(images[torch.stack(chosen)])
+
+
+def mirrored(x: Tensor, generator: Generator) -> Tensor:
+    """Each image flipped left to right with probability one half."""
+    flip = torch.rand(len(x), generator=generator, device=generator.device) < 0.5
+    return torch.where(flip[:, None, None, None].to(x.device), x.flip(-1), x)
+
+
+def require_labels(labels: Tensor, n: int, num_classes: int, path: Path | str) -> Tensor:
+    """labels, as int64, where there is one for each of n images and none is out of range.
+
+    Raises:
+        Refusal: otherwise.
+    """
+    if labels.shape != (n,):
+        raise Refusal(f"{path}: holds {labels.numel()} labels, and there are {n} images")
+    wrong = ((labels < 0) | (labels >= num_classes)).nonzero()
+    if len(wrong):
+        i = int(wrong[0])
+        raise Refusal(f"{path}: label {i} is {int(labels[i])}, and must lie in 0 to {num_classes - 1}")
+    return labels.to(torch.int64)

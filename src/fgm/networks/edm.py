@@ -1,0 +1,85 @@
+"""EDM's denoisers as velocities on any of our paths, with no retraining.
+
+EDM (arXiv 2206.00364, eq. 7) predicts x_0 from y = x_0 + s eps, with s_d = 0.5 the data's standard deviation, as
+
+    D(y; s) = s_d^2 / r^2 y + s s_d / r F(y / r, ln(s) / 4),       r^2 = s^2 + s_d^2
+
+On a path, y = x_t / alpha has s = sigma/alpha; on the rectified one s = t / (1 - t). Put into velocity_from_x_0, with
+
+    R^2 = sigma^2 + s_d^2 alpha^2
+
+    v = (sigma sigma' + s_d^2 alpha alpha') / R^2 x_t - kappa s_d / R F(x_t / R, ln(sigma / alpha) / 4)
+
+in which nothing is divided by alpha or sigma: it holds at t = 0 and at t = 1 as well, where F alone is asked at the
+nearest noise that it knows, s between 0.002 and 80. The labels of F are one-hot, and zeros for the null class.
+"""
+
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from fgm.networks import Velocity
+from fgm.networks.edm_unets import DhariwalUNet, SongUNet
+from fgm.paths import Path
+
+LEAST, MOST = 0.002, 80.0  # noise that the checkpoints were sampled with
+NCSN = {
+    "embedding_type": "fourier",
+    "channel_mult_noise": 2,
+    "encoder_type": "residual",
+    "resample_filter": (1, 3, 3, 1),
+}
+ARCHITECTURES: dict[str, tuple[Any, int, dict[str, Any]]] = {
+    "cifar10_ddpmpp": (SongUNet, 32, {"channel_mult": (2, 2, 2)}),
+    "cifar10_ncsnpp": (SongUNet, 32, {"channel_mult": (2, 2, 2), **NCSN}),
+    "ffhq64_ddpmpp": (SongUNet, 64, {"channel_mult": (1, 2, 2, 2)}),
+    "ffhq64_ncsnpp": (SongUNet, 64, {"channel_mult": (1, 2, 2, 2), **NCSN}),
+    "imagenet64_adm": (DhariwalUNet, 64, {}),
+}
+Architecture = Literal["cifar10_ddpmpp", "cifar10_ncsnpp", "ffhq64_ddpmpp", "ffhq64_ncsnpp", "imagenet64_adm"]
+
+
+class EdmVelocity(Velocity):
+    """v(x_t, t, condition) for images x_t (b, *shape).
+
+    Args:
+        model: F(x, c_noise, one-hot labels or None).
+        shape: of an image.
+        num_classes: of the labels; 0 for none.
+        path: of the velocity.
+        data_std: s_d.
+    """
+
+    def __init__(
+        self, model: nn.Module, shape: tuple[int, ...], num_classes: int, path: Path, data_std: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.model, self.shape, self.num_classes, self.path, self.data_std = model, shape, num_classes, path, data_std
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        if x_t.shape[1:] != self.shape:
+            raise ValueError(f"EDM's network of shape {self.shape} was given {tuple(x_t.shape[1:])}")
+        k, variance = self.path.at(t, x_t), self.data_std**2
+        r = (k.sigma**2 + variance * k.alpha**2).sqrt()
+        noise = (k.sigma / k.alpha.clamp_min(1e-12)).clamp(LEAST, MOST).log().flatten() / 4
+        f = self.model(x_t / r, noise, self.labels(condition, x_t)).to(x_t.dtype)
+        along = (k.sigma * k.sigma_dot + variance * k.alpha * k.alpha_dot) / r**2
+        return along * x_t - k.kappa * self.data_std / r * f
+
+    def labels(self, condition: Tensor | None, x_t: Tensor) -> Tensor | None:
+        if not self.num_classes:
+            if condition is not None:
+                raise ValueError("this network has no classes, and was given labels")
+            return None
+        if condition is None:
+            condition = torch.full((len(x_t),), self.num_classes, device=x_t.device)
+        return one_hot(condition, self.num_classes + 1)[:, :-1].to(x_t.dtype)
+
+
+def untrained(architecture: Architecture, path: Path, num_classes: Annotated[int, "[0, inf)"] = 0) -> EdmVelocity:
+    """Random weights, in the shape of a published checkpoint."""
+    kind, size, options = ARCHITECTURES[architecture]
+    model = kind(img_resolution=size, in_channels=3, out_channels=3, label_dim=num_classes, **options)
+    return EdmVelocity(model, (3, size, size), num_classes, path)

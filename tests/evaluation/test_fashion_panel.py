@@ -1,0 +1,70 @@
+"""The panel for Fashion-MNIST: its feature space, its recipe, and what it says of good and of bad pictures."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from official_files import idx, write_fashion
+from torch import Tensor
+
+from fgm.data.fashion import Fashion
+from fgm.errors import Refusal
+from fgm.evaluation import measure
+from fgm.evaluation.classifier import RECIPES, accuracy, classifier, train_classifier
+from fgm.evaluation.features.small import SmallClassifier
+from fgm.evaluation.images import METRICS, FashionPanel
+from fgm.evaluation.quantise import dequantise
+from fgm.streams import stream
+
+
+def bars(n: int, role: str) -> tuple[Tensor, Tensor]:
+    """Noisy pictures whose class is the place of a bright bar, and their labels, uint8."""
+    labels = torch.arange(n) % 10
+    noise = torch.randint(120, (n, 28, 28), generator=stream(role, index=0))
+    rows = (torch.arange(28) // 2 == labels[:, None] + 2)[:, :, None]
+    return (noise + 120 * rows).to(torch.uint8), labels.to(torch.uint8)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Fashion:
+    write_fashion(tmp_path)
+    for name, role in (("train", "a"), ("t10k", "b")):
+        images, labels = bars(200, role)
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            (tmp_path / f"{name}-{kind}-ubyte").write_bytes(idx(array))
+            (tmp_path / f"{name}-{kind}-ubyte.gz").unlink(missing_ok=True)
+    return Fashion(str(tmp_path))
+
+
+def test_the_shipped_classifier_is_a_feature_space_of_its_own() -> None:
+    extractor, (net, weights) = SmallClassifier("fashion"), classifier("fashion")
+    pictures = bars(5, "c")[0][:, None]
+    features, logits = extractor.both(pictures)
+    assert (extractor.id, extractor.sha256, extractor.dim) == ("fashion-classifier", weights, 64)
+    assert torch.equal(features, net.features(dequantise(pictures))) and torch.equal(logits, net(dequantise(pictures)))
+    assert weights != SmallClassifier().sha256
+    with pytest.raises(Refusal, match=r"fashion-classifier reads fashion \(n, 1, 28, 28\), not \(5, 1, 8, 8\)"):
+        extractor(pictures[..., :8, :8])
+
+
+def test_its_recipe_learns_what_pictures_tell_and_standardises(data: Fashion) -> None:
+    """Bars at ten places are read without error after forty steps; features have moments 0 and 1 on the split."""
+    net = train_classifier(RECIPES["fashion"], data, iterations=40, batch_size=64)
+    images, labels = data.split["test"]
+    assert labels is not None and accuracy(net, images, labels) > 0.95
+    features = net.features(dequantise(data.split["train"][0])).detach()
+    assert features.mean(0).abs().max() < 1e-4 and (features.std(0) - 1).abs().max() < 1e-3
+
+
+def test_the_panel_tells_held_out_pictures_from_blurred_ones_and_noise(data: Fashion) -> None:
+    panel = FashionPanel(data)
+    bounds = {(m.protocol.partition(";")[0], m.metric): m.value for m in panel.bounds()}
+    real, blurred, noise = (
+        bounds[k, "fd"] for k in ("floor: held-out pictures", "ceiling: blurred pictures", "ceiling: noise")
+    )
+    assert real < 0.2 * min(blurred, noise)
+    images, labels = data.split["test"]
+    told = measure(panel, dequantise(images), labels)
+    assert {m.metric for m in told} == {*METRICS, "power_low", "power_mid", "power_high"} - {"power"}
+    (fd,) = (m.protocol for m in told if m.metric == "fd")
+    assert fd.startswith(f"fashion-classifier-{panel.extractor.sha256}, uint8") and "training split" in fd

@@ -1,0 +1,49 @@
+"""make hands a prompt on as it is, whatever signs it holds: what make -n shows is what the shell would run."""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROMPTS = [
+    "a photo of a red circle left of a blue square",
+    "a photo of a dog's bowl",
+    'a sign that says "open", in rain',
+    "it's \"both\" 'kinds'",
+    "costs $5, or $(HOME) and ${HOME} and `date`",
+    "100 % of #1; a & b | c > d \\ e * ?",
+    "a=b, (c)",
+]
+
+
+@pytest.fixture(scope="module")
+def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that make takes for installed."""
+    directory = tmp_path_factory.mktemp("venv")
+    (directory / "installed").touch()
+    return directory
+
+
+def shown(venv: Path, *arguments: str, **environment: str) -> list[str]:
+    """The words of the one command that make would run."""
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run(
+        ["make", "-n", f"VENV={venv}", *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=True, env=outer | environment,
+    )  # fmt: skip
+    line = done.stdout.strip()
+    assert "\n" not in line
+    return shlex.split(line)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_prompt_arrives_letter_by_letter(prompt: str, venv: Path) -> None:
+    words = shown(venv, "sample", "EXP=shapes_fgm", f"PROMPT={prompt}", "ARGS=n=3 out=x.png")
+    assert words[1:] == ["-m", "fgm.sample", "experiment=shapes_fgm", f"prompt={prompt}", "n=3", "out=x.png"]
+
+
+def test_without_a_prompt_none_is_given_even_if_the_shell_has_a_prompt_of_its_own(venv: Path) -> None:
+    assert shown(venv, "sample", PROMPT="%n@%m $ ")[1:] == ["-m", "fgm.sample", "experiment=digits_fgm"]

@@ -1,0 +1,190 @@
+"""Teachers that people hold: their files are read exactly, run nothing, and become velocities of our paths."""
+
+import pickle
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from official_files import Code
+from published_files import GuidedUNet, guided_state, write_edm
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from fgm.analytic import gaussian
+from fgm.cards import CARDS
+from fgm.errors import Refusal
+from fgm.networks import torchcfm
+from fgm.networks.edm import ARCHITECTURES, EdmVelocity, untrained
+from fgm.networks.edm_checkpoints import pretrained
+from fgm.networks.edm_unets import DhariwalUNet, SongUNet
+from fgm.networks.torchcfm import TimeReversed
+from fgm.networks.unet import UNet
+from fgm.paths import Path as NoisePath
+from fgm.paths import RectifiedPath, TrigonometricPath, VarianceExplodingPath, VariancePreservingPath
+
+PATHS = [RectifiedPath(), TrigonometricPath(), VariancePreservingPath(), VarianceExplodingPath()]
+TINY: dict[str, tuple[Any, dict[str, Any]]] = {
+    "SongUNet": (SongUNet, {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}),
+    "NCSN++": (SongUNet, {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4],
+                          "embedding_type": "fourier", "channel_mult_noise": 2, "encoder_type": "residual",
+                          "resample_filter": [1, 3, 3, 1]}),
+    "DhariwalUNet": (DhariwalUNet, {"model_channels": 64, "channel_mult": [1, 2], "num_blocks": 1,
+                                    "attn_resolutions": [4]}),
+}  # fmt: skip
+
+
+def perturbed(net: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+    return net
+
+
+def tiny(kind: str, classes: int = 3) -> tuple[nn.Module, dict[str, Any]]:
+    """A small network and the arguments that its file tells."""
+    make, options = TINY[kind]
+    told = {"img_resolution": 8, "img_channels": 3, "label_dim": classes, "model_type": make.__name__, **options}
+    return perturbed(make(8, 3, 3, classes, **options)), told
+
+
+def inputs(n: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(n, 3, 8, 8, generator=generator), torch.rand(n, generator=generator), torch.arange(n) % 3
+
+
+class Exact(nn.Module):
+    """The F whose D is the posterior mean of x_0 ~ N(mean, std^2), with EDM's own formula solved for it."""
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+
+    def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
+        s = (4 * noise).exp().reshape(-1, *[1] * (x.ndim - 1))
+        r = (s**2 + 0.25).sqrt()
+        y = r * x
+        posterior = (self.std**2 * y + s**2 * self.mean) / (self.std**2 + s**2)
+        return (posterior - 0.25 / r**2 * y) * r / (0.5 * s)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
+def test_the_velocity_of_an_exact_denoiser_is_the_closed_form(path: NoisePath) -> None:
+    net, data = EdmVelocity(Exact(0.3, 0.7), (2,), 0, path), gaussian(torch.full((2,), 0.3), torch.tensor(0.7))
+    t = torch.linspace(0.05, 0.9, 19)
+    x_t = torch.randn(19, 2, generator=torch.Generator().manual_seed(0))
+    assert_close(net(x_t, t), data.velocity(x_t, t, path))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("t", [0.0, 1.0])
+def test_both_ends_of_the_rectified_path_are_finite_and_right(t: float) -> None:
+    """At 0, v = E[eps] - x_0 = -x_0; at 1, v = eps - mean, up to the noise that F is asked at, 0.002 and 80."""
+    net = EdmVelocity(Exact(0.3, 0.7), (2,), 0, RectifiedPath())
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    assert_close(net(x, torch.full((5,), t)), -x if t == 0 else x - 0.3, atol=2e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_a_checkpoint_comes_back_as_it_was_and_its_source_is_not_run(kind: str, tmp_path: Path) -> None:
+    model, told = tiny(kind)
+    write_edm(tmp_path / "net.pkl", model, **told)
+    x_t, t, labels = inputs()
+    mine = EdmVelocity(model, (3, 8, 8), 3, RectifiedPath())
+    theirs = pretrained(str(tmp_path / "net.pkl"), RectifiedPath())
+    assert theirs.state_dict().keys() == mine.state_dict().keys() and theirs.num_classes == 3
+    assert torch.equal(theirs(x_t, t, labels), mine(x_t, t, labels))
+    assert (theirs(x_t, t, labels) - theirs(x_t, t, (labels + 1) % 3)).abs().max() > 1e-4
+    assert torch.equal(theirs(x_t, t), theirs(x_t, t, theirs.null(labels)))
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_a_network_sees_its_noise_and_every_weight_counts(kind: str) -> None:
+    model, _ = tiny(kind)
+    x_t, t, labels = inputs()
+    net = EdmVelocity(model, (3, 8, 8), 3, RectifiedPath())
+    net(x_t, t, labels).square().sum().backward()
+    idle = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    assert idle == []
+    assert (model(x_t, t, net.labels(labels, x_t)) - model(x_t, t + 0.1, net.labels(labels, x_t))).abs().max() > 1e-5
+
+
+COUNTS = {("cifar10_ddpmpp", 0): 55_732_739, ("cifar10_ddpmpp", 10): 55_734_147, ("cifar10_ncsnpp", 0): 56_395_523,
+          ("ffhq64_ddpmpp", 0): 61_804_419, ("imagenet64_adm", 1000): 295_899_267}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, classes", COUNTS)
+def test_full_sizes_have_the_published_numbers_of_parameters(name: Any, classes: int) -> None:
+    """55.7 million for DDPM++ on CIFAR-10 (arXiv 2509.22459, table 5); 296 million for ADM (EDM's own count)."""
+    with torch.device("meta"):
+        net = untrained(name, RectifiedPath(), classes)
+    assert sum(p.numel() for p in net.parameters()) == COUNTS[name, classes]
+
+
+def test_a_network_beside_its_published_name_has_that_files_layout(tmp_path: Path) -> None:
+    """A student that starts from `untrained` can be filled from a checkpoint of the same architecture."""
+    assert {card.architecture for card in CARDS.values()} - {"torchcfm, I-CFM"} <= ARCHITECTURES.keys()
+
+
+PUBLISHED = "edm-cifar10-32x32-uncond-vp.pkl"
+BAD: dict[str, tuple[Any, str]] = {
+    "no file": (lambda f: pretrained(str(f.with_name(PUBLISHED)), PATHS[0]), "it comes from https"),
+    "wrong hash": (lambda f: pretrained(str(f), PATHS[0], "0" * 64), "it is another file"),
+    "cut short": (lambda f: f.write_bytes(f.read_bytes()[:-900]) and pretrained(str(f), PATHS[0]), "no whole pickle"),
+    "another net": (lambda f: write_edm(f, *tiny("SongUNet")[:1], name="VPPrecond", model_type="SongUNet")
+                    or pretrained(str(f), PATHS[0]), "is a VPPrecond of SongUNet, and EDMPrecond"),
+    "another size": (lambda f: write_edm(f, tiny("SongUNet")[0], **{**tiny("SongUNet")[1], "num_blocks": 2})
+                     or pretrained(str(f), PATHS[0]), "does not hold the weights of its architecture"),
+    "unknown option": (lambda f: write_edm(f, tiny("SongUNet")[0], **tiny("SongUNet")[1], magnitude=True)
+                       or pretrained(str(f), PATHS[0]), "has magnitude, which is not known here"),
+    "no network": (lambda f: f.write_bytes(pickle.dumps({"net": 1})) and pretrained(str(f), PATHS[0]), "under `ema`"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("read, message", BAD.values(), ids=BAD.keys())
+def test_bad_checkpoints_are_one_line(read: Any, message: str, tmp_path: Path) -> None:
+    model, told = tiny("SongUNet")
+    write_edm(tmp_path / "net.pkl", model, **told)
+    with pytest.raises(Refusal) as refusal:
+        read(tmp_path / "net.pkl")
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
+    file = tmp_path / "net.pkl"
+    file.write_bytes(pickle.dumps({"ema": Code(tmp_path / "ran")}))
+    with pytest.raises(Refusal, match="nothing in it was run"):
+        pretrained(str(file), PATHS[0])
+    assert not (tmp_path / "ran").exists()
+    write_edm(file, *tiny("SongUNet")[:1], **tiny("SongUNet")[1])
+    pretrained(str(file), PATHS[0], sha256(file.read_bytes()).hexdigest()[:12])
+
+
+SHAPE = {"width": 16, "multipliers": (1, 2, 2), "blocks": 2, "attention": (4,), "size": 8}
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_torchcfms_weights_compute_what_they_did_with_time_reversed(classes: int, tmp_path: Path) -> None:
+    state = guided_state(**SHAPE, classes=classes)
+    torch.save({"ema_model": {f"module.{k}": v for k, v in state.items()}, "step": 400_000}, tmp_path / "cfm.pt")
+    net = UNet(**SHAPE, head=8, num_classes=classes, time_scale=1.0)
+    velocity = torchcfm.pretrained(str(tmp_path / "cfm.pt"), net)
+    x_t, t, labels = inputs()
+    y = labels if classes else None
+    reference = GuidedUNet(state, groups=4, head=8)
+    assert_close(velocity(x_t, t, y), -reference(1 - t, x_t, y), atol=1e-4, rtol=1e-4)
+    assert isinstance(velocity, TimeReversed) and velocity.num_classes == classes
+
+
+def test_a_torchcfm_file_of_another_size_or_with_code_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "cfm.pt"
+    torch.save({"ema_model": guided_state(**{**SHAPE, "blocks": 1})}, file)
+    for content in (None, {"ema_model": Code(tmp_path / "ran")}, {"net_model": {}}):
+        if content:
+            torch.save(content, file)
+        with pytest.raises(Refusal, match="holds no weights of this U-Net under ema_model") as refusal:
+            torchcfm.pretrained(str(file), UNet(**SHAPE, head=8, time_scale=1.0))
+        assert "\n" not in str(refusal.value) and not (tmp_path / "ran").exists()

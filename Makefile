@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train cache-prompts eval sample export score reference bench test check format table notebooks
+.PHONY: help setup train cache-prompts eval sample export score reference bench memory test check format table notebooks
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ reference: setup ## mu and sigma of real images' features: ARGS="data=digits out
 
 bench: setup ## time the suite against plain code: EXP=, ARGS="subject=cycle cycles=50" or ARGS="subject=evaluation extractor=small"
 	@$(RUN) fgm.bench experiment=$(EXP) $(ARGS)
+
+memory: setup ## what a distillation needs, and which cards hold it, before anything is loaded: EXP=
+	@$(RUN) fgm.memory experiment=$(EXP) $(ARGS)
 
 # One thread: the tests compare bits between processes, and a sum split over two threads rounds otherwise.
 test: setup ## the whole test suite, on the CPU

@@ -70,11 +70,12 @@ def build_untrained(config: dict[str, Any], console: Console, log_every: int) ->
 
 def untrained_network(node: dict[str, Any], network: dict[str, Any]) -> dict[str, Any] | None:
     """The node of a teacher of the same architecture, where weights of its own would be read."""
-    if node["_target_"] not in ("fgm.teacher.from_run", "fgm.teacher.from_shipped", "fgm.teacher.from_file"):
+    kind = node["_target_"].removeprefix("fgm.teacher.")
+    if kind not in ("from_run", "from_file", "from_shipped"):
         return None
-    if node["_target_"] == "fgm.teacher.from_shipped":
+    if kind == "from_shipped" and node["recipe"] in shipped.names():
         network = shipped.run(node["recipe"])["config"]["network"]
-    if node["_target_"] == "fgm.teacher.from_run":
+    if kind == "from_run":
         network = run_of(node["recipe"], node["overrides"], node["outputs"], node["experiments"])["network"]
     return {"_target_": "fgm.teacher.untrained", "network": network, "guidance": node["guidance"]}
 
@@ -84,4 +85,5 @@ def build_run(config: dict[str, Any], console: Console) -> Run:
         run_dir=Path(config["run_dir"]), name=config["recipe"], logger=config["logger"], console=console,
         config=config | {"config_digest": digest(config)},
         hardware=instantiate(config["trainer"]), evaluation=instantiate(config["evaluation"]),
+        strategy=instantiate(config["strategy"]),
     )  # fmt: skip

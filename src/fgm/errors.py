@@ -25,7 +25,7 @@ def entry(main: Callable[[list[str]], None], usage: str | None) -> None:
         else:
             main(sys.argv[1:])
     except Refusal as refusal:
-        if os.environ.get("RANK", "0") == "0":
+        if rank() == 0:
             print(f"error: {refusal}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -43,3 +43,10 @@ def leave(number: int, frame: Any) -> NoReturn:
     del frame
     print(f"{signal.Signals(number).name}: stopped; the same command again goes on", file=sys.stderr)
     sys.exit(RESUMABLE)
+
+
+def rank() -> int:
+    """Of this process, as torchrun, SLURM's srun or Lightning's launcher tell it."""
+    within_srun = "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    names = ("RANK", *(("SLURM_PROCID",) if within_srun else ()), "LOCAL_RANK")
+    return int(next((os.environ[name] for name in names if name in os.environ), "0"))

@@ -4,6 +4,7 @@ suite, or a file of weights.
 Any other `_target_` that returns a velocity network, velocity(x_t, t, condition), is a teacher as well.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,6 +60,8 @@ def require(node: dict[str, Any] | None) -> None:
         raise Refusal(
             f"the teacher {directory / WEIGHTS} is missing and teacher.train is false: make train EXP={node['recipe']}"
         )
+    if node and directory and not (directory / WEIGHTS).exists():
+        require_one_process(node)
     if node and node["_target_"] == "fgm.teacher.from_shipped" and node["recipe"] not in shipped.names():
         known = ", ".join(shipped.names())
         raise Refusal(f"teacher.recipe = {node['recipe']}: no such weights come with the suite; there are {known}")
@@ -66,6 +69,18 @@ def require(node: dict[str, Any] | None) -> None:
         raise Refusal(f"teacher.file: there is no file {node['file']}")
     if node and "checkpoint" in node:
         require_checkpoint(node["checkpoint"], node.get("sha256"))
+
+
+def require_one_process(node: dict[str, Any]) -> None:
+    """A teacher is trained on the way by one process on one device; others start processes of their own."""
+    config = run_of(*(node[key] for key in ("recipe", "overrides", "outputs", "experiments")))
+    several = config["strategy"]["_target_"] != "fgm.training.strategies.Single"
+    if several or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        told = f' ARGS="{" ".join(node["overrides"])}"' if node["overrides"] else ""
+        raise Refusal(
+            f"the teacher {node['recipe']} is not trained yet, and cannot be on the way to a run of several processes: "
+            f"make train EXP={node['recipe']}{told} first"
+        )
 
 
 def from_shipped(recipe: str, guidance: Annotated[float, "[0, inf)"] = 1.0) -> Any:

@@ -19,7 +19,7 @@ from rich.table import Table
 from fgm import cache_prompts, shipped, teacher
 from fgm.archives import require_data
 from fgm.config import digest, parse_arguments, read_recipe, read_yaml, without_places, write_yaml
-from fgm.errors import Refusal, entry, resumable
+from fgm.errors import Refusal, entry, rank, resumable
 from fgm.evaluation.preflight import require_files
 from fgm.records import Measurement, append_row, write_json
 
@@ -35,7 +35,7 @@ def train(config: dict[str, Any]) -> None:
     Raises:
         Refusal: bad input; nothing was written.
     """
-    console, run_dir = Console(highlight=False, soft_wrap=True), Path(config["run_dir"])
+    console, run_dir = Console(highlight=False, soft_wrap=True, quiet=rank() > 0), Path(config["run_dir"])
     if is_done(config, run_dir):
         console.print(f"{run_dir} is done: its results.json, samples and weights are there (delete it to run again)")
         return
@@ -47,13 +47,17 @@ def train(config: dict[str, Any]) -> None:
     from fgm.build import build  # torch and Lightning, from here on
 
     module, run = build(config, console)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_yaml(config, run_dir / "config.yaml")
+    if rank() == 0:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_yaml(config, run_dir / "config.yaml")
     fit_and_record(module, run, config)
 
 
 def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
-    """Train, export, measure, and append the row. A run's results.json comes last, and marks it done."""
+    """Train, export, measure, and append the row. A run's results.json comes last, and marks it done.
+
+    All ranks train and measure; the first one writes.
+    """
     from fgm.training.dashboard import log_results
     from fgm.training.evaluation import final_measurements
     from fgm.training.fit import fit
@@ -62,8 +66,10 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
     began = time.perf_counter()
     timing = fit(module, run)
     timing["train_s"] = time.perf_counter() - began - timing["evaluate_s"]
-    export_weights(module, run.run_dir)
+    weights = export_weights(module, run.run_dir) if rank() == 0 else None
     results = final_measurements(run.measuring, module, known_measurements(config))
+    if weights is None:
+        return
     final = run.run_dir / "samples" / "final.png"
     run.measuring.show(module.sources(), module, final)
     row = provenance(config) | {"images_seen": module.images_seen, "wall_s": round(time.perf_counter() - began, 1)}

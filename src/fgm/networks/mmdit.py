@@ -19,6 +19,7 @@ class WordEmbedding(nn.Module):
 
     def __init__(self, words: int, length: int, width: int) -> None:
         super().__init__()
+        self.length = length
         generator = torch.Generator().manual_seed(0)
         self.register_buffer("words", torch.randn(words, width, generator=generator), persistent=False)
         self.register_buffer("places", torch.randn(length, width, generator=generator), persistent=False)

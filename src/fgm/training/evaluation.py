@@ -114,7 +114,8 @@ class Evaluate(Callback):
             console.print(f"warning at cycle {cycle}: {line}")
         if self.best:
             self.best(module, cycle, measured)
-        self.show(module, cycle)
+        if module.global_rank == 0:
+            self.show(module, cycle)
 
     def show(self, module: Method, cycle: int) -> None:
         path = self.measuring.run_dir / "samples" / f"{cycle:06d}.png"

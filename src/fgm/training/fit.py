@@ -18,6 +18,7 @@ from fgm.training.logs import Record, loggers, progress
 from fgm.training.method import Method
 from fgm.training.setting import Schedule
 from fgm.training.stopping import StopRequest
+from fgm.training.strategies import SINGLE, SameOnAllRanks, Strategy
 from fgm.training.warning_signs import WarningSigns
 
 
@@ -41,6 +42,7 @@ class Run:
     hardware: Hardware
     evaluation: Evaluation
     console: Console
+    strategy: Strategy = SINGLE
 
     @property
     def measuring(self) -> Measuring:
@@ -56,7 +58,9 @@ def fit(module: Method, run: Run) -> dict[str, float]:
         Evaluate(run.measuring),
         SaveLast(run.run_dir, module.schedule.save_every, StopRequest(run.console)),
     )
-    callbacks = [evaluate, WarningSigns(run.console), Record(), saves, progress(run.console)]
+    callbacks = [
+        SameOnAllRanks(), evaluate, WarningSigns(run.console), Record(), saves, progress(run.console),
+    ]  # fmt: skip
     cycles: Any = range(module.schedule.cycles)  # a step draws all that it needs from its streams
     train(module, run, DataLoader(cycles, batch_size=None), callbacks, checkpoint, cycle)
     return {"evaluate_s": evaluate.seconds}
@@ -91,7 +95,8 @@ def build_trainer(
     run: Run, schedule: Schedule, loggers: list[Logger], callbacks: list[Any], checkpoints: AtomicCheckpointIO
 ) -> Trainer:
     return Trainer(
-        max_epochs=1, **asdict(run.hardware),
+        max_epochs=1, **asdict(run.hardware), num_nodes=run.strategy.nodes,
+        strategy=run.strategy.engine(run.hardware.devices),
         logger=loggers, callbacks=callbacks, plugins=[checkpoints], log_every_n_steps=schedule.log_every,
         enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=run.console.is_terminal,
         num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False, default_root_dir=run.run_dir,

@@ -25,7 +25,7 @@ BAD = {
     "not whole": (["seed=1.5"], "seed = 1.5: must be of type int"),
     "no such choice": (["method.c_in=two"], "must be one of one, t_star, variance"),
     "no such start": (["method.online_start=warm"], "must be one of teacher, fit, random"),
-    "bf16 weights": (["trainer.precision=bf16-true"], "must be one of 32-true, bf16-mixed"),
+    "bf16 weights": (["trainer.precision=bf16-true"], "trainer.precision = bf16-true: give bf16-mixed"),
     "no such noun": (["time=gaussian"], "Could not find 'time/gaussian'"),
     "density out of range": (["time.std=-1"], "time.std = -1: must lie in (0, inf)"),
     "empty batch": (["training.batch_size=0"], "must lie in [1, inf)"),

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from fgm.errors import Refusal
+from fgm.errors import RESUMABLE, Refusal
 from fgm.evaluation.evaluation import Evaluation
 from fgm.training.checkpoints import LAST, AtomicCheckpointIO, SaveLast, last_checkpoint, reason, unwritable, what_stays
 from fgm.training.evaluation import Evaluate, Measuring
@@ -83,6 +83,10 @@ def train(
             warnings.filterwarnings("ignore", message=known)
         try:
             trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as stop:
+            if stop.code == RESUMABLE:
+                raise
+            raise KeyboardInterrupt from stop  # Lightning's own answer to a second Ctrl-C
         except OSError as error:
             if not unwritable(error):
                 raise

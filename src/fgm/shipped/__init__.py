@@ -1,8 +1,8 @@
-"""Weights that come with the suite, so that a clone draws and distils at once; README.md beside them tells each one's
-run, hash and licence.
+"""Weights that come with the suite, so that a clone draws and distils at once. None do yet: a recipe's files lie here
+once its run is good enough to be handed on.
 
     <recipe>.safetensors    what the recipe's run exported, rounded to bfloat16
-    <recipe>.json           that run's row of runs.jsonl, measured on the rounded weights, its config, and their sha256
+    <recipe>.json           that run's row of runs.jsonl, measured on the rounded weights, and its config
 """
 
 import json
@@ -21,5 +21,5 @@ def weights(recipe: str) -> Path:
 
 
 def run(recipe: str) -> dict[str, Any]:
-    """row, config and sha256."""
+    """row and config."""
     return json.loads((DIRECTORY / f"{recipe}.json").read_text())

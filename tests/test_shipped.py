@@ -1,0 +1,62 @@
+"""Weights that come with the suite stand in for a run that is not there: they are drawn from and distilled."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_runs import TINY, Said, finished, refused, run_dir
+
+import fgm.sample
+from fgm import shipped, teacher
+from fgm.config import read_recipe, read_yaml
+from fgm.train import known_measurements
+
+ROW = {"metric": "fd", "value": 0.1, "n": 10000, "protocol": "p", "nfe": 50, "weights": "teacher"}
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """digits_fgm's, as if they came with the suite."""
+    run = finished(tmp_path / "made", "digits_fgm", TINY)
+    directory = tmp_path / "shipped"
+    directory.mkdir()
+    state = load_file(run_dir(run) / "generator.safetensors")
+    save_file({k: w.bfloat16() for k, w in state.items()}, directory / "digits_fgm.safetensors")
+    told = {"config": read_yaml(run_dir(run) / "config.yaml"), "row": {"results": [ROW]}}
+    (directory / "digits_fgm.json").write_text(json.dumps(told))
+    monkeypatch.setattr(shipped, "DIRECTORY", directory)
+    return directory
+
+
+def test_a_recipe_without_a_run_is_drawn_from_by_them(
+    weights: Path, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fgm.sample.main(["experiment=digits_fgm", f"outputs={tmp_path}", "n=4", f"out={tmp_path / 'drawn.png'}"])
+    said = capsys.readouterr().out
+    assert "holds no finished run: taking the weights that come with the suite (digits_fgm)" in said
+    assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
+    other = ["experiment=digits_fgm", "seed=7", f"outputs={tmp_path}"]
+    assert "holds no finished run: make train" in refused(fgm.sample.main, other, capsys, monkeypatch)
+
+
+def test_a_teacher_of_them_has_their_weights_and_known_measurements(weights: Path) -> None:
+    net = teacher.from_shipped("digits_fgm")
+    state = load_file(weights / "digits_fgm.safetensors")
+    assert all(torch.equal(net.state_dict()[name], tensor.float()) for name, tensor in state.items())
+    assert all(tensor.dtype == torch.float32 for tensor in net.state_dict().values())
+    small = [setting for setting in TINY if setting.startswith("evaluation")]
+    config = read_recipe("digits_fgm", ["teacher=shipped", "teacher.recipe=digits_fgm", *small])
+    assert [m.value for m in known_measurements(config)] == [0.1]
+    assert known_measurements(config | {"evaluation": config["evaluation"] | {"seed": 9}}) == []
+
+
+def test_what_does_not_come_with_the_suite_is_refused(
+    weights: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def require(arguments: list[str]) -> None:
+        teacher.require(read_recipe("digits_fgm", arguments)["teacher"])
+
+    line = refused(require, ["teacher=shipped", "teacher.recipe=digits"], capsys, monkeypatch)
+    assert "no such weights come with the suite; there are digits_fgm" in line

@@ -74,4 +74,4 @@ table: setup ## make the tables in README.md and experiments/README.md from runs
 	@$(RUN) fgm.table
 
 notebooks: setup ## run the notebooks and keep their outputs
-	@cd notebooks && for f in *.ipynb; do ../$(BIN)/jupyter-execute $$f --inplace || exit 1; done
+	@cd notebooks && for f in *.ipynb; do PYTHONWARNINGS=ignore ../$(BIN)/jupyter-execute $$f --inplace || exit 1; done

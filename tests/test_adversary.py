@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from adversaries import GAN, Captioned, Pictures, dit, gan, mmdit, still
-from test_training import SCHEDULE, distillation, moved, network, run, setting, weights
+from test_training import SCHEDULE, cut_off, distillation, moved, network, run, setting, weights
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -190,16 +190,7 @@ def test_a_resumed_run_is_bit_equal_with_an_adversary_and_real_data(
 
     whole = weights(run(fresh(), tmp_path / "whole"))
     killed = fresh()
-    step = killed.training_step
-
-    def dies_at_six(batch: Any) -> None:
-        if int(killed.cycle) == 6:
-            raise RuntimeError("killed")
-        step(batch)
-
-    monkeypatch.setattr(killed, "training_step", dies_at_six)
-    with pytest.raises(RuntimeError, match="killed"):
-        run(killed, tmp_path / "parts")
+    cut_off(killed, tmp_path / "parts", monkeypatch)
     resumed = run(fresh(), tmp_path / "parts")
     assert int(resumed.cycle) == resumed.trainer.global_step == SCHEDULE.cycles
     assert all(torch.equal(whole[name], tensor) for name, tensor in weights(resumed).items())

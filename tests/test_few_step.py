@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import SCHEDULE, run, setting, weights
+from test_training import SCHEDULE, cut_off, run, setting, weights
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -117,16 +117,7 @@ def test_four_steps_train_resume_and_are_measured_at_four_evaluations(
 ) -> None:
     whole = run(few_step(steps=4), tmp_path / "whole")
     killed = few_step(steps=4)
-    step = killed.training_step
-
-    def dies_at_six(batch: Tensor) -> None:
-        if int(killed.cycle) == 6:
-            raise RuntimeError("killed")
-        step(batch)
-
-    monkeypatch.setattr(killed, "training_step", dies_at_six)
-    with pytest.raises(RuntimeError, match="killed"):
-        run(killed, tmp_path / "parts")
+    cut_off(killed, tmp_path / "parts", monkeypatch)
     resumed = run(few_step(steps=4), tmp_path / "parts")
     assert int(resumed.cycle) == SCHEDULE.cycles
     assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(resumed).values(), strict=True))

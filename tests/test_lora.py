@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import SCHEDULE, run, setting, weights
+from test_training import SCHEDULE, cut_off, run, setting, weights
 from torch import Generator, Tensor, nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import CheckpointError
@@ -288,16 +288,7 @@ def test_a_checkpoint_holds_adapters_alone_and_resumes_to_the_same_bits(tmp_path
     state = torch.load(tmp_path / "whole" / checkpoints.LAST, weights_only=True)["state_dict"]
     layers = [(128, 16), (16, 16), (16, 32), (32, 16)]
     assert sum(tensor.numel() for tensor in state.values()) == 3 * sum(2 * (i + o) for i, o in layers) + 1
-    step = killed.training_step
-
-    def dies_at_six(batch: Any) -> None:
-        if int(killed.cycle) == 6:
-            raise RuntimeError("killed")
-        step(batch)
-
-    monkeypatch.setattr(killed, "training_step", dies_at_six)
-    with pytest.raises(RuntimeError, match="killed"):
-        run(killed, tmp_path / "parts")
+    cut_off(killed, tmp_path / "parts", monkeypatch)
     resumed = run(distillation(), tmp_path / "parts")
     assert int(resumed.cycle) == SCHEDULE.cycles
     assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(resumed).values(), strict=True))

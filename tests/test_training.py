@@ -122,6 +122,20 @@ def test_global_step_counts_generator_updates(online_turns: int, tmp_path: Path)
     assert module.images_seen == SCHEDULE.cycles * SCHEDULE.batch_size
 
 
+def cut_off(module: Method, run_dir: Path, monkeypatch: Any) -> None:
+    """Its run dies in the middle of cycle 6."""
+    step = module.training_step
+
+    def dies_at_six(batch: Any) -> None:
+        if int(module.cycle) == 6:
+            raise RuntimeError("killed")
+        step(batch)
+
+    monkeypatch.setattr(module, "training_step", dies_at_six)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(module, run_dir)
+
+
 @pytest.mark.parametrize("kind", ["distillation", "teacher"])
 def test_a_resumed_run_is_bit_equal_to_an_undisturbed_one(kind: str, tmp_path: Path, monkeypatch: Any) -> None:
     def fresh() -> Method:
@@ -129,16 +143,7 @@ def test_a_resumed_run_is_bit_equal_to_an_undisturbed_one(kind: str, tmp_path: P
 
     whole = weights(run(fresh(), tmp_path / "whole"))
     killed = fresh()
-    step = killed.training_step
-
-    def dies_at_six(batch: Any) -> None:
-        if int(killed.cycle) == 6:
-            raise RuntimeError("killed")
-        step(batch)
-
-    monkeypatch.setattr(killed, "training_step", dies_at_six)
-    with pytest.raises(RuntimeError, match="killed"):
-        run(killed, tmp_path / "parts")
+    cut_off(killed, tmp_path / "parts", monkeypatch)
     resumed = run(fresh(), tmp_path / "parts")
     assert int(resumed.cycle) == resumed.trainer.global_step == SCHEDULE.cycles
     assert all(torch.equal(whole[name], tensor) for name, tensor in weights(resumed).items())

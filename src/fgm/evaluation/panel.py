@@ -84,9 +84,10 @@ class FeaturePanel:
     def rows(self, x_0: Tensor, labels: Tensor | None) -> Rows:
         if not x_0.isfinite().all():
             raise Refusal(f"{len(x_0)} samples hold values that are not finite: the generator has diverged")
-        bank = FeatureBank.of(self.extractor, quantise(x_0, self.mode), self.batch)
+        pixels = quantise(x_0, self.mode)
+        bank = FeatureBank.of(self.extractor, pixels, self.batch)
         beside = {"logits": bank.logits, "labels": labels}
-        powers = radial_power(dequantise(quantise(x_0, self.mode))) if "power" in self.metrics else {}
+        powers = radial_power(dequantise(pixels)) if "power" in self.metrics else {}
         return {"features": bank.features} | {name: row for name, row in beside.items() if row is not None} | powers
 
     def judge(self, rows: Rows) -> list[Measurement]:

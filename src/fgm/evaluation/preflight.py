@@ -5,11 +5,9 @@ from typing import Any
 
 from fgm.errors import Refusal
 from fgm.evaluation.features.weights import inception_weights
+from fgm.evaluation.geneval.weights import CLIP, MASK2FORMER
 
-PUBLISHED = {
-    "Mask2FormerDetector": "facebook/mask2former-swin-small-coco-instance (config.json, model.safetensors)",
-    "ClipColours": "openai/clip-vit-large-patch14 (config.json, model.safetensors, tokenizer.json)",
-}
+PUBLISHED = {"Mask2FormerDetector": MASK2FORMER, "ClipColours": CLIP}
 
 
 def require_files(node: Any) -> None:

@@ -25,9 +25,8 @@ from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.evaluation.geneval.vocabulary import COLOURS
-from fgm.evaluation.geneval.weights import fingerprint, load_pretrained, require_files
+from fgm.evaluation.geneval.weights import CLIP, fingerprint, load_pretrained, require_files
 
-PUBLISHED = "openai/clip-vit-large-patch14 (config.json, model.safetensors, tokenizer.json)"
 TEMPLATES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 GREY = 0x99
@@ -41,10 +40,10 @@ class ClipColours:
     """
 
     def __init__(self, directory: Path | str | None, device: str = "cpu", colours: Sequence[str] = COLOURS) -> None:
-        folder = require_files(directory, ("config.json",), PUBLISHED)
+        folder = require_files(directory, ("config.json",), CLIP)
         if not (folder / "tokenizer.json").exists():
-            require_files(folder, ("vocab.json", "merges.txt"), PUBLISHED)
-        self.net = load_pretrained("CLIPModel", folder, PUBLISHED).to(device)
+            require_files(folder, ("vocab.json", "merges.txt"), CLIP)
+        self.net = load_pretrained("CLIPModel", folder, CLIP).to(device)
         from transformers import AutoTokenizer
 
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -6,6 +6,9 @@ from typing import Any
 
 from fgm.errors import Refusal
 
+MASK2FORMER = "facebook/mask2former-swin-small-coco-instance (config.json, model.safetensors)"
+CLIP = "openai/clip-vit-large-patch14 (config.json, model.safetensors, tokenizer.json)"
+
 
 def load_pretrained(class_name: str, directory: Path | str | None, published_as: str, **options: Any) -> Any:
     """A transformers network from config.json and *.safetensors, frozen; options are for its from_pretrained.
@@ -42,7 +45,7 @@ def require_files(directory: Path | str | None, patterns: tuple[str, ...], publi
     return Path(directory)
 
 
-def fingerprint(directory: Path | str | None) -> str:
+def fingerprint(directory: Path | str) -> str:
     """Eight hex digits of the first weights file's sha256, to stand in a protocol."""
-    with min(Path(directory or ".").glob("*.safetensors")).open("rb") as file:
+    with min(Path(directory).glob("*.safetensors")).open("rb") as file:
         return file_digest(file, "sha256").hexdigest()[:8]

@@ -10,10 +10,11 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny_sd3 import SIZE, save_tiny_pipeline
+from sd3_runs import PROMPTS, cached
+from tiny_sd3 import SIZE
 from torch import Tensor
 
-from fgm import cache_prompts, export, sample, train
+from fgm import export, sample, train
 from fgm.build import build
 from fgm.config import read_recipe
 from fgm.errors import Refusal
@@ -23,24 +24,12 @@ from fgm.training.fit import fit
 from fgm.training.method import Method
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-PROMPTS = ["a red cat", "two dogs", "a photo of a bench", "x"]
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Of sd3_fgm, for the tiny pipeline, whose prompts are encoded."""
-    root = tmp_path_factory.mktemp("sd3")
-    (root / "prompts.txt").write_text("\n".join(PROMPTS))
-    given = [
-        f"network.model={save_tiny_pipeline(root / 'model')}", f"network.size={SIZE}",
-        f"data.cache.directory={root / 'cache'}", f"data.cache.prompts.file={root / 'prompts.txt'}",
-        "data.cache.max_length=24", "data.cache.dtype=float32", "trainer.accelerator=cpu", "trainer.precision=32-true",
-        "training.cycles=2", "training.batch_size=2", "training.warmup=0", "training.save_every=1",
-        "training.log_every=1", "optimizer.lr=1e-3", "method.teacher_steps=2", "evaluation.n=5",
-        "evaluation.n_training=3", "evaluation.every=2", f"experiments={root / 'experiments'}",
-    ]  # fmt: skip
-    cache_prompts.main(["experiment=sd3_fgm", *given, "device=cpu"])
-    return given
+    return cached(tmp_path_factory.mktemp("sd3"))
 
 
 def built(settings: list[str], run_dir: Path) -> tuple[Any, Any]:

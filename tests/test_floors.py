@@ -16,8 +16,8 @@ FLOORS = {
     3: ("training", "benchmarks"),
     4: (
         "signatures", "arguments", "config", "build", "teacher", "train", "finished", "evaluators",
-        "evaluate", "cache_prompts", "sample", "export", "publish", "shipped", "score", "reference", "bench", "table",
-        "memory",
+        "evaluate", "cache_prompts", "sample", "export", "publish", "ship", "shipped", "score", "reference", "bench",
+        "table", "memory",
     ),
 }  # fmt: skip
 HOMES = {"hydra": {4}, "omegaconf": {4}, "lightning": {3}, "wandb": {3}, "diffusers": {1, 4}, "transformers": {2}}

@@ -1,6 +1,7 @@
 """Weights that come with the suite stand in for a run that is not there: they are drawn from and distilled."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_runs import TINY, Said, finished, refused, run_dir
 
+import fgm.evaluate
 import fgm.sample
-from fgm import shipped, teacher
+from fgm import ship, shipped, teacher
 from fgm.config import read_recipe, read_yaml
+from fgm.records import write_json
 from fgm.train import known_measurements
 
 ROW = {"metric": "fd", "value": 0.1, "n": 10000, "protocol": "p", "nfe": 50, "weights": "teacher"}
@@ -60,3 +63,35 @@ def test_what_does_not_come_with_the_suite_is_refused(
 
     line = refused(require, ["teacher=shipped", "teacher.recipe=digits"], capsys, monkeypatch)
     assert "no such weights come with the suite; there are digits_fgm" in line
+
+
+def test_a_finished_run_is_rounded_measured_and_put_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    run = finished(tmp_path, "digits_fgm", TINY)
+    monkeypatch.setattr(shipped, "DIRECTORY", tmp_path)
+    missing = refused(ship.main, ["experiment=digits_fgm", f"outputs={tmp_path / 'none'}"], capsys, monkeypatch)
+    assert "holds no finished run" in missing
+    write_json(run_dir(run) / "results.json", {"commit": "abc", "results": []})
+    ship.main(run)
+    file, told = shipped.weights("digits_fgm"), shipped.run("digits_fgm")
+    trained, rounded = load_file(run_dir(run) / "generator.safetensors"), load_file(file)
+    assert all(torch.equal(rounded[name], w.bfloat16()) for name, w in trained.items())
+    assert told["sha256"] == sha256(file.read_bytes()).hexdigest() and told["row"]["commit"] == "abc"
+    values = {m["metric"]: (m["value"], m["n"]) for m in told["row"]["results"]}
+    save_file({name: w.float() for name, w in rounded.items()}, run_dir(run) / "generator.safetensors")
+    fgm.evaluate.main(run)
+    (measured,) = (run_dir(run) / "evaluation").glob("*/results.json")
+    again = json.loads(measured.read_text())["results"]
+    assert values["fd"][1] == 60
+    assert values == {m["metric"]: (m["value"], m["n"]) for m in again if m["weights"] == "ema"}
+
+
+def test_weights_too_large_for_a_repository_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    run = finished(tmp_path, "digits_fgm", TINY)
+    monkeypatch.setattr(shipped, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(ship, "LARGEST", 1000)
+    assert "at most 8 MB come with the suite" in refused(ship.main, run, capsys, monkeypatch)
+    assert not shipped.names()

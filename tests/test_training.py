@@ -152,6 +152,15 @@ def test_a_resumed_run_is_bit_equal_to_an_undisturbed_one(kind: str, tmp_path: P
     assert [row[column] for row in steps[1:]] == ["3", "7"]
 
 
+def test_a_teacher_that_is_given_is_trained_on_and_left_as_it_was(tmp_path: Path) -> None:
+    teacher = network(5)
+    module = FlowMatching(setting(teacher=teacher))
+    start = weights(module)
+    assert all(torch.equal(start[f"net.{name}"], tensor) for name, tensor in teacher.state_dict().items())
+    assert moved(start, weights(run(module, tmp_path))) == {"net", "ema", "cycle"}
+    assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), network(5).parameters(), strict=True))
+
+
 def test_measuring_leaves_training_as_it_was(tmp_path: Path) -> None:
     plain, measured = run(distillation(), tmp_path / "a"), run(distillation(), tmp_path / "b", every=2)
     assert (tmp_path / "b" / "samples" / "000002.png").exists()

@@ -1,8 +1,9 @@
-"""Weights that come with the suite, so that a clone draws and distils at once. None do yet: a recipe's files lie here
-once its run is good enough to be handed on.
+"""Weights that come with the suite, so that a clone draws and distils at once; `python -m fgm.ship` puts them here.
 
-    <recipe>.safetensors    what the recipe's run exported, rounded to bfloat16
-    <recipe>.json           that run's row of runs.jsonl, measured on the rounded weights, and its config
+<recipe>.safetensors    what the recipe's run exported, rounded to bfloat16
+<recipe>.json           sha256 of that file; row: the run's row of runs.jsonl with results measured on the rounded
+                        weights; config: the run's
+README.md               the card: what they draw, how they were made, what was measured, licence
 """
 
 import json
@@ -21,5 +22,5 @@ def weights(recipe: str) -> Path:
 
 
 def run(recipe: str) -> dict[str, Any]:
-    """row and config."""
+    """sha256, row and config."""
     return json.loads((DIRECTORY / f"{recipe}.json").read_text())

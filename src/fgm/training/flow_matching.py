@@ -1,5 +1,7 @@
 """Pre-training of a teacher: E |v(x_t, t, condition) - c|^2 over data, noise and time (arXiv 2210.02747).
 
+A config's `teacher` node, if it has one, is the flow model that is trained on; else training begins with a fresh one.
+
 Logged scalars:
     loss           flow-matching loss of the batch, mean over dims
     grad_norm      L2 norm of the gradient before clipping
@@ -18,13 +20,14 @@ from fgm.networks.guidance import guided
 from fgm.paths import expand_like
 from fgm.training.descend import Descent
 from fgm.training.ema import frozen_copy, update_ema
+from fgm.training.initialise import initialised
 from fgm.training.method import Method
 from fgm.training.optimizers import scheduled
 from fgm.training.setting import Setting
 
 
 class FlowMatching(Method):
-    """Fits setting.net to setting.data.
+    """Fits setting.teacher's network, or setting.net where there is none, to setting.data.
 
     Args:
         setting: the pieces, see Setting.
@@ -44,7 +47,8 @@ class FlowMatching(Method):
     ) -> None:
         super().__init__(setting)
         self.null_share, self.steps, self.guidance = null_share, steps, guidance
-        self.net, self.ema = setting.net, frozen_copy(setting.net)
+        self.net = initialised("teacher" if setting.teacher else "random", setting)
+        self.ema = frozen_copy(self.net)
         self.descent = Descent("teacher", 0, self.schedule.clip)
 
     def configure_optimizers(self):

@@ -27,7 +27,8 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory.mkdir()
     state = load_file(run_dir(run) / "generator.safetensors")
     save_file({k: w.bfloat16() for k, w in state.items()}, directory / "digits_fgm.safetensors")
-    told = {"config": read_yaml(run_dir(run) / "config.yaml"), "row": {"results": [ROW]}}
+    config = read_yaml(run_dir(run) / "config.yaml")
+    told = {"config": config | {"method": config["method"] | {"guidance": 1.0}}, "row": {"results": [ROW]}}
     (directory / "digits_fgm.json").write_text(json.dumps(told))
     monkeypatch.setattr(shipped, "DIRECTORY", directory)
     return directory
@@ -53,6 +54,8 @@ def test_a_teacher_of_them_has_their_weights_and_known_measurements(weights: Pat
     config = read_recipe("digits_fgm", ["teacher=shipped", "teacher.recipe=digits_fgm", *small])
     assert [m.value for m in known_measurements(config)] == [0.1]
     assert known_measurements(config | {"evaluation": config["evaluation"] | {"seed": 9}}) == []
+    assert known_measurements(config | {"teacher": config["teacher"] | {"guidance": 3.0}}) == []
+    assert known_measurements(config | {"method": {"null_share": 0.1}}) == []
 
 
 def test_what_does_not_come_with_the_suite_is_refused(

@@ -84,8 +84,10 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
 
 
 def known_measurements(config: dict[str, Any]) -> list[Measurement]:
-    """What the teacher's own run has measured on the very same noise, so that it need not be measured twice."""
+    """What a distillation need not measure: its teacher's own run has, guided alike and on the very same noise."""
     node = config["teacher"] or {}
+    if "t_star" not in config["method"]:
+        return []
     if node.get("_target_") == "fgm.teacher.from_shipped":
         known = shipped.run(node["recipe"])
         other, rows = known["config"], known["row"]["results"]
@@ -94,7 +96,7 @@ def known_measurements(config: dict[str, Any]) -> list[Measurement]:
         if run_dir is None:
             return []
         other, rows = read_yaml(run_dir / "config.yaml"), json.loads((run_dir / "results.json").read_text())["results"]
-    if final_part(other) != final_part(config):
+    if final_part(other) != final_part(config) or other["method"]["guidance"] != node["guidance"]:
         return []
     return [Measurement.from_row(row) for row in rows if row["weights"] == "teacher"]
 

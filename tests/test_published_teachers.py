@@ -129,6 +129,12 @@ def test_a_network_beside_its_published_name_has_that_files_layout(tmp_path: Pat
     assert {card.architecture for name, card in CARDS.items() if name.endswith(".pkl")} <= ARCHITECTURES.keys()
 
 
+def test_a_card_tells_where_its_file_comes_from_and_no_figure_without_a_source() -> None:
+    for card in CARDS.values():
+        assert card.source.startswith("https://") and card.architecture and card.predicts
+        assert (card.fid is None) == (card.reported == "") and (card.fid is not None or card.nfe is None)
+
+
 PUBLISHED = "edm-cifar10-32x32-uncond-vp.pkl"
 BAD: dict[str, tuple[Any, str]] = {
     "no file": (lambda f: pretrained(str(f.with_name(PUBLISHED)), PATHS[0]), "it comes from https"),

@@ -1,4 +1,4 @@
-"""Small checkpoints in the very formats of EDM and torchcfm, written without their code.
+"""Small checkpoints in the very formats of EDM, EDM2 and torchcfm, written without their code.
 
 EDM pickles each module as a call of torch_utils.persistence._reconstruct_persistent_obj on a dict that holds its
 source; here that name belongs to a stand-in for as long as a file is written. guided-diffusion's U-Net, which torchcfm
@@ -11,6 +11,7 @@ import types
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+NAMES = {"Layer": "MPConv", "Waves": "MPFourier", "Edm2UNet": "UNet"}  # of EDM2's classes
 SOURCE = "raise SystemExit('the source in this file was run')"
 
 
@@ -58,7 +60,7 @@ class Pickled:
 def as_pickled(net: nn.Module, reconstruct: Any, name: str, arguments: dict[str, Any]) -> Any:
     """net's tree; ModuleDicts stay torch's, as EDM's do."""
     children = OrderedDict(
-        (key, as_pickled(child, reconstruct, type(child).__name__, {}))
+        (key, as_pickled(child, reconstruct, NAMES.get(type(child).__name__, type(child).__name__), {}))
         for key, child in net._modules.items()
         if child is not None
     )
@@ -85,6 +87,24 @@ def write_edm(path: Path, model: nn.Module, name: str = "EDMPrecond", **argument
         loss = Pickled(reconstruct, "EDMLoss", {"P_mean": -1.2})
         snapshot = {"ema": Pickled(reconstruct, name, state), "loss_fn": loss, "augment_pipe": None,
                     "dataset_kwargs": easy(path="cifar10.zip")}  # fmt: skip
+        path.write_bytes(pickle.dumps(snapshot))
+
+
+def write_edm2(path: Path, model: nn.Module, name: str = "Precond", **arguments: Any) -> None:
+    """A snapshot of {encoder, dataset_kwargs, loss_fn, ema}, in float16; the uncertainty's weights are made up."""
+    half = deepcopy(model).half()
+    with foreign_modules() as (reconstruct, easy):
+        parts = OrderedDict(unet=as_pickled(half, reconstruct, "UNet", {}))
+        waves, row = {"freqs": torch.ones(4), "phases": torch.ones(4)}, {"weight": nn.Parameter(torch.ones(1, 4))}
+        for part, kind, tensors in (("logvar_fourier", "MPFourier", waves), ("logvar_linear", "MPConv", row)):
+            group = "_buffers" if kind == "MPFourier" else "_parameters"
+            parts[part] = Pickled(reconstruct, kind, {"_parameters": {}, "_modules": {}, group: tensors})
+        told = {"use_fp16": True, "dropout": 0.1, **arguments}
+        state = {"_parameters": {}, "_buffers": {}, "_modules": parts, "_init_args": (), "_init_kwargs": told,
+                 "sigma_data": 0.5, "use_fp16": True}  # fmt: skip
+        snapshot = easy(encoder=Pickled(reconstruct, "StandardRGBEncoder", {"_init_args": (), "_init_kwargs": {}}),
+                        dataset_kwargs=easy(path="img64.zip"), loss_fn=Pickled(reconstruct, "EDM2Loss", {"P_std": 1.6}),
+                        ema=Pickled(reconstruct, name, state))  # fmt: skip
         path.write_bytes(pickle.dumps(snapshot))
 
 

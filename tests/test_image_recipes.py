@@ -7,22 +7,26 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from official_files import write_cifar10, write_fashion, write_zip
-from published_files import guided_state, write_edm
+from published_files import guided_state, write_edm, write_edm2
 from rich.console import Console
+from score_sde import modules, state_of, write_rectified_flow
 
-from fgm.build import build
-from fgm.config import read_recipe
+from fgm.build import build, build_untrained
+from fgm.config import read_recipe, recipes
 from fgm.networks.edm import ARCHITECTURES
+from fgm.networks.edm2_unet import Edm2UNet
 from fgm.networks.edm_unets import SongUNet
 from fgm.training.evaluation import final_measurements
 from fgm.training.fit import fit
 
 FULL = {
     "fashion_teacher": 1_265_296, "fashion_fgm": 1_265_296, "cifar10_teacher": 35_746_307, "cifar10_fgm": 35_746_307,
-    "cifar10_fgm_exact": 35_746_307, "cifar10_realdata_fgm": 35_746_307, "cifar10_edm_fgm": 55_732_739,
+    "cifar10_fgm_exact": 35_746_307, "cifar10_realdata_fgm": 35_746_307, "cifar10_fgm_gan": 35_746_307,
+    "cifar10_edm_fgm": 55_732_739,
     "cifar10_cond_fgm": 55_734_147, "imagenet64_edm_fgm": 295_899_267,
 }  # fmt: skip
 EDM = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [16]}
+EDM2 = EDM | {"channels_per_head": 8}
 UNET = ["width=8", "multipliers=[1,2]", "blocks=1", "head=8"]
 
 
@@ -33,12 +37,20 @@ def test_a_recipes_network_has_its_full_size(recipe: str) -> None:
     assert sum(p.numel() for p in net.parameters()) == FULL[recipe]
 
 
-def edm_file(tmp: Path, size: int, classes: int) -> list[str]:
+def test_every_image_recipe_is_counted() -> None:
+    assert {name for name in recipes() if name.startswith(("fashion", "cifar10", "imagenet64"))} == set(FULL)
+
+
+def edm_file(tmp: Path, size: int, classes: int, edm2: bool = False) -> list[str]:
+    kind, options = (Edm2UNet, EDM2) if edm2 else (SongUNet, EDM)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = SongUNet(size, 3, 3, classes, **EDM)  # type: ignore[arg-type]
-    told = {"img_resolution": size, "img_channels": 3, "label_dim": classes, "model_type": "SongUNet", **EDM}
-    write_edm(tmp / "edm.pkl", model, **told)
+        model = kind(size, 3, 3, classes, **options)  # type: ignore[arg-type]
+    told = {"img_resolution": size, "img_channels": 3, "label_dim": classes, **options}
+    if edm2:
+        write_edm2(tmp / "edm.pkl", model, **told)
+    else:
+        write_edm(tmp / "edm.pkl", model, **told, model_type="SongUNet")
     return [f"teacher.checkpoint={tmp / 'edm.pkl'}", "training.batch_size=2"]
 
 
@@ -48,7 +60,7 @@ def cifar10(tmp: Path, *more: str) -> list[str]:
 
 
 def imagenet64(tmp: Path, *more: str) -> list[str]:
-    write_zip(tmp / "i.zip")
+    write_zip(tmp / "i.zip", n=40)
     return [f"data.path={tmp / 'i.zip'}", *more]
 
 
@@ -58,6 +70,27 @@ def torchcfm_file(tmp: Path) -> list[str]:
     return cifar10(
         tmp, f"teacher.checkpoint={tmp / 'cfm.pt'}", *sizes, "training.batch_size=2", "method.online_turns=2"
     )
+
+
+def rectified_flow(tmp: Path) -> list[str]:
+    sizes = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (16,)}
+    kinds = modules(**sizes, size=32)  # type: ignore[arg-type]
+    write_rectified_flow(tmp / "checkpoint_8.pth", state_of(kinds, 8))
+    told = [f"{name}={list(value) if isinstance(value, tuple) else value}" for name, value in sizes.items()]
+    network = [f"network.{t}".replace(" ", "") for t in told] + [f"+teacher.network.{t}".replace(" ", "") for t in told]
+    return cifar10(tmp, "network=rectified_flow", "teacher=rectified_flow", *network, "training.batch_size=2",
+                   f"teacher.checkpoint={tmp / 'checkpoint_8.pth'}")  # fmt: skip
+
+
+def diffusers(tmp: Path) -> list[str]:
+    """A DDPM pipeline's directory, whose network predicts eps."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    net = UNet2DModel(32, block_out_channels=(8, 16), layers_per_block=1, attention_head_dim=8, norm_num_groups=4,
+                      down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)  # fmt: skip
+    DDPMPipeline(net, DDPMScheduler()).save_pretrained(tmp / "ddpm")
+    return cifar10(tmp, "network=diffusers", "teacher=diffusers", f"teacher.directory={tmp / 'ddpm'}",
+                   "~teacher.checkpoint=edm-cifar10-32x32-uncond-vp.pkl", "training.batch_size=2")  # fmt: skip
 
 
 def fashion(tmp: Path, *more: str) -> list[str]:
@@ -74,7 +107,13 @@ SMALL: dict[str, Any] = {
     "cifar10_realdata_fgm": torchcfm_file,
     "cifar10_edm_fgm": lambda tmp: cifar10(tmp, *edm_file(tmp, 32, 0)),
     "cifar10_cond_fgm": lambda tmp: cifar10(tmp, *edm_file(tmp, 32, 10)),
+    "cifar10_fgm_gan": lambda tmp: [*torchcfm_file(tmp), "method.adversary.from_cycle=1"],
     "imagenet64_edm_fgm": lambda tmp: imagenet64(tmp, *edm_file(tmp, 64, 1000)),
+    "imagenet64_edm_fgm, EDM2": lambda tmp: imagenet64(
+        tmp, "network.architecture=edm2_img64_s", *edm_file(tmp, 64, 1000, edm2=True)
+    ),
+    "cifar10_edm_fgm, rectified flow": rectified_flow,
+    "cifar10_edm_fgm, diffusers": diffusers,
 }  # fmt: skip
 
 
@@ -88,23 +127,40 @@ def test_a_recipe_runs_on_the_official_formats(recipe: str, tmp_path: Path, monk
     assert int(module.cycle) == 2 and all(torch.isfinite(weight).all() for weight in after.values())
     assert any(not torch.equal(before[name], after[name]) for name in before)
     assert all(descent.skipped == 0 for descent in getattr(module, "descents", []))
+    if getattr(module, "adversary", None):
+        (head,) = module.adversary.discriminator.heads
+        assert head.layers[-1].weight.any(), "it begins at zero"
 
 
-def test_a_recipe_resumes_and_is_measured_under_edms_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("recipe", ["cifar10_edm_fgm", "imagenet64_edm_fgm, EDM2"])
+def test_a_recipe_resumes_and_is_measured_under_edms_protocol(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stopped after one cycle it ends, to the bit, where it ends in one go; at another n than EDM's, fd is no fid."""
-    whole, run = built("cifar10_edm_fgm", tmp_path, monkeypatch, "run_dir=${outputs}/whole")
+    whole, run = built(recipe, tmp_path, monkeypatch, "run_dir=${outputs}/whole")
     fit(whole, run)
-    stopped, run = built("cifar10_edm_fgm", tmp_path, monkeypatch, "run_dir=${outputs}/parts", "training.save_every=1")
+    stopped, run = built(recipe, tmp_path, monkeypatch, "run_dir=${outputs}/parts", "training.save_every=1")
     monkeypatch.setattr(type(stopped), "training_step", interrupted(type(stopped).training_step))
     with pytest.raises(KeyboardInterrupt):
         fit(stopped, run)
     monkeypatch.undo()
-    resumed, run = built("cifar10_edm_fgm", tmp_path, monkeypatch, "run_dir=${outputs}/parts", "training.save_every=1")
+    resumed, run = built(recipe, tmp_path, monkeypatch, "run_dir=${outputs}/parts", "training.save_every=1")
     fit(resumed, run)
     for name, weight in whole.result().state_dict().items():
         assert torch.equal(weight, resumed.result().state_dict()[name]), name
     told = {(m.metric, m.weights): m.protocol for m in final_measurements(run.measuring, resumed, [])}
     assert told["fd", "ema"].startswith("edm but for n = 50000") and ("fid", "ema") not in told
+
+
+@pytest.mark.parametrize("recipe", ["cifar10_edm_fgm", "cifar10_fgm_exact", "cifar10_edm_fgm, rectified flow"])
+def test_what_is_timed_needs_no_file_of_a_teacher(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "cifar10_ddpmpp", (SongUNet, 32, EDM))
+    small = [a for a in SMALL[recipe](tmp_path) if not a.startswith("teacher.checkpoint")]
+    on_cpu = ["trainer.accelerator=cpu", "evaluation=random_features", f"outputs={tmp_path}"]
+    config = read_recipe(recipe.partition(",")[0], [*small, *on_cpu, "teacher.checkpoint=nowhere"])
+    module, _ = build_untrained(config, Console(quiet=True), 1)
+    teacher, generator = module.teacher.state_dict(), module.generator.net.state_dict()
+    assert teacher.keys() == generator.keys() and all(torch.equal(teacher[k], generator[k]) for k in teacher)
 
 
 def interrupted(step: Any) -> Any:
@@ -117,17 +173,17 @@ def interrupted(step: Any) -> Any:
 
 
 def built(recipe: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> tuple[Any, Any]:
-    """The recipe on small files and a small network, for two cycles, measured in random features."""
-    network = read_recipe(recipe, [])["network"]
-    if "architecture" in network:
-        size = 64 if "64" in recipe else 32
-        monkeypatch.setitem(ARCHITECTURES, network["architecture"], (SongUNet, size, EDM))
+    """The recipe, named up to a comma, on small files and a small network, for two cycles, in random features."""
+    small, recipe = SMALL[recipe](tmp), recipe.partition(",")[0]
+    architecture, size = read_recipe(recipe, small)["network"].get("architecture", ""), 64 if "64" in recipe else 32
+    kind = (Edm2UNet, size, EDM2) if architecture.startswith("edm2") else (SongUNet, size, EDM)
+    monkeypatch.setitem(ARCHITECTURES, architecture, kind)
     panel = ["evaluation=random_features", "evaluation.n=40", "evaluation.panel.metrics=[fd]",
              "+evaluation.panel.protocol=edm", "method.teacher_steps=2"]  # fmt: skip
     quick = ["training.cycles=2", "training.warmup=0", "evaluation.every=0", "trainer.accelerator=cpu", "logger=csv",
              "trainer.precision=32-true", f"outputs={tmp}", f"experiments={tmp / 'e'}"]  # fmt: skip
     panel = [] if recipe.startswith("fashion") else panel[: 4 if recipe.endswith("teacher") else 5]
-    config = read_recipe(recipe, [*panel, *SMALL[recipe](tmp), *quick, *more])
+    config = read_recipe(recipe, [*panel, *small, *quick, *more])
     if "recipe" in (config["teacher"] or {}):
         config["teacher"] = config["network"]
     module, run = build(config, Console(quiet=True))

@@ -1,6 +1,7 @@
 """A value is never shown without protocol and n; tables are what the runs say; old rows stay."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 
 from fgm.records import Measurement, append_row, read_rows, write_json
 from fgm.table import ROOT, render, table
+
+INDEX = (ROOT / "experiments" / "README.md").read_text()
 
 
 def run(value: float, seed: int = 0, study: str = "a") -> dict[str, Any]:
@@ -91,3 +94,19 @@ def test_every_folder_of_experiments_belongs_to_a_recipe_and_has_a_verdict() -> 
             assert f"**{word}" in diary, f"{folder.name} says no {word.lower()}"
         for row in read_rows(folder / "runs.jsonl"):
             assert row["recipe"] == folder.name or (folder.name == "bench" and row["recipe"] in recipes())
+
+
+UNRUN = sorted(p.parent for p in (ROOT / "experiments").glob("*/README.md") if not (p.parent / "runs.jsonl").exists())
+
+
+@pytest.mark.parametrize("folder", UNRUN, ids=lambda folder: folder.name)
+def test_a_page_without_runs_says_so_and_shows_a_command_that_composes(folder: Path) -> None:
+    from fgm.config import read_recipe
+
+    page = (folder / "README.md").read_text()
+    words = ["Question", "Command", "Needs", "Cost", "Expected", "Finding", "Verdict"]
+    assert re.findall(r"^\*\*(\w+)\.\*\*", page, re.M) == words
+    assert "Not yet run: needs the data and a GPU." in page and f"[{folder.name}]({folder.name}/README.md)" in INDEX
+    told = re.search(r"`make train EXP=(\w+)(?: ARGS=\"(.*)\")?`", page)
+    assert told and told[1] == folder.name
+    read_recipe(told[1], (told[2] or "").split())

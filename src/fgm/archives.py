@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import file_digest, md5, sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from fgm.errors import Refusal
 
 CHUNK = 1 << 20
 PATIENCE = 30.0  # seconds without an answer
+NOTHING_LACKS = 416  # HTTP's answer to a range that begins at the end
 
 
 def raw_sha256(file: Path) -> str:
@@ -128,13 +130,26 @@ def fetched(published: Published, name: str) -> Path:
 
 
 def transfer(url: str, partial: Path) -> None:
-    """What is lacking of url's bytes, appended to partial; from the start where the server knows no ranges."""
+    """What is lacking of url's bytes, appended to partial; from the start where the server knows no ranges.
+
+    Raises:
+        OSError: the answer ended before its promised length; partial keeps what came.
+    """
     begun = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={begun}-"} if begun else {})
-    answer = urllib.request.urlopen(request, timeout=PATIENCE)
+    try:
+        answer = urllib.request.urlopen(request, timeout=PATIENCE)
+    except urllib.error.HTTPError as error:
+        if begun and error.code == NOTHING_LACKS:
+            return
+        raise
     with answer, partial.open("ab" if answer.status == 206 else "wb") as out:
+        received = 0
         while chunk := answer.read(CHUNK):
-            out.write(chunk)
+            received += out.write(chunk)
+    promised = int(answer.headers.get("Content-Length", received))
+    if received < promised:
+        raise OSError(f"it broke off {promised - received} bytes before its end; the same command goes on from there")
 
 
 def require_hash(published: Published, partial: Path, name: str) -> None:
@@ -166,5 +181,7 @@ def require_data(node: Any) -> None:
         locate(published, node.get("directory"), download=False)
     if node.get("_target_") == "fgm.data.zipped.ZippedImages" and not Path(node["path"]).is_file():
         raise Refusal(f"there is no archive {node['path']}: give data.path=<zip in the layout of EDM's dataset_tool>")
+    if node.get("_target_") == "fgm.data.parquet.Cifar10Parquet" and not find_spec("pyarrow"):
+        raise Refusal(f"{node['directory']}: parquet is read by pyarrow: pip install pyarrow, or give data=cifar10")
     for value in node.values():
         require_data(value)

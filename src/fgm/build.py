@@ -19,6 +19,7 @@ from fgm.training.method import Method
 from fgm.training.setting import Setting
 
 NOUNS = ("data", "path", "time", "optimizer")
+FILES = tuple(f"fgm.networks.{kind}.pretrained" for kind in ("edm_checkpoints", "torchcfm", "rectified_flow"))
 
 
 def build(config: dict[str, Any], console: Console) -> tuple[Method, Run]:
@@ -71,6 +72,8 @@ def build_untrained(config: dict[str, Any], console: Console, log_every: int) ->
 def untrained_network(node: dict[str, Any], network: dict[str, Any]) -> dict[str, Any] | None:
     """The node of a teacher of the same architecture, where weights of its own would be read."""
     kind = node["_target_"].removeprefix("fgm.teacher.")
+    if kind in FILES:  # of the recipe's own architecture, which a distillation copies
+        return {"_target_": "fgm.teacher.untrained", "network": network, "guidance": 1.0}
     if kind not in ("from_run", "from_file", "from_shipped"):
         return None
     if kind == "from_shipped" and node["recipe"] in shipped.names():

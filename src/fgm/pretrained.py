@@ -70,6 +70,43 @@ def require(model: str, parts: Iterable[str]) -> Path:
     return directory
 
 
+def unet_directory(model: str) -> Path:
+    """Where a UNet2DModel lies: in unet/ of a pipeline's directory, or in the directory itself.
+
+    Raises:
+        Refusal: nowhere, or it is another network.
+    """
+    directory = locate(model)
+    folder = directory / "unet" if (directory / "unet" / "config.json").is_file() else directory
+    if not (folder / "config.json").is_file() or not weight_files(folder):
+        raise Refusal(
+            f"{model}: no config.json and diffusion_pytorch_model.safetensors of a UNet2DModel on this machine, there "
+            f"or in unet/; run hf download {model}, or give its directory"
+        )
+    kind = read_object(folder / "config.json").get("_class_name")
+    if kind != "UNet2DModel":
+        raise Refusal(f"{folder / 'config.json'}: is of a {kind}, and UNet2DModel is read")
+    return folder
+
+
+def scheduler_config(folder: Path) -> dict[str, Any]:
+    """Of the scheduler beside a network, in scheduler/ of its pipeline or in its own directory; empty where none is."""
+    for place in (folder / "scheduler_config.json", folder.parent / "scheduler" / "scheduler_config.json"):
+        if place.is_file():
+            return read_object(place)
+    return {}
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise Refusal(f"{file} is no JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise Refusal(f"{file} holds no JSON object; download it again")
+    return content
+
+
 def remedy(model: str) -> str:
     """Where to put it, how large it is, what it will need."""
     hub_id = model if model in BILLIONS else SD3_MEDIUM
@@ -99,6 +136,8 @@ def require_models(node: Any) -> None:
     if node.get("_target_") == "fgm.networks.sd3.pretrained":
         require_size(node["size"])
         require(node["model"], ("transformer", "vae"))
+    if str(node.get("_target_")).startswith("fgm.networks.diffusers_unet."):
+        unet_directory(node["directory"])
     for value in node.values():
         require_models(value)
 
@@ -137,3 +176,13 @@ def fingerprint(files: Iterable[Path]) -> str:
                     head = sha256(stream.read(min(end - begin, HEAD))).hexdigest()
                     tensors[name] = [entry["dtype"], entry["shape"], head]
     return sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def require_fingerprint(folder: Path, expected: str | None) -> None:
+    """
+    Raises:
+        Refusal: the weights in folder have another fingerprint, or one that does not begin so.
+    """
+    found = fingerprint(weight_files(folder)) if expected else ""
+    if expected and not found.startswith(expected.lower()):
+        raise Refusal(f"{folder}: its weights have fingerprint {found}, and {expected} is asked for: they are others")

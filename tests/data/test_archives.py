@@ -137,6 +137,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "label 1000": (
         lambda tmp: zip_with(tmp, labels=[[f"00000/img{i:08d}.png", 1000] for i in range(12)]), "label 0 is 1000"
     ),
+    "negative label": (lambda tmp: cifar10_with(tmp, labels=[0] * 19 + [-1]), "label 19 is -1, and must lie in 0 to 9"),
     "unlabelled": (lambda tmp: zip_with(tmp, labels=None), "give data.num_classes=0"),
 }  # fmt: skip
 
@@ -170,6 +171,8 @@ def site(tmp_path: Path) -> Iterator[tuple[Published, list[str]]]:
             span = self.headers.get("Range", "")
             asked.append(span)
             begun = int(span[6:-1]) if span else 0
+            if begun >= len(content):
+                return self.send_error(416)
             self.send_response(206 if span else 200)
             self.send_header("Content-Length", str(len(content) - begun))
             self.end_headers()
@@ -202,6 +205,31 @@ def test_a_fetch_goes_on_where_it_broke_off_and_is_verified(
     assert f"fetching {published.url}a.gz" in capsys.readouterr().err
     assert locate(published, None, download=False)["a.gz"] == path and fetched(published, "a.gz") == path
     assert len(asked) == 1
+
+
+def test_a_transfer_that_breaks_off_is_one_line_and_the_same_command_goes_on(
+    site: tuple[Published, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published, asked = site
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    whole = (tmp_path / "whole").read_bytes()
+    with pytest.raises(Refusal, match=r"it broke off \d+ bytes before its end; the same command goes on") as refusal:
+        locate(published, None, download=True)
+    assert "\n" not in str(refusal.value)
+    assert (published.cache / "a.gz.part").read_bytes() == whole[: len(whole) // 2]
+    assert locate(published, None, download=True)["a.gz"].read_bytes() == whole
+    assert asked == ["", f"bytes={len(whole) // 2}-"]
+
+
+def test_a_transfer_that_lacks_nothing_is_verified_and_kept(
+    site: tuple[Published, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the machine went down between the last byte and the file's name."""
+    published, _ = site
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    published.cache.mkdir(parents=True)
+    (published.cache / "a.gz.part").write_bytes((tmp_path / "whole").read_bytes())
+    assert locate(published, None, download=True)["a.gz"].read_bytes() == (tmp_path / "whole").read_bytes()
 
 
 @pytest.mark.parametrize("hashed, promised", [(raw_sha256, "0" * 64), (own_md5, "f" * 32)])

@@ -60,6 +60,15 @@ def test_a_folders_images_are_drawn_with_their_labels_evenly(labels: list[int] |
     assert data.std == pytest.approx(float(dequantise(images).std()))
 
 
+def test_flips_mirror_half_of_a_folders_draws_and_never_what_distances_are_taken_from(tmp_path: Path) -> None:
+    images = folder(tmp_path / "pngs")
+    data = ImageFolder(str(tmp_path / "pngs"), flips=True)
+    x, _ = data.draw(400, stream("draw", index=0))
+    straight, mirrored = ((x[:, None] == dequantise(y)).flatten(2).all(2).any(1) for y in (images, images.flip(-1)))
+    assert (straight | mirrored).all() and 150 < straight.sum() < 250  # 200, standard deviation 10
+    assert torch.equal(data.split["train"][0], images) and data.split["train"][1] is None
+
+
 def test_latents_of_several_files_are_drawn_with_their_conditions(tmp_path: Path) -> None:
     x = latents(tmp_path / "cache")
     data = Latents(str(tmp_path / "cache"))

@@ -6,7 +6,7 @@ cifar-10-python.tar.gz holds five training batches and one of tests. Each is a P
     labels    list of 10,000 whole numbers
 
 that is read by an unpickler which admits arrays and plain containers alone. For PNGs: data=image_folder; for EDM's zip:
-data=zipped.
+data=imagenet64 with its path, size=32 and num_classes; for the hub's parquet files: data=cifar10_parquet.
 """
 
 import tarfile

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
+from fgm.data.held import mirrored
 from fgm.evaluation.quantise import dequantise
 from fgm.evaluation.sources.folder import FolderSource
 from fgm.streams import stream
@@ -22,13 +23,14 @@ class ImageFolder:
     Args:
         directory: holds the PNGs.
         recursive: whether to look into subfolders.
+        flips: whether every second image that is drawn is mirrored left to right.
 
     Raises:
         Refusal: no folder, no PNGs, one that is damaged or unlike the others, or labels that do not fit.
     """
 
-    def __init__(self, directory: str, recursive: bool = False) -> None:
-        self.source = FolderSource(directory, recursive=recursive)
+    def __init__(self, directory: str, recursive: bool = False, flips: bool = False) -> None:
+        self.source, self.flips = FolderSource(directory, recursive=recursive), flips
         self.shape, labels = self.source.shape, self.source.labels
         self.num_classes = 0 if labels is None else int(labels.max()) + 1
 
@@ -43,7 +45,13 @@ class ImageFolder:
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
         chosen, labels = self.choose(n, generator), self.source.labels
-        return dequantise(self.held[chosen]), None if labels is None else labels[chosen]
+        x_0 = dequantise(self.held[chosen])
+        return mirrored(x_0, generator) if self.flips else x_0, None if labels is None else labels[chosen]
+
+    @property
+    def split(self) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """What distances are taken from, keyed train: all images, never flipped."""
+        return {"train": (self.held, self.source.labels)}
 
     def choose(self, n: int, generator: Generator) -> Tensor:
         """Numbers of images, (n,), on the CPU."""

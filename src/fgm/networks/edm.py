@@ -12,6 +12,7 @@ On a path, y = x_t / alpha has s = sigma/alpha; on the rectified one s = t / (1 
 
 in which nothing is divided by alpha or sigma: it holds at t = 0 and at t = 1 as well, where F alone is asked at the
 nearest noise that it knows, s between 0.002 and 80. The labels of F are one-hot, and zeros for the null class.
+EDM2 (arXiv 2312.02696) changes F alone.
 """
 
 from typing import Annotated, Any, Literal
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from fgm.networks import Velocity
+from fgm.networks.edm2_unet import Edm2UNet
 from fgm.networks.edm_unets import DhariwalUNet, SongUNet
 from fgm.paths import Path
 
@@ -37,8 +39,16 @@ ARCHITECTURES: dict[str, tuple[Any, int, dict[str, Any]]] = {
     "ffhq64_ddpmpp": (SongUNet, 64, {"channel_mult": (1, 2, 2, 2)}),
     "ffhq64_ncsnpp": (SongUNet, 64, {"channel_mult": (1, 2, 2, 2), **NCSN}),
     "imagenet64_adm": (DhariwalUNet, 64, {}),
+    "edm2_img64_xs": (Edm2UNet, 64, {"model_channels": 128}),
+    "edm2_img64_s": (Edm2UNet, 64, {"model_channels": 192}),
+    "edm2_img64_m": (Edm2UNet, 64, {"model_channels": 256}),
+    "edm2_img64_l": (Edm2UNet, 64, {"model_channels": 320}),
+    "edm2_img64_xl": (Edm2UNet, 64, {"model_channels": 384}),
 }
-Architecture = Literal["cifar10_ddpmpp", "cifar10_ncsnpp", "ffhq64_ddpmpp", "ffhq64_ncsnpp", "imagenet64_adm"]
+Architecture = Literal[
+    "cifar10_ddpmpp", "cifar10_ncsnpp", "ffhq64_ddpmpp", "ffhq64_ncsnpp", "imagenet64_adm",
+    "edm2_img64_xs", "edm2_img64_s", "edm2_img64_m", "edm2_img64_l", "edm2_img64_xl",
+]  # fmt: skip
 
 
 class EdmVelocity(Velocity):

@@ -1,10 +1,11 @@
-"""EDM's .pkl files, read without running the code that they carry.
+"""EDM's and EDM2's .pkl files, read without running the code that they carry.
 
 A file is a pickled dict whose `ema` is a network. Its modules are persistent objects: each holds its class's source
 and says "compile me". Here each becomes a Persistent, a name and a state, and the source is passed over; a state has
 torch's _parameters, _buffers and _modules, and in _init_kwargs what its constructor was given: the architecture.
 
-    {"ema": EDMPrecond(img_resolution, img_channels, label_dim, model_type="SongUNet", ...)}
+    {"ema": EDMPrecond(img_resolution, img_channels, label_dim, model_type="SongUNet", ...)}    EDM
+    {"ema": Precond(img_resolution, img_channels, label_dim, model_channels=192, ...)}          EDM2, in float16
 """
 
 import inspect
@@ -18,13 +19,20 @@ from torch import Tensor
 from fgm.cards import require_checkpoint
 from fgm.errors import Refusal
 from fgm.networks.edm import EdmVelocity
+from fgm.networks.edm2_unet import Edm2UNet
 from fgm.networks.edm_unets import DhariwalUNet, SongUNet
 from fgm.paths import Path
 from fgm.pickles import CONTAINERS, TENSORS, arrays, read_pickle
 
-MODELS = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
-IDLE = ("augment_dim", "dropout", "label_dropout", "use_fp16", "sigma_min", "sigma_max", "sigma_data", "model_type")
+MODELS: dict[tuple[str, str], tuple[Any, str]] = {  # outer and inner class: architecture, and where its weights begin
+    ("EDMPrecond", "SongUNet"): (SongUNet, "model."),
+    ("EDMPrecond", "DhariwalUNet"): (DhariwalUNet, "model."),
+    ("Precond", "UNet"): (Edm2UNet, "unet."),
+}
+IDLE = ("augment_dim", "dropout", "label_dropout", "use_fp16", "sigma_min", "sigma_max", "sigma_data", "model_type",
+        "logvar_channels")  # fmt: skip
 OUTER = ("img_resolution", "img_channels", "label_dim")
+UNUSED = ("map_augment.", "logvar_")  # weights of their training alone
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class Persistent:
 
     @classmethod
     def of(cls, meta: dict[str, Any]) -> "Persistent":
-        return cls(str(meta["class_name"]), dict(meta["state"]))
+        return cls(str(meta["class_name"]), dict(meta["state"] or {}))
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -74,7 +82,7 @@ def pretrained(checkpoint: str, path: Path, sha256: str | None = None) -> EdmVel
     """A published network in float32.
 
     Args:
-        checkpoint: an EDM .pkl.
+        checkpoint: an EDM or EDM2 .pkl.
         path: of the velocity.
         sha256: what the file must hash to, or its beginning; unchecked if None.
 
@@ -86,25 +94,25 @@ def pretrained(checkpoint: str, path: Path, sha256: str | None = None) -> EdmVel
         content = read_pickle(stream, file, CONTAINERS | arrays() | TENSORS | ADMITTED)
     net = content.get("ema") if isinstance(content, dict) else None
     if not isinstance(net, Persistent):
-        raise Refusal(f"{file}: holds no network under `ema`; give a snapshot of EDM's training or of its release")
+        raise Refusal(f"{file}: holds no network under `ema`; give a snapshot of EDM's or EDM2's training or release")
     return velocity_of(net, file, path)
 
 
 def velocity_of(net: Persistent, file: File, path: Path) -> EdmVelocity:
     told = net.arguments
-    kind = MODELS.get(str(told.get("model_type")))
-    if net.name != "EDMPrecond" or kind is None:
-        raise Refusal(
-            f"{file}: is a {net.name} of {told.get('model_type')}, and EDMPrecond of {' or '.join(MODELS)} is read"
-        )
+    inside = str(told.get("model_type", "UNet"))
+    if (net.name, inside) not in MODELS:
+        known = ", ".join(f"{outer} of {model}" for outer, model in MODELS)
+        raise Refusal(f"{file}: is a {net.name} of {inside}, and {known} alone are read")
+    kind, prefix = MODELS[net.name, inside]
     size, channels, classes = (int(told.get(name, 0)) for name in OUTER)
     options = {key: value for key, value in told.items() if key not in (*IDLE, *OUTER)}
     unknown = options.keys() - inspect.signature(kind).parameters.keys()
     if unknown:
-        raise Refusal(f"{file}: its {told['model_type']} has {', '.join(sorted(unknown))}, which is not known here")
+        raise Refusal(f"{file}: its {inside} has {', '.join(sorted(unknown))}, which is not known here")
     model = kind(img_resolution=size, in_channels=channels, out_channels=channels, label_dim=classes, **options)
-    weights = {name.removeprefix("model."): tensor.float() for name, tensor in net.tensors().items()}
-    fill(model, {name: weight for name, weight in weights.items() if not name.startswith("map_augment")}, file)
+    weights = {name.removeprefix(prefix): tensor.float() for name, tensor in net.tensors().items()}
+    fill(model, {name: weight for name, weight in weights.items() if not name.startswith(UNUSED)}, file)
     std = float(net.state.get("sigma_data", 0.5))
     return EdmVelocity(model, (channels, size, size), classes, path, std)
 

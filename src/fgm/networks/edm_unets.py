@@ -9,12 +9,14 @@ Shapes: x (b, channels, size, size), c_noise (b,), labels one-hot (b, num_classe
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from fgm.networks.edm_blocks import Block, Resampled, Style, normalisation, zeroed
+from fgm.networks.levels import layers
 
 
 class Sinusoids(nn.Module):
@@ -60,35 +62,19 @@ class EdmUNet(nn.Module):
         blocks: int, attention: Sequence[int], residual: bool, attends_up: bool, entry: int,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.enc, self.dec, skips, outputs, aside = nn.ModuleDict(), nn.ModuleDict(), [], in_channels, in_channels
-        for level, multiplier in enumerate(multipliers):
-            side = f"{img_resolution >> level}x{img_resolution >> level}"
-            attends = img_resolution >> level in attention
-            if level == 0:
-                self.enc[f"{side}_conv"], outputs = Resampled(in_channels, entry, 3), entry
-            else:
-                self.enc[f"{side}_down"] = Block(outputs, outputs, style, down=True)
-                if residual:
-                    beside = Resampled(aside, outputs, 3, down=True, taps=style.taps, last=True)
-                    self.enc[f"{side}_aux_residual"], aside = beside, outputs
-            skips.append(outputs)
-            for i in range(blocks):
-                self.enc[f"{side}_block{i}"] = Block(outputs, width * multiplier, style, attention=attends)
-                outputs = width * multiplier
-                skips.append(outputs)
-        for level, multiplier in reversed(list(enumerate(multipliers))):
-            side = f"{img_resolution >> level}x{img_resolution >> level}"
-            attends = img_resolution >> level in attention
-            if level == len(multipliers) - 1:
-                self.dec[f"{side}_in0"] = Block(outputs, outputs, style, attention=True)
-                self.dec[f"{side}_in1"] = Block(outputs, outputs, style)
-            else:
-                self.dec[f"{side}_up"] = Block(outputs, outputs, style, up=True)
-            for i in range(blocks + 1):
-                here = attends and (attends_up or i == blocks)
-                self.dec[f"{side}_block{i}"] = Block(outputs + skips.pop(), width * multiplier, style, attention=here)
-                outputs = width * multiplier
-        self.outputs = outputs
+        self.enc, self.dec, aside = nn.ModuleDict(), nn.ModuleDict(), in_channels
+        for place in layers(img_resolution, in_channels, entry, [width * m for m in multipliers], blocks):
+            n, m = place.inputs, place.outputs
+            here = place.part == "enc" or attends_up or place.number == blocks
+            attends = place.kind == "in0" or (place.kind == "block" and place.side in attention and here)
+            block = partial(Block, n, m, style, place.kind == "up", place.kind == "down", attends)
+            part = self.get_submodule(place.part)
+            part.add_module(place.name, Resampled(n, m, 3) if place.kind == "conv" else block())
+            if residual and place.kind == "down":
+                beside = Resampled(aside, m, 3, down=True, taps=style.taps, last=True)
+                part.add_module(f"{place.side}x{place.side}_aux_residual", beside)
+                aside = m
+        self.outputs = width * multipliers[0]
 
     def through(self, x: Tensor, features: Tensor) -> Tensor:
         """x after the decoder's last block."""

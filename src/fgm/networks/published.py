@@ -15,7 +15,15 @@ def load_part(class_name: str, model: str, part: str, dtype: torch.dtype) -> Any
     Raises:
         Refusal: the part is missing, or its weights do not fill the network.
     """
-    directory = require(model, (part,)) / part
+    return load(class_name, require(model, (part,)) / part, dtype)
+
+
+def load(class_name: str, directory: Path, dtype: torch.dtype) -> Any:
+    """A diffusers network from config.json and *.safetensors of a directory.
+
+    Raises:
+        Refusal: its weights do not fill the network.
+    """
     import diffusers  # seconds to import, needed here alone
     from safetensors import SafetensorError
 

@@ -40,6 +40,7 @@ from fgm import losses
 from fgm.errors import Refusal
 from fgm.evaluation.sampling import Source, generator_source, many_step
 from fgm.networks.adapters import LoRA
+from fgm.networks.constraints import constrained
 from fgm.networks.generator import FewStepGenerator, InputScale
 from fgm.networks.guidance import Guidance, unguided
 from fgm.networks.half import halve
@@ -137,7 +138,7 @@ class Distillation(Turns):
 
     def configure_optimizers(self):
         s = self.schedule
-        optimizers = [self.setting.optimizer(net) for net in (self.generator.net, self.online)]
+        optimizers = [constrained(self.setting.optimizer(net), net) for net in (self.generator.net, self.online)]
         turns = [1, self.online_turns]
         schedules = [scheduled(o, s.cycles * k, s.warmup * k, s.decay) for o, k in zip(optimizers, turns, strict=True)]
         if self.adversary:

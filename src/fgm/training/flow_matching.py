@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fgm import losses
 from fgm.evaluation.sampling import Source, many_step
+from fgm.networks.constraints import constrained
 from fgm.networks.guidance import guided
 from fgm.paths import expand_like
 from fgm.training.descend import Descent
@@ -52,7 +53,7 @@ class FlowMatching(Method):
         self.descent = Descent("teacher", 0, self.schedule.clip)
 
     def configure_optimizers(self):
-        optimizer = self.setting.optimizer(self.net)
+        optimizer = constrained(self.setting.optimizer(self.net), self.net)
         return [optimizer], [scheduled(optimizer, self.schedule.cycles, self.schedule.warmup, self.schedule.decay)]
 
     def training_step(self, batch: Tensor) -> None:

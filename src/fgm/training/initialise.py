@@ -4,6 +4,8 @@ teacher   a copy of the teacher's own
 fit       a fresh network, regressed onto the teacher's velocity around the teacher's own ODE samples;
           for a teacher without weights (an exact velocity, another architecture), still without data
 random    a fresh network
+
+Where a network's weights are constrained (EDM2's rows), the copy begins with them met, whatever the teacher's are.
 """
 
 from copy import deepcopy
@@ -16,6 +18,7 @@ from torch.nn.functional import mse_loss
 from fgm.evaluation.sampling import draw_samples, many_step
 from fgm.networks import Velocity
 from fgm.networks.adapters import LoRA
+from fgm.networks.constraints import constrain
 from fgm.networks.guidance import unguided
 from fgm.times import Uniform
 from fgm.training.optimizers import scheduled
@@ -36,7 +39,9 @@ def initialised(start: Start, setting: Setting) -> Velocity:
     makers = {"teacher": teacher_network, "fit": fitted, "random": lambda s: s.net}
     if start not in makers:
         raise ValueError(f"start = {start!r} is none of {', '.join(makers)}")
-    return deepcopy(makers[start](setting)).requires_grad_(True)
+    net = deepcopy(makers[start](setting)).requires_grad_(True)
+    constrain(net)
+    return net
 
 
 def students(

@@ -1,0 +1,74 @@
+"""CIFAR-10 as the Hugging Face hub keeps it (uoft-cs/cifar10): PNGs in parquet files.
+
+    DIRECTORY[/plain_text]/train-00000-of-00001.parquet, test-00000-of-00001.parquet, of any number of files
+    img      struct of bytes (a PNG) and path
+    label    int64
+
+pyarrow reads them, where it is installed; the suite does not need it otherwise.
+"""
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fgm.archives import require_data
+from fgm.data.held import HeldImages, require_labels
+from fgm.errors import Refusal
+from fgm.evaluation.png import decode
+
+
+class Cifar10Parquet(HeldImages):
+    """RGB pictures (3, 32, 32) in [-1, 1].
+
+    Args:
+        directory: of the parquet files, or of plain_text.
+        classes, flips: see HeldImages.
+
+    Raises:
+        Refusal: no pyarrow, or files that are missing, damaged, or of another kind.
+    """
+
+    shape = (3, 32, 32)
+
+    def __init__(self, directory: str, classes: bool = True, flips: bool = True) -> None:
+        super().__init__(10, classes, flips)
+        require_data({"_target_": "fgm.data.parquet.Cifar10Parquet", "directory": directory})
+        self.files = {part: find(Path(directory), part) for part in ("train", "test")}
+
+    def read(self, part: str) -> tuple[Tensor, Tensor]:
+        parts = [read_file(file) for file in self.files[part]]
+        return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+def find(directory: Path, part: str) -> list[Path]:
+    """All files of a part, as many as their names promise."""
+    place = directory / "plain_text" if (directory / "plain_text").is_dir() else directory
+    files = sorted(place.glob(f"{part}-*.parquet"))
+    promised = {int(told[1]) for file in files if (told := re.fullmatch(rf"{part}-\d+-of-(\d+)", file.stem))}
+    if not files or (promised and promised != {len(files)}):
+        wanted = f"{max(promised)} files {part}-*" if promised else f"{part}-00000-of-00001"
+        raise Refusal(f"{place} needs {wanted}.parquet and has {len(files)}: run hf download uoft-cs/cifar10")
+    return files
+
+
+def read_file(file: Path) -> tuple[Tensor, Tensor]:
+    """Images, uint8 (n, 3, 32, 32), and labels, (n,)."""
+    parquet: Any = importlib.import_module("pyarrow.parquet")
+    try:
+        rows = parquet.read_table(file, columns=["img", "label"]).to_pylist()
+        pictures, labels = [row["img"]["bytes"] for row in rows], torch.tensor([row["label"] for row in rows])
+    except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's own are of these
+        told = str(error).strip().splitlines()[:1]
+        raise Refusal(
+            f"{file}: is no parquet file of img (bytes, path) and label ({''.join(told)}); fetch it again"
+        ) from error
+    images = [decode(picture, file / str(i)) for i, picture in enumerate(pictures)]
+    odd = next((i for i, image in enumerate(images) if image.shape != Cifar10Parquet.shape), None)
+    if odd is not None or not images:
+        found = tuple(images[odd].shape) if odd is not None else "no images"
+        raise Refusal(f"{file}: row {odd or 0} is of shape {found}, and should be of {Cifar10Parquet.shape}")
+    return torch.stack(images), require_labels(labels, len(images), 10, file)

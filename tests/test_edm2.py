@@ -1,0 +1,246 @@
+"""EDM2's network: its layers preserve magnitudes, its files are read exactly, and its rows stay of unit length."""
+
+import math
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from official_files import Code
+from published_files import write_edm2
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, conv_transpose2d
+from torch.testing import assert_close
+
+from fgm.data.digits import Digits
+from fgm.errors import Refusal
+from fgm.networks.constraints import Constrained, constrain, constrained
+from fgm.networks.edm import EdmVelocity, untrained
+from fgm.networks.edm2_unet import Edm2UNet, Layer, Waves, joined, mixed, silu
+from fgm.networks.edm_checkpoints import pretrained
+from fgm.paths import RectifiedPath
+from fgm.times import Uniform
+from fgm.training.distillation import Distillation
+from fgm.training.optimizers import adam
+from fgm.training.setting import Schedule, Setting
+
+TOLD = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "channels_per_head": 8}
+
+
+def tiny(classes: int = 3, channels: int = 3) -> Edm2UNet:
+    """Away from its start, where its gains are zero; rows of many lengths, as averages have them."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = Edm2UNet(8, channels, channels, classes, **TOLD)  # type: ignore[arg-type]
+        for weight in model.parameters():
+            weight.mul_(0.5 + torch.rand(weight.shape[:1])[(...,) + (None,) * (weight.ndim - 1)]) if weight.ndim else (
+                weight.fill_(0.7)
+            )
+    return model
+
+
+def inputs(n: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(n, 3, 8, 8, generator=generator), torch.rand(n, generator=generator), torch.arange(n) % 3
+
+
+class Reference:
+    """The paper's figure 21 from a state dict alone: names as in the file, one line for each box."""
+
+    def __init__(self, state: dict[str, Tensor], levels: int, head: int) -> None:
+        self.state, self.levels, self.head = state, levels, head
+
+    def mp(self, name: str, x: Tensor, gain: Any = 1.0) -> Tensor:
+        w = self.state[f"{name}.weight"]
+        rows = w.flatten(1)
+        rows = rows / (1e-4 + rows.norm(dim=1, keepdim=True) / rows.shape[1] ** 0.5) * gain / rows.shape[1] ** 0.5
+        return x @ rows.T if w.ndim == 2 else conv2d(x, rows.reshape(w.shape), padding=w.shape[-1] // 2)
+
+    def sum(self, a: Tensor, b: Tensor, t: float) -> Tensor:
+        return a.lerp(b, t) / ((1 - t) ** 2 + t**2) ** 0.5
+
+    def block(self, name: str, x: Tensor, emb: Tensor) -> Tensor:
+        f = torch.full((x.shape[1], 1, 2, 2), 0.25)
+        x = conv2d(x, f, groups=x.shape[1], stride=2) if name.endswith("down") else x
+        x = conv_transpose2d(x, 4 * f, groups=x.shape[1], stride=2) if name.endswith("up") else x
+        skip, encoder = f"{name}.conv_skip", name.startswith("enc")
+        shortcut = (lambda x: self.mp(skip, x)) if f"{skip}.weight" in self.state else (lambda x: x)
+        x = shortcut(x) if encoder else x
+        x = x / (1e-4 + x.norm(dim=1, keepdim=True) / x.shape[1] ** 0.5) if encoder else x
+        c = self.mp(f"{name}.emb_linear", emb, self.state[f"{name}.emb_gain"]) + 1
+        y = self.mp(f"{name}.conv_res0", nn.functional.silu(x) / 0.596) * c[:, :, None, None]
+        y = self.mp(f"{name}.conv_res1", nn.functional.silu(y) / 0.596)
+        x = self.sum(x if encoder else shortcut(x), y, 0.3)
+        if f"{name}.attn_qkv.weight" in self.state:
+            y = self.mp(f"{name}.attn_qkv", x)
+            y = y.reshape(len(y), -1, self.head, 3, y.shape[2] * y.shape[3])
+            q, k, v = (y / (1e-4 + y.norm(dim=2, keepdim=True) / self.head**0.5)).unbind(3)
+            w = torch.einsum("nhcq,nhck->nhqk", q, k / self.head**0.5).softmax(3)
+            y = torch.einsum("nhqk,nhck->nhcq", w, v).reshape(x.shape)
+            x = self.sum(x, self.mp(f"{name}.attn_proj", y), 0.3)
+        return x.clip(-256, 256)
+
+    def __call__(self, x: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
+        wave = (noise.ger(self.state["emb_fourier.freqs"]) + self.state["emb_fourier.phases"]).cos() * 2**0.5
+        emb = self.sum(self.mp("emb_noise", wave), self.mp("emb_label", labels * labels.shape[1] ** 0.5), 0.5)
+        emb, x, skips = nn.functional.silu(emb) / 0.596, torch.cat([x, torch.ones_like(x[:, :1])], 1), []
+        for name in dict.fromkeys(".".join(key.split(".")[:2]) for key in self.state if key.startswith("enc")):
+            x = self.mp(name, x) if name.endswith("conv") else self.block(name, x, emb)
+            skips.append(x)
+        for name in dict.fromkeys(".".join(key.split(".")[:2]) for key in self.state if key.startswith("dec")):
+            if "block" in name:
+                skip = skips.pop()
+                a, b = x.shape[1], skip.shape[1]
+                c = ((a + b) / 0.5) ** 0.5
+                x = torch.cat([c / a**0.5 * 0.5 * x, c / b**0.5 * 0.5 * skip], 1)
+            x = self.block(name, x, emb)
+        return self.mp("out_conv", x, self.state["out_gain"])
+
+
+def test_the_network_computes_what_the_papers_figure_shows() -> None:
+    model, (x, t, y) = tiny(), inputs()
+    labels = nn.functional.one_hot(y, 3).float()
+    assert_close(model(x, t, labels), Reference(model.state_dict(), 2, 8)(x, t, labels), atol=1e-5, rtol=1e-5)
+
+
+N = 200_000
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
+
+
+MAGNITUDES = {
+    "silu": lambda: silu(normal(N)),
+    "sum": lambda: mixed(normal(2, N)[0], normal(2, N)[1], 0.3),
+    "cat": lambda: joined(normal(N, 3), normal(N, 7)[:, :5], 0.5),
+    "cat, uneven": lambda: joined(normal(N, 3), normal(N, 7)[:, :5], 0.2),
+    "linear": lambda: Layer(300, 200)(3 * normal(N // 200, 900).reshape(-1, 300) / 3),
+    "waves": lambda: Waves(2000)(normal(100)),
+}
+
+
+@pytest.mark.parametrize("output", MAGNITUDES.values(), ids=MAGNITUDES.keys())
+def test_layers_preserve_the_magnitude_of_what_is_normal(output: Any) -> None:
+    """rms 1 in, rms 1 out, whatever the lengths of the rows; its error here is at most about a hundredth."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert output().square().mean().sqrt().item() == pytest.approx(1, abs=0.015)
+
+
+def test_a_rows_length_changes_nothing_and_its_gradient_is_orthogonal_to_it() -> None:
+    layer, x = Layer(30, 20), normal(16, 30)
+    before = layer(x)
+    before.square().mul(normal(16, 20)).sum().backward()
+    along = (layer.weight * layer.weight.grad).sum(1) / layer.weight.norm(dim=1) / layer.weight.grad.norm(dim=1)
+    assert along.abs().max() < 1e-3
+    with torch.no_grad():
+        layer.weight.mul_(torch.linspace(0.5, 3, 20)[:, None])
+    assert_close(layer(x), before, rtol=1e-3, atol=1e-4)  # the 1e-4 beside the length
+
+
+def rms_of_rows(net: nn.Module) -> Tensor:
+    layers = [m for m in net.modules() if isinstance(m, Constrained)]
+    return torch.cat([layer.weight.flatten(1).square().mean(1).sqrt() for layer in layers])  # type: ignore[operator]
+
+
+def test_setting_rows_back_after_an_update_is_forced_normalisation_before_the_next() -> None:
+    """EDM2 writes unit rows in each forward pass of training (eq. 66); the weights that gradients see are the same."""
+    ours = Layer(12, 5)
+    theirs, x = deepcopy(ours), normal(8, 12)
+    constrain(ours)
+    optimizers = constrained(adam(ours, 1e-2), ours), adam(theirs, 1e-2)
+    for _ in range(5):
+        constrain(theirs)
+        for layer, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            layer(x).pow(3).sum().backward()
+            optimizer.step()
+    constrain(theirs)
+    assert torch.equal(ours.weight, theirs.weight)
+    assert_close(rms_of_rows(ours), torch.ones(5), atol=2e-4, rtol=0)
+
+
+def test_students_of_an_edm2_teacher_keep_unit_rows_and_the_teacher_keeps_its_files() -> None:
+    teacher = EdmVelocity(tiny(10, 1), (1, 8, 8), 10, RectifiedPath())
+    held = deepcopy(teacher.state_dict())
+    assert 0.25 < rms_of_rows(teacher).min() < 0.6
+    schedule = Schedule(3, 4, 0, 0.0, math.inf, 0.9, 10, 10)
+    s = Setting(0, schedule, lambda: teacher, RectifiedPath(), Uniform(), partial(adam, lr=1e-2), Digits(), teacher)
+    module = Distillation(s, 0.7)
+    x, t, y = normal(4, 1, 8, 8), torch.rand(4), torch.arange(4)
+    (generator_optimizer, _), _ = module.configure_optimizers()
+    for net in (module.generator.net, module.online):
+        assert_close(rms_of_rows(net), torch.ones(len(rms_of_rows(net))), atol=4e-4, rtol=0)  # 1e-4 of a quarter
+        assert_close(net(x, t, y), teacher(x, t, y), atol=2e-3, rtol=0)
+    before = deepcopy(module.generator.net.state_dict())
+    module.generator.net(x, t, y).square().sum().backward()
+    generator_optimizer.step()
+    assert any(not torch.equal(before[k], w) for k, w in module.generator.net.state_dict().items())
+    assert_close(rms_of_rows(module.generator.net), torch.ones(len(rms_of_rows(teacher))), atol=2e-4, rtol=0)
+    assert all(torch.equal(held[k], w) for k, w in teacher.state_dict().items())
+
+
+def test_a_checkpoint_in_float16_comes_back_and_its_source_is_not_run(tmp_path: Path) -> None:
+    model = tiny()
+    write_edm2(tmp_path / "net.pkl", model, img_resolution=8, img_channels=3, label_dim=3, **TOLD)
+    theirs = pretrained(str(tmp_path / "net.pkl"), RectifiedPath())
+    mine = EdmVelocity(model.half().float(), (3, 8, 8), 3, RectifiedPath())
+    x_t, t, labels = inputs()
+    assert theirs.state_dict().keys() == mine.state_dict().keys() and theirs.num_classes == 3
+    assert all(p.dtype == torch.float32 for p in theirs.parameters())
+    assert torch.equal(theirs(x_t, t, labels), mine(x_t, t, labels))
+    assert (theirs(x_t, t, labels) - theirs(x_t, t, (labels + 1) % 3)).abs().max() > 1e-4
+    assert torch.equal(theirs(x_t, t), theirs(x_t, t, theirs.null(labels)))
+
+
+@pytest.mark.parametrize("told, name, message", [
+    ({"num_blocks": 2}, "Precond", "does not hold the weights of its architecture"),
+    ({"resample_filter": [1, 3, 3, 1]}, "Precond", "its UNet has resample_filter, which is not known here"),
+    ({}, "Other", "is a Other of UNet, and EDMPrecond of SongUNet"),
+])  # fmt: skip
+def test_other_networks_are_one_line(told: dict[str, Any], name: str, message: str, tmp_path: Path) -> None:
+    sizes = {"img_resolution": 8, "img_channels": 3, "label_dim": 3}
+    write_edm2(tmp_path / "net.pkl", tiny(), name=name, **sizes | TOLD | told)
+    with pytest.raises(Refusal) as refusal:
+        pretrained(str(tmp_path / "net.pkl"), RectifiedPath())
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_code_beside_the_network_is_refused_and_not_run(tmp_path: Path) -> None:
+    sizes = {"img_resolution": 8, "img_channels": 3, "label_dim": 3}
+    write_edm2(tmp_path / "net.pkl", tiny(), extra=Code(tmp_path / "ran"), **sizes | TOLD)
+    with pytest.raises(Refusal, match="nothing in it was run"):
+        pretrained(str(tmp_path / "net.pkl"), RectifiedPath())
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_network_sees_its_noise_and_every_weight_counts() -> None:
+    model, (x_t, t, labels) = tiny(), inputs()
+    net = EdmVelocity(model, (3, 8, 8), 3, RectifiedPath())
+    net(x_t, t, labels).square().sum().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert (net(x_t, t, labels) - net(x_t, 0.5 * t, labels)).abs().max() > 1e-3
+
+
+def test_bf16_is_arithmetic_alone() -> None:
+    """Under autocast the answer is float32 and near, and the time still counts."""
+    net, (x_t, t, y) = EdmVelocity(tiny(), (3, 8, 8), 3, RectifiedPath()), inputs()
+    with torch.autocast("cpu", torch.bfloat16):
+        v, moved = net(x_t, t, y), net(x_t, t + 1e-3, y)
+    exact = net(x_t, t, y)
+    assert v.dtype == torch.float32 and (v - exact).norm() < 0.05 * exact.norm() and not torch.equal(v, moved)
+
+
+COUNTS = {"edm2_img64_xs": 124_710_821, "edm2_img64_s": 280_209_253, "edm2_img64_m": 497_803_045,
+          "edm2_img64_l": 777_492_197, "edm2_img64_xl": 1_119_276_709}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_full_sizes_have_their_parameter_counts(name: Any) -> None:
+    """EDM2's README tells 238 MB of a file of size XS: float16, and MB of 2^20 bytes."""
+    with torch.device("meta"):
+        net = untrained(name, RectifiedPath(), 1000)
+    assert sum(p.numel() for p in net.parameters()) == COUNTS[name]

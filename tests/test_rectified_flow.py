@@ -1,0 +1,85 @@
+"""Rectified flow's checkpoints compute here what they did there, with time reversed; what is no DDPM++ is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from official_files import Code
+from score_sde import ScoreUNet, modules, state_of, write_rectified_flow
+from torch import Tensor
+from torch.testing import assert_close
+
+from fgm.errors import Refusal
+from fgm.networks.rectified_flow import RectifiedFlow, pretrained
+
+SHAPE: dict[str, Any] = {"width": 16, "multipliers": (1, 2), "blocks": 2, "attention": (4,), "size": 8}
+KINDS = modules(**SHAPE)
+STATE = state_of(KINDS, 16)
+
+
+def inputs() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(4, 3, 8, 8, generator=generator), torch.rand(4, generator=generator)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_averaged_weights_compute_what_they_did_with_time_reversed(legacy: bool, tmp_path: Path) -> None:
+    write_rectified_flow(tmp_path / "checkpoint_8.pth", STATE, legacy)
+    velocity = pretrained(str(tmp_path / "checkpoint_8.pth"), RectifiedFlow(**SHAPE))
+    x_t, t = inputs()
+    assert_close(velocity(x_t, t), -ScoreUNet(STATE, KINDS)(x_t, 999 * (1 - t)), atol=1e-4, rtol=1e-4)
+
+
+def test_the_last_weights_are_the_others(tmp_path: Path) -> None:
+    write_rectified_flow(tmp_path / "c.pth", STATE)
+    velocity = pretrained(str(tmp_path / "c.pth"), RectifiedFlow(**SHAPE), weights="model")
+    half = {name: 0.5 * weight for name, weight in STATE.items()}
+    x_t, t = inputs()
+    assert_close(velocity(x_t, t), -ScoreUNet(half, KINDS)(x_t, 999 * (1 - t)), atol=1e-4, rtol=1e-4)
+
+
+def test_every_weight_goes_over(tmp_path: Path) -> None:
+    write_rectified_flow(tmp_path / "c.pth", STATE)
+    velocity = pretrained(str(tmp_path / "c.pth"), RectifiedFlow(**SHAPE))
+    assert sum(p.numel() for p in velocity.parameters()) == sum(w.numel() for w in STATE.values()) - 1000
+
+
+WIDER = state_of(modules(**SHAPE | {"width": 32}), 32)
+DEEPER = state_of(modules(**SHAPE | {"blocks": 3}), 16)
+PYRAMID = STATE | {"all_modules.99.weight": torch.ones(2)}
+BAD = {
+    "wider": (WIDER, {}, "size mismatch"),
+    "deeper": (DEEPER, {}, "holds no DDPM"),
+    "NCSN++": (PYRAMID, {}, "all_modules.99 has no counterpart"),
+    "no average": (STATE, {"ema": {}}, "shadow_params"),
+    "a shorter average": (STATE, {"ema": {"shadow_params": [torch.ones(1)]}}, "shorter"),
+}
+
+
+@pytest.mark.parametrize("state, changes, message", BAD.values(), ids=BAD.keys())
+def test_another_network_is_one_line(state: Any, changes: Any, message: str, tmp_path: Path) -> None:
+    write_rectified_flow(tmp_path / "c.pth", state, **changes)
+    with pytest.raises(Refusal, match=r"holds no DDPM\+\+ of this size under ema") as refusal:
+        pretrained(str(tmp_path / "c.pth"), RectifiedFlow(**SHAPE))
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path) -> None:
+    write_rectified_flow(tmp_path / "c.pth", STATE, step=Code(tmp_path / "ran"))
+    with pytest.raises(Refusal, match="holds no DDPM") as refusal:
+        pretrained(str(tmp_path / "c.pth"), RectifiedFlow(**SHAPE))
+    assert "\n" not in str(refusal.value) and not (tmp_path / "ran").exists()
+
+
+def test_labels_and_other_sizes_are_refused() -> None:
+    net, (x_t, t) = RectifiedFlow(**SHAPE), inputs()
+    with pytest.raises(ValueError, match="no classes"):
+        net(x_t, t, torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(ValueError, match="was given"):
+        net(x_t[..., 1:], t)
+
+
+def test_the_full_size_has_its_parameter_count() -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in RectifiedFlow().parameters()) == 61_804_419

@@ -58,6 +58,7 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
 
     All ranks train and measure; the first one writes.
     """
+    from fgm.evaluation.curves import picture_of_curves
     from fgm.training.dashboard import log_results
     from fgm.training.evaluation import final_measurements
     from fgm.training.fit import fit
@@ -72,6 +73,7 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
         return
     final = run.run_dir / "samples" / "final.png"
     run.measuring.show(module.sources(), module, final)
+    picture_of_curves(run.run_dir / "metrics.csv", final.with_name("curves.png"))
     row = provenance(config) | {"images_seen": module.images_seen, "wall_s": round(time.perf_counter() - began, 1)}
     row |= {name: round(seconds, 1) for name, seconds in timing.items()} | {"results": [m.row() for m in results]}
     append_row(Path(config["experiments"]) / config["recipe"] / "runs.jsonl", row)

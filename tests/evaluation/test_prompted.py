@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fgm.data.digits import Digits
@@ -27,6 +28,7 @@ from fgm.evaluation.preflight import require_files
 from fgm.evaluation.prompted import rounds, tag_scores
 from fgm.evaluation.several import several
 from fgm.evaluation.shape_eval import ShapeEvalPanel
+from fgm.evaluation.shards import save_shard
 from fgm.streams import stream
 
 PROMPTS = generate_prompts(seed=3)[::9]
@@ -122,7 +124,7 @@ def test_missing_files_of_geneval_are_told_before_torch(change: dict[str, str], 
         require_files(node | {"panel": node["panel"] | change})
 
 
-def test_several_panels_are_their_parts() -> None:
+def test_several_panels_are_their_parts(tmp_path: Path) -> None:
     shapes, size = ShapeEvalPanel(prompts_per_tag=4, images_per_tag=4), 8
     pixels = FeaturePanel(RandomConvolutions(size), FEW, metrics=("fd", "power"))
     both, questions = several({"shapes": shapes, "pixels": pixels}), torch.arange(24)
@@ -130,6 +132,10 @@ def test_several_panels_are_their_parts() -> None:
     truth = shapes.truth(questions)
     alone = measure(shapes, truth, questions) + measure(pixels, truth, questions)
     assert measure(both, truth, questions) == alone
+    rows = both.rows(truth, questions)
+    save_shard(tmp_path / "shard.safetensors", range(24), rows)
+    kept = load_file(tmp_path / "shard.safetensors")
+    assert kept.keys() == rows.keys() and all(torch.equal(kept[name], row) for name, row in rows.items())
     assert not isinstance(several({"pixels": pixels}), Asking)
     with pytest.raises(Refusal, match="a and b ask questions of their own"):
         several({"a": shapes, "b": shapes})

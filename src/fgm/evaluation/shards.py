@@ -77,10 +77,11 @@ def compute(source: SampleSource, panel: Panel, plan: Plan, shards: list[range],
 
 
 def save_shard(path: Path, shard: range, rows: Rows) -> None:
-    """Atomically; features as float32."""
+    """Atomically; features as float32. Two names may share one tensor, which the file then holds twice."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    rows = {name: (row.float() if row.is_floating_point() else row).contiguous() for name, row in rows.items()}
+    rows = {name: row.float() if row.is_floating_point() else row for name, row in rows.items()}
+    rows = {name: row.clone(memory_format=torch.contiguous_format) for name, row in rows.items()}
     save_file(rows, temporary, metadata=told(shard))
     os.replace(temporary, path)
 

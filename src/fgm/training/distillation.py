@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from fgm import losses
 from fgm.errors import Refusal
 from fgm.evaluation.sampling import Source, generator_source, many_step
+from fgm.networks import Velocity
 from fgm.networks.adapters import LoRA
 from fgm.networks.generator import FewStepGenerator, InputScale
 from fgm.networks.guidance import Guidance, unguided
@@ -181,6 +182,10 @@ class Distillation(Turns):
         count = torch.randint(self.generator.nfe, (), generator=stream(self.setting.seed, "step", index=cycle))
         noise = self.noise("renoising", cycle)
         return torch.randn((int(count), *z.shape), generator=noise, dtype=z.dtype, device=z.device)
+
+    def networks(self) -> list[Velocity]:
+        start = unguided(self.start[0].net)  # often the teacher's own
+        return [self.generator.net, self.online, unguided(self.teacher), start, self.ema.net]
 
     def sources(self) -> list[Source]:
         n = self.generator.nfe

@@ -24,6 +24,7 @@ from fgm.training.best import SaveBest
 from fgm.training.dashboard import Answer, log_answers, log_picture
 from fgm.training.method import Method
 from fgm.training.ranks import comm_of_training
+from fgm.training.sharding import whole_on_every_rank
 
 SHOWN_POINTS, SHOWN_IMAGES, SHOWN_PROMPTS = 4000, 15, 12
 
@@ -52,17 +53,23 @@ class Measuring:
         comm = comm_of_training()
         when = {} if keep else {"cycle": int(module.cycle), "world": comm.world}
         source = self.source(sampler, module, n, **when)
-        plan, _ = self.evaluation.plan(source, self.run_dir)
-        measured = self.evaluation.measure(source, plan, comm, self.console if self.console.is_terminal else None)
+        with whole_on_every_rank(sampler.sampler):
+            plan, _ = self.evaluation.plan(source, self.run_dir)
+            measured = self.evaluation.measure(source, plan, comm, self.console if self.console.is_terminal else None)
         if not keep and comm.rank == 0:
             shutil.rmtree(plan.directory)
         return measured
 
     def show(self, samplers: Sequence[Source], module: Method, path: Path) -> None:
-        """One row or panel per sampler, all from the same noise, and the truth last; captions where there are some."""
+        """One row or panel per sampler, all from the same noise, and the truth last; captions where there are some.
+
+        Networks may be in shards: every rank draws, and the first one writes.
+        """
         panel, data = self.evaluation.panel, module.setting.data
         n = SHOWN_PROMPTS if isinstance(panel, Asking) else shown(data)
         sets = {s.name: self.drawn(s, module, n) for s in samplers}
+        if module.global_rank:
+            return
         if isinstance(panel, Asking):
             asked = panel.questions(torch.arange(n))
             truth = panel.truth(asked)
@@ -75,7 +82,7 @@ class Measuring:
         return dequantise(x) if x.dtype == torch.uint8 else x
 
     def answers(self, sampler: Source, module: Method) -> list[Answer]:
-        """The first prompts and what the sampler makes of them; none where the panel does not judge."""
+        """The first prompts and what the sampler makes of them, on every rank; none where the panel does not judge."""
         panel = self.evaluation.panel
         if not isinstance(panel, Asking):
             return []
@@ -114,14 +121,15 @@ class Evaluate(Callback):
             console.print(f"warning at cycle {cycle}: {line}")
         if self.best:
             self.best(module, cycle, measured)
-        if module.global_rank == 0:
-            self.show(module, cycle)
+        self.show(module, cycle)
 
     def show(self, module: Method, cycle: int) -> None:
         path = self.measuring.run_dir / "samples" / f"{cycle:06d}.png"
         self.measuring.show(module.sources(), module, path)
-        log_picture(module.loggers, path, cycle - 1)
         answers = self.measuring.answers(module.sources()[0], module)
+        if module.global_rank:
+            return
+        log_picture(module.loggers, path, cycle - 1)
         if answers:
             log_answers(module.loggers, answers, cycle - 1)
 

@@ -8,7 +8,9 @@ from lightning.pytorch import LightningModule
 from torch import Generator, Tensor, nn
 
 from fgm.evaluation.sampling import Source
+from fgm.networks import Velocity
 from fgm.training.setting import Setting
+from fgm.training.sharding import shard
 
 
 class Method(LightningModule):
@@ -34,6 +36,20 @@ class Method(LightningModule):
         super()._apply(*arguments, **options)
         self.cycle = self.cycle.cpu()
         return self
+
+    @abstractmethod
+    def networks(self) -> list[Velocity]:
+        """All that compute, the averaged one last; under FSDP2 each is sharded on its own."""
+
+    def configure_model(self) -> None:
+        """Shards the networks where the strategy tells over which ranks. The average alone computes in float32."""
+        if self.device_mesh is None:
+            return
+        mesh, half = self.device_mesh["data_parallel"], self.trainer.precision == "bf16-mixed"
+        *computing, average = self.networks()
+        for net in computing:
+            shard(net, mesh, torch.bfloat16 if half else None)
+        shard(average, mesh)
 
     @abstractmethod
     def sources(self) -> list[Source]:

@@ -37,9 +37,7 @@ def on_ranks(work: Callable[..., Any], *arguments: Any, world: int = 2, nodes: i
     Raises:
         AssertionError: a rank failed; with its traceback.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("fork")
     failures = context.SimpleQueue()
     ranks = [
@@ -71,3 +69,9 @@ def as_rank(environment: dict[str, str], failures: Any, work: Callable[..., Any]
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

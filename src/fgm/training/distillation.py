@@ -184,8 +184,14 @@ class Distillation(Turns):
         return torch.randn((int(count), *z.shape), generator=noise, dtype=z.dtype, device=z.device)
 
     def networks(self) -> list[Velocity]:
-        start = unguided(self.start[0].net)  # often the teacher's own
-        return [self.generator.net, self.online, unguided(self.teacher), start, self.ema.net]
+        nets: list[Velocity] = [
+            self.generator.net,
+            self.online,
+            self.ema.net,
+            unguided(self.teacher),
+            self.start[0].net,
+        ]
+        return list(dict.fromkeys(net for net in nets if any(True for _ in net.parameters())))
 
     def sources(self) -> list[Source]:
         n = self.generator.nfe

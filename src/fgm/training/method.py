@@ -19,9 +19,11 @@ class Method(LightningModule):
     Attributes:
         cycle: finished cycles, () int64; saved with the weights, so that a resumed run draws what it would have drawn.
         exported: stem of the file that holds the result.
+        ema: the average of what is trained.
     """
 
     exported: str
+    ema: Any
     cycle: Tensor
 
     def __init__(self, setting: Setting) -> None:
@@ -39,17 +41,16 @@ class Method(LightningModule):
 
     @abstractmethod
     def networks(self) -> list[Velocity]:
-        """All that compute, the averaged one last; under FSDP2 each is sharded on its own."""
+        """Those that are called, each once."""
 
     def configure_model(self) -> None:
-        """Shards the networks where the strategy tells over which ranks. The average alone computes in float32."""
+        """Shards the networks where the strategy tells over which ranks; the average always computes in float32."""
         if self.device_mesh is None:
             return
-        mesh, half = self.device_mesh["data_parallel"], self.trainer.precision == "bf16-mixed"
-        *computing, average = self.networks()
-        for net in computing:
-            shard(net, mesh, torch.bfloat16 if half else None)
-        shard(average, mesh)
+        half, averages = self.trainer.precision == "bf16-mixed", set(self.ema.modules())
+        for net in self.networks():
+            compute = torch.bfloat16 if half and net not in averages else None
+            shard(net, self.device_mesh["data_parallel"], compute)
 
     @abstractmethod
     def sources(self) -> list[Source]:

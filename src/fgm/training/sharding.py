@@ -27,15 +27,13 @@ BLOCKS = ("blocks", "transformer_blocks")  # lists whose members are sharded one
 
 
 def shard(net: Velocity, mesh: DeviceMesh, compute: torch.dtype | None = None) -> None:
-    """In place, and once.
+    """In place.
 
     Args:
         net: whole, with the same weights on all ranks.
         mesh: of one dimension, the ranks.
         compute: dtype of its arithmetic, wherever it is called from now on; None leaves that to the caller.
     """
-    if isinstance(net, FSDPModule) or not any(True for _ in net.parameters()):
-        return
     policy = MixedPrecisionPolicy(compute, compute and torch.float32, cast_forward_inputs=False)
     for part in (*blocks_of(net), net):
         fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True)

@@ -2,7 +2,9 @@
 
 import csv
 import multiprocessing
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from two_ranks import FullBatch, FullBatchSetting, distillation, network, run
 
 from fgm import errors
 from fgm.config import parse_arguments, read_recipe
-from fgm.errors import Refusal, entry
+from fgm.errors import RESUMABLE, Refusal, entry
 from fgm.training.checkpoints import LAST
 from fgm.training.distillation import Distillation
 from fgm.training.sharding import as_shards_of, blocks_of, gathered, local, whole
@@ -107,24 +109,25 @@ def test_two_nodes_of_one_device_are_one_node_of_two(
     assert all(torch.equal(one_node[name], w) for name, w in weights(tmp_path).items())
 
 
-def dies_at(cycle: int, folder: Path) -> None:
+def told_to_stop(folder: Path) -> None:
+    """One rank of the two, in its fourth cycle."""
     module = distillation(CYCLES)
     step = module.training_step
 
     def training_step(batch: Any) -> None:
-        if int(module.cycle) == cycle:
-            raise SystemExit("killed")
+        if (int(module.cycle), module.global_rank) == (3, 1):
+            os.kill(os.getpid(), signal.SIGTERM)
         step(batch)
 
     module.training_step = training_step  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        run(module, folder, Shards(), 2, save_every=2)
+    with pytest.raises(SystemExit, match=str(RESUMABLE)):
+        run(module, folder, Shards(), 2)
 
 
-def test_a_resumed_run_is_bit_equal_and_ddp_goes_on_from_the_same_file(
+def test_a_stopped_run_goes_on_to_the_same_bits_and_ddp_from_the_same_file(
     engines: dict[str, Path], tmp_path: Path
 ) -> None:
-    on_ranks(dies_at, 4, tmp_path / "fsdp")
+    on_ranks(told_to_stop, tmp_path / "fsdp")
     assert int(weights(tmp_path / "fsdp")["cycle"]) == 4
     shutil.copytree(tmp_path / "fsdp", tmp_path / "ddp")
     on_ranks(train, tmp_path / "fsdp", Shards(), 2)

@@ -73,8 +73,7 @@ class FullBatch(Distillation):
         return self.generator(torch.cat(z)), None
 
 
-def run(module: Method, folder: Path, strategy: Any, devices: int, every: int = 0, save_every: int = 100) -> None:
-    module.schedule = replace(module.schedule, save_every=save_every)
+def run(module: Method, folder: Path, strategy: Any, devices: int, every: int = 0) -> None:
     console = Console(quiet=rank() > 0)
     plan = Evaluation(PointPanel(Ring()), every=every, n_training=64, batch=32)
     hardware = Hardware("cpu", devices)

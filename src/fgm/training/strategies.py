@@ -13,7 +13,7 @@ Several nodes are started by torchrun or SLURM, and found by Lightning in the en
 
     torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m fgm.train \\
         experiment=sd3_fgm strategy=fsdp strategy.nodes=2 trainer.devices=8
-    srun --nodes 2 --ntasks-per-node 8 python -m fgm.train experiment=sd3_fgm strategy=fsdp strategy.nodes=2 ...
+    srun --nodes 2 --ntasks-per-node 8 python -m fgm.train ... with the same settings
 
 with run_dir on a file system that all of them share.
 """

@@ -24,7 +24,7 @@ from fgm.training.distillation import Distillation
 from fgm.training.fit import Hardware, Run, fit
 from fgm.training.method import Method
 from fgm.training.setting import Schedule, Setting
-from fgm.training.strategies import DistributedCopies
+from fgm.training.strategies import DistributedCopies, Shards
 
 SCHEDULE = Schedule(cycles=6, batch_size=8, warmup=1, decay=0.5, clip=1.0, ema_decay=0.9, log_every=2, save_every=100)
 
@@ -92,7 +92,13 @@ def main(folder: str, strategy: str, cycles: str, *how: str) -> None:
 
     if how == ("slow",):
         module.training_step = slow_step  # type: ignore[method-assign]
-    run(module, Path(folder), {"ddp": DistributedCopies()}[strategy], 2, every=3 if how == ("measured",) else 0)
+    run(
+        module,
+        Path(folder),
+        {"ddp": DistributedCopies(), "fsdp": Shards()}[strategy],
+        2,
+        every=3 if how == ("measured",) else 0,
+    )
 
 
 if __name__ == "__main__":

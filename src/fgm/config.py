@@ -73,6 +73,7 @@ def read_recipe(recipe: str, overrides: list[str]) -> dict[str, Any]:
     config |= {"recipe": recipe, "teacher": config.get("teacher") or None}
     config["run_dir"] = config.get("run_dir") or f"{config['outputs']}/{run_name(recipe, overrides)}"
     require_float32(config)
+    require_shards_suffice(config)
     check_arguments(config, "fgm.config.Root", recipe)
     check(config)
     return config
@@ -85,6 +86,20 @@ def require_float32(config: dict[str, Any]) -> None:
             "bfloat16 (t = 0.737 reaches the network as 0.740) and loses updates (a step of 1e-5 on a weight of 0.02 "
             "rounds to nothing); float16 overflows in Stable Diffusion 3"
         )
+
+
+def require_shards_suffice(config: dict[str, Any]) -> None:
+    """Refuse with FSDP2 what networks in shards cannot do."""
+    method, cannot = config["method"], {}
+    if config["strategy"].get("_target_") == "fgm.training.strategies.Shards":
+        cannot = {
+            "method.adapters": method.get("adapters") and "shares one network, which every device holds whole",
+            "method.adversary": method.get("adversary") and "reads a network at its middle, where its shards are apart",
+            "trainer.precision": config["trainer"]["precision"] == "64-true" and "must be 32-true or bf16-mixed",
+        }
+    for key, reason in cannot.items():
+        if reason:
+            raise Refusal(f"strategy=fsdp: {key} {reason}; give strategy=ddp")
 
 
 def one_line(error: Exception, recipe: str, overrides: list[str]) -> str:
@@ -141,6 +156,11 @@ def without_places(node: Any) -> Any:
 def parse_arguments(arguments: list[str], default: str = "digits_fgm") -> tuple[str, list[str]]:
     """The recipe, given as experiment=<name>, and the remaining overrides."""
     wrong = [a for a in arguments if "=" not in a]
+    if {"-m", "--multirun"} & set(wrong):
+        raise Refusal(
+            f"{wrong[0]}: one process is one run, whose devices several cannot share: give a command for each value, "
+            "or let a launcher (joblib, submitit) or W&B's agents start them"
+        )
     if wrong:
         raise Refusal(f"{wrong[0]!r} is not of the form key=value")
     named = [a.split("=", 1)[1] for a in arguments if a.startswith("experiment=")]

@@ -17,7 +17,8 @@ class Refusal(Exception):
 def entry(main: Callable[[list[str]], None], usage: str | None) -> None:
     """Run a command on the arguments of the process; a Refusal is one line on stderr and exit code 2.
 
-    Of the ranks that torchrun starts, the first one says it: what one rank finds alone, comm.together brings there.
+    A rank above the first says its own so: "error on rank 3: ...". Where the others wait for it, as in a measurement,
+    comm.together brings it to the first one instead.
     """
     try:
         if {"-h", "--help"} & set(sys.argv[1:]):
@@ -25,8 +26,7 @@ def entry(main: Callable[[list[str]], None], usage: str | None) -> None:
         else:
             main(sys.argv[1:])
     except Refusal as refusal:
-        if rank() == 0:
-            print(f"error: {refusal}", file=sys.stderr)
+        print(f"error{f' on rank {rank()}' if rank() else ''}: {refusal}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted: the same command again goes on from the last checkpoint", file=sys.stderr)

@@ -67,12 +67,12 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
     began = time.perf_counter()
     timing = fit(module, run)
     timing["train_s"] = time.perf_counter() - began - timing["evaluate_s"]
-    weights = export_weights(module, run.run_dir) if rank() == 0 else None
+    export_weights(module, run.run_dir)
     results = final_measurements(run.measuring, module, known_measurements(config))
-    if weights is None:
-        return
     final = run.run_dir / "samples" / "final.png"
     run.measuring.show(module.sources(), module, final)
+    if rank():
+        return
     picture_of_curves(run.run_dir / "metrics.csv", final.with_name("curves.png"))
     row = provenance(config) | {"images_seen": module.images_seen, "wall_s": round(time.perf_counter() - began, 1)}
     row |= {name: round(seconds, 1) for name, seconds in timing.items()} | {"results": [m.row() for m in results]}

@@ -9,9 +9,12 @@ from typing import Any
 from safetensors.torch import save_file
 
 from fgm.errors import Refusal
+from fgm.evaluation.comm import on_first
 from fgm.evaluation.evaluation import Mode
 from fgm.records import Measurement, write_json
 from fgm.training.method import Method
+from fgm.training.ranks import comm_of_training
+from fgm.training.weights import exported_state
 
 BEST = Path("checkpoints") / "best.safetensors"
 
@@ -44,8 +47,9 @@ class SaveBest:
             raise Refusal(f"evaluation.best = {self.metric} is not measured here; there are {', '.join(found)}")
         best = found[self.metric]
         row = {"cycle": cycle, "metric": best.metric, "value": best.value, "n": best.n, "protocol": best.protocol}
-        if math.isfinite(best.value) and self.improves(row | {"mode": self.mode}) and module.global_rank == 0:
-            self.save(module, row | {"mode": self.mode})
+        row |= {"mode": self.mode}
+        if math.isfinite(best.value) and on_first(comm_of_training(), lambda: self.improves(row)):
+            self.save(module, row)
 
     def improves(self, row: dict[str, Any]) -> bool:
         record = self.path.with_suffix(".json")
@@ -56,9 +60,11 @@ class SaveBest:
 
     def save(self, module: Method, row: dict[str, Any]) -> None:
         """The weights first: a record never speaks of weights that are not there."""
+        state = exported_state(module)
+        if module.global_rank:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}.tmp")
-        state = module.result().state_dict()
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary)
+        save_file(state, temporary)
         os.replace(temporary, self.path)
         write_json(self.path.with_suffix(".json"), row)

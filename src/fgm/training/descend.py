@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from fgm.training.optimizers import parameters_of
+from fgm.training.sharding import whole
 
 PATIENCE = 20
 
@@ -41,7 +42,7 @@ class Descent:
         optimizer = listed(module.optimizers())[self.index]
         optimizer.zero_grad(set_to_none=True)
         module.manual_backward(loss)
-        norm = clip_grad_norm_(list(parameters_of(optimizer.optimizer)), self.clip)
+        norm = self.clipped(list(parameters_of(optimizer.optimizer)))
         if torch.isfinite(norm):
             (optimizer.optimizer if self.index else optimizer).step()
             self.in_a_row = 0
@@ -49,6 +50,12 @@ class Descent:
             self.skip()
         optimizer.zero_grad(set_to_none=True)
         listed(module.lr_schedulers())[self.index].step()
+        return norm
+
+    def clipped(self, parameters: list[nn.Parameter]) -> Tensor:
+        """The norm over all shards, which is the same on all ranks, and so is what is made of it."""
+        norm = whole(get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        clip_grads_with_norm_(parameters, self.clip, norm)
         return norm
 
     def skip(self) -> None:

@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from fgm import losses
 from fgm.errors import Refusal
 from fgm.evaluation.sampling import Source, generator_source, many_step
+from fgm.networks import Velocity
 from fgm.networks.adapters import LoRA
 from fgm.networks.constraints import constrained
 from fgm.networks.generator import FewStepGenerator, InputScale
@@ -182,6 +183,16 @@ class Distillation(Turns):
         count = torch.randint(self.generator.nfe, (), generator=stream(self.setting.seed, "step", index=cycle))
         noise = self.noise("renoising", cycle)
         return torch.randn((int(count), *z.shape), generator=noise, dtype=z.dtype, device=z.device)
+
+    def networks(self) -> list[Velocity]:
+        nets: list[Velocity] = [
+            self.generator.net,
+            self.online,
+            self.ema.net,
+            unguided(self.teacher),
+            self.start[0].net,
+        ]
+        return list(dict.fromkeys(net for net in nets if any(True for _ in net.parameters())))
 
     def sources(self) -> list[Source]:
         n = self.generator.nfe

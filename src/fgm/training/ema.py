@@ -4,7 +4,9 @@ from copy import deepcopy
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from fgm.training.sharding import local
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -15,8 +17,8 @@ def frozen_copy(net: Net) -> Net:
 
 @torch.no_grad()
 def update_ema(ema: nn.Module, net: nn.Module, decay: float) -> None:
-    """One step of the average, in place; buffers are copied."""
-    averaged: list[Tensor] = list(ema.parameters())
-    torch._foreach_lerp_(averaged, list[Tensor](net.parameters()), 1 - decay)
+    """One step of the average, in place; buffers are copied. Each rank averages its own shards."""
+    averaged, followed = ([local(p) for p in module.parameters()] for module in (ema, net))
+    torch._foreach_lerp_(averaged, followed, 1 - decay)
     for buffer, current in zip(ema.buffers(), net.buffers(), strict=True):
         buffer.copy_(current)

@@ -17,6 +17,7 @@ from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.pictures import captioned_grid, picture
 from fgm.evaluation.quantise import dequantise
 from fgm.evaluation.sampling import Source
+from fgm.evaluation.sources import Samples
 from fgm.evaluation.symptoms import complaints
 from fgm.records import Measurement
 from fgm.streams import stream
@@ -24,6 +25,7 @@ from fgm.training.best import SaveBest
 from fgm.training.dashboard import Answer, log_answers, log_picture
 from fgm.training.method import Method
 from fgm.training.ranks import comm_of_training
+from fgm.training.sharding import whole_on_every_rank
 
 SHOWN_POINTS, SHOWN_IMAGES, SHOWN_PROMPTS = 4000, 15, 12
 
@@ -52,17 +54,24 @@ class Measuring:
         comm = comm_of_training()
         when = {} if keep else {"cycle": int(module.cycle), "world": comm.world}
         source = self.source(sampler, module, n, **when)
-        plan, _ = self.evaluation.plan(source, self.run_dir)
-        measured = self.evaluation.measure(source, plan, comm, self.console if self.console.is_terminal else None)
+        with whole_on_every_rank(sampler.sampler):
+            plan, _ = self.evaluation.plan(source, self.run_dir)
+            measured = self.evaluation.measure(source, plan, comm, self.console if self.console.is_terminal else None)
         if not keep and comm.rank == 0:
             shutil.rmtree(plan.directory)
         return measured
 
     def show(self, samplers: Sequence[Source], module: Method, path: Path) -> None:
-        """One row or panel per sampler, all from the same noise, and the truth last; captions where there are some."""
+        """One row or panel per sampler, all from the same noise, and the truth last; captions where there are some.
+
+        Written by the first rank; all must ask, as in taken.
+        """
         panel, data = self.evaluation.panel, module.setting.data
         n = SHOWN_PROMPTS if isinstance(panel, Asking) else shown(data)
-        sets = {s.name: self.drawn(s, module, n) for s in samplers}
+        found = {s.name: self.taken(s, module, n) for s in samplers}
+        sets = {name: shades(samples.x) for name, samples in found.items() if samples}
+        if not sets:
+            return
         if isinstance(panel, Asking):
             asked = panel.questions(torch.arange(n))
             truth = panel.truth(asked)
@@ -70,19 +79,26 @@ class Measuring:
         else:
             picture(sets | {"real": data.reference(n, stream("shown", index=0))}, path, SHOWN_IMAGES)
 
-    def drawn(self, sampler: Source, module: Method, n: int) -> torch.Tensor:
-        x = self.source(sampler, module, n).take(range(n)).x
-        return dequantise(x) if x.dtype == torch.uint8 else x
+    def taken(self, sampler: Source, module: Method, n: int) -> Samples | None:
+        """Samples 0 to n - 1, on the first rank. Networks may be in shards, which takes every rank to put together."""
+        with whole_on_every_rank(sampler.sampler):
+            return None if module.global_rank else self.source(sampler, module, n).take(range(n))
 
     def answers(self, sampler: Source, module: Method) -> list[Answer]:
-        """The first prompts and what the sampler makes of them; none where the panel does not judge."""
+        """The first prompts and what the sampler makes of them, as taken; none where the panel does not judge."""
         panel = self.evaluation.panel
         if not isinstance(panel, Asking):
             return []
-        samples = self.source(sampler, module, SHOWN_PROMPTS).take(range(SHOWN_PROMPTS))
+        samples = self.taken(sampler, module, SHOWN_PROMPTS)
+        if samples is None or samples.labels is None:
+            return []
         prompts, verdicts = panel.captions(samples.labels), panel.verdicts(samples.x, samples.labels)
         pictures = samples.x.permute(0, 2, 3, 1).numpy()
         return [Answer(p, *v, x) for p, v, x in zip(prompts, verdicts, pictures, strict=bool(verdicts))]
+
+
+def shades(x: torch.Tensor) -> torch.Tensor:
+    return dequantise(x) if x.dtype == torch.uint8 else x
 
 
 def shown(data: Data) -> int:
@@ -114,14 +130,15 @@ class Evaluate(Callback):
             console.print(f"warning at cycle {cycle}: {line}")
         if self.best:
             self.best(module, cycle, measured)
-        if module.global_rank == 0:
-            self.show(module, cycle)
+        self.show(module, cycle)
 
     def show(self, module: Method, cycle: int) -> None:
         path = self.measuring.run_dir / "samples" / f"{cycle:06d}.png"
         self.measuring.show(module.sources(), module, path)
-        log_picture(module.loggers, path, cycle - 1)
         answers = self.measuring.answers(module.sources()[0], module)
+        if module.global_rank:
+            return
+        log_picture(module.loggers, path, cycle - 1)
         if answers:
             log_answers(module.loggers, answers, cycle - 1)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fgm import losses
 from fgm.evaluation.sampling import Source, many_step
+from fgm.networks import Velocity
 from fgm.networks.constraints import constrained
 from fgm.networks.guidance import guided
 from fgm.paths import expand_like
@@ -73,6 +74,9 @@ class FlowMatching(Method):
             condition = condition.to(self.device)
         x_t, c, t = s.noisy(x_0.to(self.device, self.weight_dtype), s.time, noise)
         return losses.flow_matching(self.net(x_t, t, condition).to(x_t.dtype), c).mean()
+
+    def networks(self) -> list[Velocity]:
+        return [self.net, self.ema]
 
     def sources(self) -> list[Source]:
         net = guided(self.ema, self.guidance)

@@ -8,7 +8,9 @@ from lightning.pytorch import LightningModule
 from torch import Generator, Tensor, nn
 
 from fgm.evaluation.sampling import Source
+from fgm.networks import Velocity
 from fgm.training.setting import Setting
+from fgm.training.sharding import shard
 
 
 class Method(LightningModule):
@@ -17,9 +19,11 @@ class Method(LightningModule):
     Attributes:
         cycle: finished cycles, () int64; saved with the weights, so that a resumed run draws what it would have drawn.
         exported: stem of the file that holds the result.
+        ema: the average of what is trained.
     """
 
     exported: str
+    ema: Any
     cycle: Tensor
 
     def __init__(self, setting: Setting) -> None:
@@ -34,6 +38,19 @@ class Method(LightningModule):
         super()._apply(*arguments, **options)
         self.cycle = self.cycle.cpu()
         return self
+
+    @abstractmethod
+    def networks(self) -> list[Velocity]:
+        """Those that are called, each once."""
+
+    def configure_model(self) -> None:
+        """Shards the networks where the strategy tells over which ranks; the average always computes in float32."""
+        if self.device_mesh is None:
+            return
+        half, averages = self.trainer.precision == "bf16-mixed", set(self.ema.modules())
+        for net in self.networks():
+            compute = torch.bfloat16 if half and net not in averages else None
+            shard(net, self.device_mesh["data_parallel"], compute)
 
     @abstractmethod
     def sources(self) -> list[Source]:

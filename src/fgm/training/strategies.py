@@ -2,11 +2,20 @@
 
 single    one device
 ddp       every device holds everything; one all-reduce a backward averages the gradients of the net that is stepped
+fsdp      every device holds a shard of everything, see sharding.py
 
 Under DDP a cycle has several backwards through several nets in one forward of the wrapper. Its reducer then needs
 find_unused_parameters, and skip_all_reduce_unused_params so that each backward sends one net's gradients; a graph
 called static, or the defaults, fail or let the ranks drift apart without a word. The ranks' checksums are therefore
 compared after the first cycles (SameOnAllRanks). FSDP1 is not offered: it cannot run a backward inside of its forward.
+
+Several nodes are started by torchrun or SLURM, and found by Lightning in the environment that these leave:
+
+    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m fgm.train \\
+        experiment=sd3_fgm strategy=fsdp strategy.nodes=2 trainer.devices=8
+    srun --nodes 2 --ntasks-per-node 8 python -m fgm.train ... with the same settings
+
+with run_dir on a file system that all of them share.
 """
 
 from collections.abc import Iterable
@@ -17,10 +26,12 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from fgm.errors import Refusal
 from fgm.training.method import Method
 from fgm.training.ranks import comm_of_training
+from fgm.training.sharded import ShardedStrategy
 
 CHECKED = 10  # cycles
 
@@ -44,7 +55,7 @@ class Single:
 
     def engine(self, devices: int) -> str:
         if devices * self.nodes > 1:
-            raise Refusal(f"trainer.devices = {devices} needs a strategy for several: give strategy=ddp")
+            raise Refusal(f"trainer.devices = {devices} needs a strategy for several: give strategy=ddp or fsdp")
         return "auto"
 
 
@@ -65,8 +76,18 @@ class DistributedCopies:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Shards:
+    """FSDP2."""
+
+    nodes: Annotated[int, "[1, inf)"] = 1
+
+    def engine(self, devices: int) -> ShardedStrategy:
+        return ShardedStrategy(data_parallel_size=devices * self.nodes, tensor_parallel_size=1)
+
+
 class SameOnAllRanks(Callback):
-    """Stops a training whose ranks hold different weights after one of the first cycles, and says so.
+    """Stops a training whose ranks hold different copies after one of the first cycles, and says so.
 
     Raises:
         RuntimeError: they do.
@@ -75,7 +96,8 @@ class SameOnAllRanks(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Method, *_: Any) -> None:
         if trainer.world_size == 1 or trainer.global_step > CHECKED:
             return
-        sums = comm_of_training().gather(checksum(pl_module.state_dict().values()))
+        copies = (tensor for tensor in pl_module.state_dict().values() if not isinstance(tensor, DTensor))
+        sums = comm_of_training().gather(checksum(copies))
         if len(set(sums)) > 1:
             raise RuntimeError(f"cycle {int(pl_module.cycle)}: the ranks' weights differ; checksums {sums}")
 

@@ -4,20 +4,29 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from fgm.errors import Refusal
+from fgm.training.sharding import gathered
+
+
+def exported_state(module: Any) -> dict[str, Tensor]:
+    """The averaged network's, whole and on the host; on the first rank, and all must ask."""
+    state = gathered(dict(module.result().state_dict()))
+    return {name: tensor.contiguous() for name, tensor in state.items() if tensor is not None}
 
 
 def export_weights(module: Any, run_dir: Path) -> Path:
-    """run_dir/<generator|teacher>.safetensors with the averaged network's state dict.
+    """run_dir/<generator|teacher>.safetensors with the averaged network's state dict; all ranks must ask.
 
     Raises:
         Refusal: a weight is not finite.
     """
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.result().state_dict().items()}
+    state = exported_state(module)
     broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
         raise Refusal(f"{run_dir}: {broken[0]} is not finite; training has diverged, and its weights are not exported")
     path = run_dir / f"{module.exported}.safetensors"
-    save_file(state, path, metadata={"format": "pt"})
+    if state:
+        save_file(state, path, metadata={"format": "pt"})
     return path

@@ -74,11 +74,14 @@ class SamplerSource:
 
 
 def state_sha256(module: nn.Module) -> str:
-    """Of all parameters and buffers, saved or not, by their names and bytes."""
+    """Of all parameters and buffers, saved or not, by their names and bytes.
+
+    By a copy's bytes: memory that numpy has been shown cannot be given back, as networks in shards want to.
+    """
     content = sha256()
     for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()]):
         content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        content.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        content.update(tensor.detach().to("cpu", copy=True).contiguous().view(-1).view(torch.uint8).numpy().data)
     return content.hexdigest()
 
 

@@ -1,0 +1,226 @@
+"""FSDP2 on two gloo ranks: what one process would train on the full batch, kept and gone on with as under DDP."""
+
+import csv
+import multiprocessing
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from killed_runs import flat
+from ranks import on_ranks, srun, torchrun
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from two_ranks import FullBatch, FullBatchSetting, distillation, network, run
+
+from fgm import errors
+from fgm.config import parse_arguments, read_recipe
+from fgm.errors import RESUMABLE, Refusal, entry
+from fgm.training.checkpoints import LAST
+from fgm.training.distillation import Distillation
+from fgm.training.sharding import as_shards_of, blocks_of, gathered, local, whole
+from fgm.training.strategies import DistributedCopies, Shards, Single
+from fgm.training.weights import export_weights
+
+pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+CYCLES = 6
+
+
+def train(folder: Path, strategy: Any, devices: int, every: int = 0) -> None:
+    module = distillation(CYCLES)
+    run(module, folder, strategy, devices, every)
+    export_weights(module, folder)
+
+
+def last(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / LAST, weights_only=True)
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return last(folder)["state_dict"]
+
+
+def rows(folder: Path) -> list[list[float]]:
+    with (folder / "metrics.csv").open() as file:
+        return [[float(value) for value in row.values() if value] for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same six cycles: one process on the full batch, and two ranks, measured at the third cycle and the last."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("single", "ddp", "fsdp")}
+    full_batch = distillation(CYCLES, FullBatchSetting, FullBatch)
+    run(full_batch, folders["single"], Single(), 1)
+    export_weights(full_batch, folders["single"])
+    on_ranks(train, folders["ddp"], DistributedCopies(), 2, 3)
+    on_ranks(train, folders["fsdp"], Shards(), 2, 3)
+    return folders
+
+
+def test_fsdp2_is_the_full_batch(engines: dict[str, Path]) -> None:
+    """Generator, online network and average after two online turns and a generator turn a cycle, clipped."""
+    full_batch, ours, start = weights(engines["single"]), weights(engines["fsdp"]), distillation(CYCLES).state_dict()
+    assert full_batch.keys() == ours.keys()
+    for name, tensor in full_batch.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-6)
+    assert all(not torch.equal(start[name], w) for name, w in ours.items() if name.endswith("embed.weight"))
+
+
+def test_a_checkpoint_is_the_same_file_under_every_strategy(engines: dict[str, Path]) -> None:
+    """To the last name and shape; numbers but for the order in which gradients are summed."""
+    one, two = flat(last(engines["ddp"])), flat(last(engines["fsdp"]))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        if isinstance(value, Tensor):
+            torch.testing.assert_close(two[name], value, rtol=0, atol=1e-6)
+        elif not name.startswith("/callbacks"):
+            assert two[name] == value, name
+
+
+def test_generator_files_of_all_engines_are_one(engines: dict[str, Path]) -> None:
+    one, *others = (load_file(folder / "generator.safetensors") for folder in engines.values())
+    for other in others:
+        assert list(other) == list(one)
+        assert all(torch.allclose(other[name], w, rtol=0, atol=1e-6) for name, w in one.items())
+        network(5).load_state_dict(other)
+
+
+def test_shards_are_measured_and_drawn_as_copies_are(engines: dict[str, Path]) -> None:
+    """An average whose shards moved after it was first sampled is sampled as it then is."""
+    ours, theirs = rows(engines["fsdp"]), rows(engines["ddp"])
+    assert len(ours) == len(theirs) == 5
+    assert ours == [pytest.approx(row, rel=1e-4) for row in theirs]
+    for folder in (engines["fsdp"], engines["ddp"]):
+        assert sorted(p.name for p in (folder / "samples").iterdir()) == ["000003.png", "000006.png"]
+
+
+@pytest.mark.parametrize("strategy, start", [(Shards(nodes=2), torchrun), (DistributedCopies(nodes=2), srun)])
+def test_two_nodes_of_one_device_are_one_node_of_two(
+    strategy: Any, start: Any, engines: dict[str, Path], tmp_path: Path
+) -> None:
+    """As torchrun and SLURM start them."""
+    on_ranks(train, tmp_path, strategy, 1, nodes=2, start=start)
+    one_node = weights(engines["fsdp" if isinstance(strategy, Shards) else "ddp"])
+    assert all(torch.equal(one_node[name], w) for name, w in weights(tmp_path).items())
+
+
+def told_to_stop(folder: Path) -> None:
+    """One rank of the two, in its fourth cycle."""
+    module = distillation(CYCLES)
+    step = module.training_step
+
+    def training_step(batch: Any) -> None:
+        if (int(module.cycle), module.global_rank) == (3, 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(batch)
+
+    module.training_step = training_step  # type: ignore[method-assign]
+    with pytest.raises(SystemExit, match=str(RESUMABLE)):
+        run(module, folder, Shards(), 2)
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits_and_ddp_from_the_same_file(
+    engines: dict[str, Path], tmp_path: Path
+) -> None:
+    on_ranks(told_to_stop, tmp_path / "fsdp")
+    assert int(weights(tmp_path / "fsdp")["cycle"]) == 4
+    shutil.copytree(tmp_path / "fsdp", tmp_path / "ddp")
+    on_ranks(train, tmp_path / "fsdp", Shards(), 2)
+    resumed, undisturbed = flat(last(tmp_path / "fsdp")), flat(last(engines["fsdp"]))
+    for name in ("state_dict", "optimizer_states", "lr_schedulers", "loops"):
+        ours, theirs = ({k: v for k, v in f.items() if k.startswith(f"/{name}")} for f in (resumed, undisturbed))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(v, ours[k]) if isinstance(v, Tensor) else v == ours[k] for k, v in theirs.items())
+    on_ranks(train, tmp_path / "ddp", DistributedCopies(), 2)
+    for name, tensor in weights(engines["fsdp"]).items():
+        torch.testing.assert_close(weights(tmp_path / "ddp")[name], tensor, rtol=0, atol=1e-6)
+
+
+class NanOnOneRank(Distillation):
+    """In the third cycle the second rank draws no numbers."""
+
+    def generate(self, cycle: int) -> tuple[Tensor, None]:
+        x_0, _ = super().generate(cycle)
+        return (x_0 * float("nan") if (cycle, self.global_rank) == (2, 1) else x_0), None
+
+
+def skips_on_all_ranks(folder: Path) -> None:
+    module = distillation(4, method=NanOnOneRank)
+    run(module, folder, Shards(), 2)
+    assert [descent.skipped for descent in module.descents] == [1, 2]
+    sharded = [p for net in module.networks() for p in net.parameters()]
+    assert len(module.networks()) == 4 and all(isinstance(p, DTensor) and p.dtype == torch.float32 for p in sharded)
+    assert 2 * sum(local(p).numel() for p in sharded) == sum(p.numel() for p in sharded)
+    assert all(local(p).isfinite().all() for p in sharded)
+
+
+def test_every_network_is_sharded_and_nan_on_one_rank_is_skipped_on_all(tmp_path: Path) -> None:
+    on_ranks(skips_on_all_ranks, tmp_path)
+
+
+def divides_and_joins() -> None:
+    torch.distributed.init_process_group("gloo")
+    mesh, held = init_device_mesh("cpu", (3,)), {}
+    tensors = {
+        f"{shape}": torch.arange(1.0, 1 + torch.Size(shape).numel()).view(shape) for shape in ((5, 2), (1,), (7,))
+    }
+    for name, tensor in tensors.items():
+        target = distribute_tensor(torch.zeros_like(tensor), mesh, [Shard(0)])
+        held[name] = as_shards_of(target, tensor)
+        assert isinstance(held[name], DTensor) and local(held[name]).shape[0] <= -(-len(tensor) // 3)
+        assert torch.equal(whole(held[name]), tensor)
+    joined = gathered({"deep": [held, {"word": "kept", "own": as_shards_of(None, tensors["(7,)"])}]})["deep"]
+    if torch.distributed.get_rank():
+        assert set(joined[0].values()) == {None}
+    else:
+        assert all(torch.equal(joined[0][name], tensor) for name, tensor in tensors.items())
+        assert joined[1]["word"] == "kept" and torch.equal(joined[1]["own"], tensors["(7,)"])
+
+
+def test_what_three_ranks_hold_of_five_rows_is_put_together() -> None:
+    on_ranks(divides_and_joins, world=3)
+
+
+def test_a_network_is_sharded_by_its_blocks_or_as_one() -> None:
+    net = network(0)
+    assert blocks_of(net) == list(net.blocks) and blocks_of(torch.nn.Sequential(torch.nn.Linear(1, 1))) == []
+
+
+@pytest.mark.parametrize(
+    "overrides, said",
+    [
+        (["method=fgm_lora", "method.adapters.targets=[qkv]"], r"method\.adapters shares one network"),
+        (["method=fgm_gan"], r"method\.adversary reads a network at its middle"),
+        (["trainer.precision=64-true"], r"trainer\.precision must be 32-true or bf16-mixed"),
+    ],
+)
+def test_what_shards_cannot_do_is_refused(overrides: list[str], said: str) -> None:
+    with pytest.raises(Refusal, match=rf"strategy=fsdp: {said}.*; give strategy=ddp$"):
+        read_recipe("digits_fgm", ["strategy=fsdp", "trainer.devices=2", *overrides])
+    read_recipe("digits_fgm", ["strategy=ddp", "trainer.devices=2", *overrides])
+
+
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_several_runs_in_one_process_are_refused(flag: str) -> None:
+    with pytest.raises(
+        Refusal, match=rf"^{flag}: one process is one run.* launcher \(joblib, submitit\) or W&B's agents"
+    ):
+        parse_arguments([flag, "experiment=digits_fgm", "seed=0,1"])
+
+
+@pytest.mark.parametrize("rank, said", [(0, "error: no"), (3, "error on rank 3: no")])
+def test_what_one_rank_refuses_it_says(rank: int, said: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errors.sys, "argv", ["train"])
+    monkeypatch.setenv("RANK", str(rank))
+
+    def refuses(arguments: list[str]) -> None:
+        raise Refusal("no")
+
+    with pytest.raises(SystemExit, match="2"):
+        entry(refuses, None)
+    assert capsys.readouterr().err == f"{said}\n"

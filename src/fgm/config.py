@@ -22,7 +22,9 @@ from fgm.errors import Refusal
 from fgm.signatures import check, check_arguments
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-PLACES = ("outputs", "experiments", "run_dir", "logger")  # change where a run writes, not what it is
+PLACES = (  # change where and when a run writes, and whether it may go on, but not what it is
+    "outputs", "experiments", "run_dir", "logger", "save_minutes", "world_change",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Root:
     logger: Literal["auto", "csv", "wandb"] = "auto"
     outputs: str = "outputs"
     experiments: str = "experiments"
+    world_change: Literal["refuse", "accept"] = "refuse"
 
 
 def recipes() -> list[str]:
@@ -122,11 +125,11 @@ def run_name(recipe: str, overrides: list[str]) -> str:
 
 def telling(overrides: list[str]) -> list[str]:
     """Those that make another run, not only another place."""
-    return [o for o in overrides if o.split("=")[0].lstrip("+~") not in PLACES]
+    return [o for o in overrides if o.split("=")[0].lstrip("+~").removeprefix("training.") not in PLACES]
 
 
 def digest(config: dict[str, Any]) -> str:
-    """Twelve hex digits of the resolved config, without the places that it writes to; a single device goes unsaid."""
+    """Twelve hex digits of the resolved config, without PLACES; a single device goes unsaid."""
     if config.get("strategy") == {"_target_": "fgm.training.strategies.Single"}:
         config = {key: value for key, value in config.items() if key != "strategy"}
     return sha256(json.dumps(without_places(config), sort_keys=True).encode()).hexdigest()[:12]

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from fgm.errors import UNWRITABLE, Refusal, unwritable
 from fgm.evaluation.comm import largest
+from fgm.pickles import load_tensors
 from fgm.training.method import Method
 from fgm.training.ranks import comm_of_training
 from fgm.training.setting import Schedule
@@ -99,7 +100,7 @@ def damage(path: Path) -> str | None:
 
 
 def read_cycle(path: Path) -> int:
-    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]["cycle"])
+    return int(load_tensors(path, mmap=True)["state_dict"]["cycle"])
 
 
 def last_checkpoint(run_dir: Path, console: Console) -> tuple[Path | None, int]:

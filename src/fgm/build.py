@@ -41,7 +41,9 @@ def build(config: dict[str, Any], console: Console) -> tuple[Method, Run]:
 
 
 def build_setting(config: dict[str, Any]) -> Setting:
-    teacher = instantiate(config["teacher"]) if config["teacher"] else None
+    with torch.random.fork_rng():  # what of a teacher no file tells is the same in every process that goes on
+        torch.manual_seed(0)
+        teacher = instantiate(config["teacher"]) if config["teacher"] else None
     nouns = {name: instantiate(config[name]) for name in NOUNS}
 
     def fresh() -> Velocity:

@@ -93,3 +93,15 @@ def test_a_row_that_a_stop_cuts_in_two_is_one_row(tmp_path: Path) -> None:
     assert module.skipping and other.skipping and descent.skipped == 30
     with pytest.raises(Exception, match="20 non-finite"):
         descent.skip()
+
+
+def test_checkpoints_that_stay_are_gone_back_to(tmp_path: Path) -> None:
+    """To one of before the trouble, with what is changed about it; and to the same bits where nothing is."""
+    module, again = (distillation(schedule=replace(SCHEDULE, keep_every=3, save_every=5)) for _ in range(2))
+    trained(module, tmp_path)
+    folder = (tmp_path / LAST).parent
+    assert sorted(p.name for p in folder.iterdir()) == ["00000003.ckpt", "00000006.ckpt", "last.ckpt", "previous.ckpt"]
+    assert [read_cycle(folder / f"0000000{n}.ckpt") for n in (3, 6)] == [3, 6] and read_cycle(tmp_path / LAST) == 8
+    (folder / "00000003.ckpt").replace(tmp_path / LAST)
+    trained(again, tmp_path)
+    assert all(map(torch.equal, module.state_dict().values(), again.state_dict().values()))

@@ -24,7 +24,7 @@ from fgm.signatures import check, check_arguments
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PLACES = (  # change where and when a run writes, and whether it may go on, but not what it is
-    "outputs", "experiments", "run_dir", "logger", "save_minutes", "world_change",
+    "outputs", "experiments", "run_dir", "logger", "save_minutes", "keep_every", "world_change",
 )  # fmt: skip
 
 

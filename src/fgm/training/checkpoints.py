@@ -2,10 +2,12 @@
 
 last.ckpt         of the newest saved cycle
 previous.ckpt     the one before it, for when last.ckpt is damaged
+00001000.ckpt     of a cycle in keep_every; as last.ckpt, the run goes on from there
 best.safetensors  see SaveBest
 """
 
 import os
+import shutil
 import time
 import zipfile
 from contextlib import suppress
@@ -84,6 +86,23 @@ def keep(path: Path, previous: Path) -> None:
     os.replace(link, previous)
 
 
+def also(path: Path, other: Path) -> None:
+    """By the other name too: of the same bytes, until a newer file takes the first one."""
+    other.unlink(missing_ok=True)
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copyfile(path, other)
+
+
+def what_cycle(path: Path) -> int | None:
+    """Of the checkpoint that stands there, an earlier one where a disk did not take the last; None if none is whole."""
+    try:
+        return read_cycle(path)
+    except Exception:  # a damaged one can end in nearly any of them
+        return None
+
+
 def what_stays(path: Path) -> str:
     return f"the one of cycle {read_cycle(path)} stays" if path.exists() and not damage(path) else "none is there"
 
@@ -138,9 +157,12 @@ class SaveLast(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Method, *_: Any) -> None:
         cycle, wish = int(pl_module.cycle), self.wish(trainer)
-        due = wish or cycle % self.schedule.save_every == 0
+        stays = self.schedule.keep_every and cycle % self.schedule.keep_every == 0
+        due = wish or stays or cycle % self.schedule.save_every == 0
         if wish == self.STOP or (due and not pl_module.skipping):
             self.save(trainer)
+        if stays and trainer.is_global_zero and what_cycle(self.path) == cycle:
+            also(self.path, self.path.with_name(f"{cycle:08d}.ckpt"))
         if wish == self.STOP:
             self.request.leave(trainer, cycle)
 

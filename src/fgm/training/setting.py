@@ -30,6 +30,7 @@ class Schedule:
         ema_decay: of the averaged weights, per step.
         log_every, save_every: cycles between log entries and between checkpoints.
         save_minutes: after which there is a checkpoint in any case.
+        keep_every: cycles between checkpoints that stay when newer ones come; 0 for none.
     """
 
     cycles: Annotated[int, "[1, inf)"]
@@ -41,6 +42,7 @@ class Schedule:
     log_every: Annotated[int, "[1, inf)"]
     save_every: Annotated[int, "[1, inf)"]
     save_minutes: Annotated[float, "(0, inf]"] = inf
+    keep_every: Annotated[int, "[0, inf)"] = 0
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ from typing import Any, NoReturn
 
 RESUMABLE = 75  # EX_TEMPFAIL of sysexits: the same command again goes on
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-UNWRITABLE = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space") | dict.fromkeys(
-    (errno.EROFS, errno.EACCES, errno.EPERM), "make it writable, or give another place"
-)
+UNWRITABLE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
+    errno.EROFS: "make it writable, or give another place",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "give access to it, or another place"),
+}
 
 
 class Refusal(Exception):

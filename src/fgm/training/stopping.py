@@ -2,8 +2,9 @@
 
 SIGTERM, SIGUSR1 and Ctrl-C raise a flag, whichever rank they meet; nothing else happens inside a handler, where a
 collective call or a save would find networks between two turns. Each cycle ends with the largest flag of all ranks.
-75 is sysexits' EX_TEMPFAIL: the same command again goes on. Launchers and queues pass a signal on that its receivers
-have met already; one that comes GRACE seconds after the first is meant as a second one, and obeyed at once.
+75 is sysexits' EX_TEMPFAIL: the same command again goes on (torchrun itself ends with 1, and reports 75 of its ranks).
+Launchers and queues pass a signal on that its receivers have met already; one that comes GRACE seconds after the first
+is meant as a second one, and obeyed at once.
 """
 
 import signal

@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 
 from fgm.arguments import choice, whole
-from fgm.config import digest, parse_arguments, read_recipe, read_yaml
+from fgm.config import digest, parse_arguments, read_config, read_recipe
 from fgm.errors import Refusal, entry
 from fgm.evaluators import device_of_rank, make
 from fgm.finished import load_source, split
@@ -106,7 +106,7 @@ def generator_of(config: dict[str, Any]) -> tuple[Any, str]:
     """A finished run's generator, or an untrained one of its recipe, and which of the two it is."""
     run_dir = Path(config["run_dir"])
     if (run_dir / "results.json").exists():
-        return load_source(read_yaml(run_dir / "config.yaml") | {"run_dir": str(run_dir)}), "finished run"
+        return load_source(read_config(run_dir / "config.yaml", config) | {"run_dir": str(run_dir)}), "finished run"
     from fgm.evaluation.sampling import Source
     from fgm.networks.generator import OneStepGenerator
 

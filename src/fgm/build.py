@@ -42,7 +42,9 @@ def build(config: dict[str, Any], console: Console) -> tuple[Method, Run]:
 
 
 def build_setting(config: dict[str, Any]) -> Setting:
-    teacher = instantiate(config["teacher"]) if config["teacher"] else None
+    with torch.random.fork_rng():  # what of a teacher no file tells is the same in every process that goes on
+        torch.manual_seed(0)
+        teacher = instantiate(config["teacher"]) if config["teacher"] else None
     nouns = {name: instantiate(config[name]) for name in NOUNS}
 
     def fresh() -> Velocity:
@@ -88,5 +90,5 @@ def build_run(config: dict[str, Any], console: Console) -> Run:
         run_dir=Path(config["run_dir"]), name=config["recipe"], logger=config["logger"], console=console,
         config=config | {"config_digest": digest(config)},
         hardware=instantiate(config["trainer"]), evaluation=instantiate(config["evaluation"]),
-        strategy=instantiate(config["strategy"]),
+        strategy=instantiate(config["strategy"]), world_change=config.get("world_change", "refuse"),
     )  # fmt: skip

@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +23,9 @@ from fgm.errors import Refusal
 from fgm.signatures import check, check_arguments
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-PLACES = ("outputs", "experiments", "run_dir", "logger")  # change where a run writes, not what it is
+PLACES = (  # change where and when a run writes, and whether it may go on, but not what it is
+    "outputs", "experiments", "run_dir", "logger", "save_minutes", "keep_every", "world_change",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Root:
     logger: Literal["auto", "csv", "wandb"] = "auto"
     outputs: str = "outputs"
     experiments: str = "experiments"
+    world_change: Literal["refuse", "accept"] = "refuse"
 
 
 def recipes() -> list[str]:
@@ -137,11 +141,11 @@ def run_name(recipe: str, overrides: list[str]) -> str:
 
 def telling(overrides: list[str]) -> list[str]:
     """Those that make another run, not only another place."""
-    return [o for o in overrides if o.split("=")[0].lstrip("+~") not in PLACES]
+    return [o for o in overrides if o.split("=")[0].lstrip("+~").removeprefix("training.") not in PLACES]
 
 
 def digest(config: dict[str, Any]) -> str:
-    """Twelve hex digits of the resolved config, without the places that it writes to; a single device goes unsaid."""
+    """Twelve hex digits of the resolved config, without PLACES; a single device goes unsaid."""
     if config.get("strategy") == {"_target_": "fgm.training.strategies.Single"}:
         config = {key: value for key, value in config.items() if key != "strategy"}
     return sha256(json.dumps(without_places(config), sort_keys=True).encode()).hexdigest()[:12]
@@ -175,7 +179,47 @@ def write_yaml(config: dict[str, Any], path: Path) -> None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text())
+    """A config that a run has written: plain values alone.
+
+    Raises:
+        Refusal: it is none.
+    """
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())
+        raise Refusal(f"{path}: is no config of plain values ({said}); nothing in it was run") from None
+    if not isinstance(found, dict):
+        raise Refusal(f"{path}: is no config")
+    return found
+
+
+def read_config(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """A run's config, to be built from: what it names is named in the suite's configs, or in what the user asked for.
+
+    A run may come from anybody, and a _target_ is called.
+
+    Raises:
+        Refusal: it names anything else.
+    """
+    found = read_yaml(path)
+    foreign = targets(found) - targets(asked) - known_targets()
+    if foreign:
+        raise Refusal(f"{path}: names {min(foreign)}, which no config of the suite does: it was not called")
+    return found
+
+
+def targets(node: Any) -> set[str]:
+    """All that a config names to be called."""
+    below = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    own = {str(node["_target_"])} if isinstance(node, dict) and "_target_" in node else set()
+    return own.union(*map(targets, below))
+
+
+@cache
+def known_targets() -> frozenset[str]:
+    texts = [path.read_text() for path in CONFIGS.rglob("*.yaml")]
+    return frozenset(name for text in texts for name in re.findall(r"_target_: *([\w.]+)", text))
 
 
 if __name__ == "__main__":

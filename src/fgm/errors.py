@@ -1,6 +1,8 @@
 """One way to say no: a clear line and exit code 2, before anything is written."""
 
+import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -8,6 +10,11 @@ from typing import Any, NoReturn
 
 RESUMABLE = 75  # EX_TEMPFAIL of sysexits: the same command again goes on
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+UNWRITABLE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
+    errno.EROFS: "make it writable, or give another place",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "give access to it, or another place"),
+}
 
 
 class Refusal(Exception):
@@ -17,8 +24,8 @@ class Refusal(Exception):
 def entry(main: Callable[[list[str]], None], usage: str | None) -> None:
     """Run a command on the arguments of the process; a Refusal is one line on stderr and exit code 2.
 
-    A rank above the first says its own so: "error on rank 3: ...". Where the others wait for it, as in a measurement,
-    comm.together brings it to the first one instead.
+    So is a disk that is full or may not be written. A rank above the first says its own so: "error on rank 3: ...".
+    Where the others wait for it, as in a measurement, comm.together brings it to the first one instead.
     """
     try:
         if {"-h", "--help"} & set(sys.argv[1:]):
@@ -31,6 +38,31 @@ def entry(main: Callable[[list[str]], None], usage: str | None) -> None:
     except KeyboardInterrupt:
         print("interrupted: the same command again goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        found = unwritable(error)
+        if found is None:
+            raise
+        print(f"error: {told(found)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def unwritable(error: BaseException) -> OSError | None:
+    """The OSError behind an error, where it means that a disk is full or may not be written.
+
+    torch.save hides it in the context, and safetensors in its text.
+    """
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    hidden = [OSError(int(number[1]), os.strerror(int(number[1])))] if number else []
+    for known in (error, error.__context__, *hidden):
+        if isinstance(known, OSError) and known.errno in UNWRITABLE:
+            return known
+    return None
+
+
+def told(found: OSError) -> str:
+    """One line of what unwritable found."""
+    where = f"{found.filename}: " if found.filename else ""
+    return f"{where}{found.strerror}: {UNWRITABLE[found.errno or 0]}"
 
 
 def resumable() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fgm import shipped, teacher
-from fgm.config import digest, parse_arguments, read_recipe, read_yaml, telling
+from fgm.config import digest, parse_arguments, read_config, read_recipe, telling
 from fgm.errors import Refusal
 
 GENERATOR = "generator.safetensors"
@@ -23,9 +23,10 @@ def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, A
     """
     mine, rest = split(arguments, own)
     recipe, overrides = parse_arguments(rest)
-    run_dir = Path(read_recipe(recipe, overrides)["run_dir"])
+    asked = read_recipe(recipe, overrides)
+    run_dir = Path(asked["run_dir"])
     if (run_dir / "results.json").exists():
-        return read_yaml(run_dir / "config.yaml") | {"run_dir": str(run_dir)}, own | mine
+        return read_config(run_dir / "config.yaml", asked) | {"run_dir": str(run_dir)}, own | mine
     if recipe not in shipped.names() or telling(overrides):
         raise Refusal(
             f"{run_dir} holds no finished run: make train EXP={recipe}"
@@ -92,5 +93,5 @@ def generator_network(config: dict[str, Any]) -> dict[str, Any]:
     """The generator has the teacher's architecture where it started from the teacher."""
     teacher_dir = teacher.run_dir(config["teacher"])
     if config["method"]["generator_start"] == "teacher" and teacher_dir:
-        return read_yaml(teacher_dir / "config.yaml")["network"]
+        return read_config(teacher_dir / "config.yaml", config)["network"]
     return config["network"]

@@ -7,6 +7,7 @@ read as weights_only.
 """
 
 import pickle
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from io import BytesIO
@@ -36,9 +37,16 @@ def arrays() -> dict[str, Callable[..., Any]]:
     return parts | {"numpy.ndarray": numpy.ndarray, "numpy.dtype": numpy.dtype}
 
 
+def load_tensors(file: Path | IO[bytes], mmap: bool = False) -> Any:
+    """What torch.save has written, on the host: tensors and plain containers, or an error of torch's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol")  # of what it refuses in the same breath
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+
+
 def storage(content: bytes) -> Any:
     """A tensor's storage from a file of torch.save."""
-    return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+    return load_tensors(BytesIO(content))
 
 
 TENSORS: dict[str, Callable[..., Any]] = {

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from fgm import shipped
 from fgm.cards import require_checkpoint
-from fgm.config import read_recipe, read_yaml
+from fgm.config import read_config, read_recipe
 from fgm.errors import Refusal
 
 WEIGHTS = "teacher.safetensors"
@@ -43,7 +43,7 @@ def from_run(
 
     if not command.is_done(config, weights.parent):
         command.train(config)
-    return from_file(str(weights), read_yaml(weights.parent / "config.yaml")["network"], guidance)
+    return from_file(str(weights), read_config(weights.parent / "config.yaml", config)["network"], guidance)
 
 
 def run_dir(node: dict[str, Any] | None) -> Path | None:

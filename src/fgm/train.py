@@ -152,14 +152,25 @@ def is_done(config: dict[str, Any], run_dir: Path) -> bool:
     if not (run_dir / "config.yaml").exists():
         return False
     other = read_yaml(run_dir / "config.yaml")
-    if digest(other) != digest(config):
+    same = on_the_devices_of(config, other)
+    if digest(same) != digest(config):
         changed = [
-            key for key in without_places(config) if without_places(other.get(key)) != without_places(config[key])
+            key for key in without_places(config) if without_places(same.get(key)) != without_places(config[key])
         ]
+        devices = digest(on_the_devices_of(config | {"world_change": "accept"}, other)) == digest(config)
         raise Refusal(
             f"{run_dir} holds a run of another config (differs in {', '.join(changed)}): delete it or give run_dir="
+            + ("; or go on with these devices: world_change=accept" if devices else "")
         )
     return (run_dir / "results.json").exists()
+
+
+def on_the_devices_of(config: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The other config, on config's number of devices and by its strategy, where config accepts that they change."""
+    if config["world_change"] == "refuse" or not {"trainer", "strategy"} <= other.keys():
+        return other
+    devices = config["trainer"]["devices"]
+    return other | {"strategy": config["strategy"], "trainer": other["trainer"] | {"devices": devices}}
 
 
 if __name__ == "__main__":

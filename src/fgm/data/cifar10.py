@@ -60,7 +60,7 @@ def contents(path: Path, names: list[str]) -> list[tuple[bytes, str]]:
             streams = [archive.extractfile(f"{FOLDER}/{name}") for name in names]
             return [(stream.read(), f"{path}: {name}") for stream, name in zip(streams, names, strict=True) if stream]
     except (OSError, EOFError, tarfile.TarError, KeyError) as error:
-        told = str(error).strip("'\"")
+        told = str(error).strip("'\"").splitlines()[0].rstrip(":")
         raise Refusal(f"{path}: is no whole CIFAR-10 ({told}); fetch it again or give data.directory") from error
 
 

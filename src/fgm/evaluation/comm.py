@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch.distributed
 
-from fgm.errors import Refusal
+from fgm.errors import Refusal, told, unwritable
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=12)  # how long a rank that is done waits for the others
@@ -52,13 +52,13 @@ class TorchDistributed:
         return values
 
 
-def any_rank(comm: Comm, flag: bool) -> bool:
-    """Whether the flag is up on some rank, on every rank; a barrier."""
+def largest(comm: Comm, value: int) -> int:
+    """Of all ranks' values, on every rank; a barrier."""
     if isinstance(comm, TorchDistributed):
-        up = torch.tensor(int(flag))
-        torch.distributed.all_reduce(up, torch.distributed.ReduceOp.MAX, comm.group)
-        return bool(up)
-    return any(comm.gather(flag))
+        most = torch.tensor(value)
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX, comm.group)
+        return int(most)
+    return max(comm.gather(value))
 
 
 @contextmanager
@@ -107,6 +107,11 @@ def attempt(work: Callable[[], T]) -> tuple[T | None, str | None]:
         return work(), None
     except (Refusal, ValueError) as error:
         return None, str(error)
+    except Exception as error:
+        found = unwritable(error)
+        if found is None:
+            raise
+        return None, told(found)
 
 
 def refuse(complaint: str | None) -> None:

@@ -22,6 +22,7 @@ from fgm.cards import require_checkpoint
 from fgm.errors import Refusal
 from fgm.networks import Velocity
 from fgm.networks.unet import UNet
+from fgm.pickles import load_tensors
 
 LEAVES = {
     "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
@@ -60,7 +61,7 @@ def pretrained(checkpoint: str, network: UNet, weights: str = "ema_model", sha25
     """
     file = require_checkpoint(checkpoint, sha256)
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)[weights]
+        state = load_tensors(file)[weights]
         converted = renamed(state, network)
         network.net.load_state_dict(converted)
     except (UnpicklingError, RuntimeError, KeyError, EOFError, AttributeError, TypeError) as error:

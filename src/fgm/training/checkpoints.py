@@ -2,12 +2,15 @@
 
 last.ckpt         of the newest saved cycle
 previous.ckpt     the one before it, for when last.ckpt is damaged
+00001000.ckpt     of a cycle in keep_every; as last.ckpt, the run goes on from there
 best.safetensors  see SaveBest
 """
 
-import errno
 import os
+import shutil
+import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,15 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 
-from fgm.errors import Refusal
+from fgm.errors import UNWRITABLE, Refusal, unwritable
+from fgm.evaluation.comm import largest
+from fgm.pickles import load_tensors
 from fgm.training.method import Method
+from fgm.training.ranks import comm_of_training
+from fgm.training.setting import Schedule
 from fgm.training.stopping import StopRequest
 
 LAST = Path("checkpoints") / "last.ckpt"
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES)
 PREVIOUS = LAST.with_name("previous.ckpt")
 BEST = Path("checkpoints") / "best.safetensors"
 
@@ -51,10 +57,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 keep(path, path.with_name(PREVIOUS.name))
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
-            if not unwritable(error):
+            found = unwritable(error)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            if found is None:
                 raise
-            self.console.print(f"warning: {path} is not written ({reason(error)}): {what_stays(path)}; free some space")
+            why, remedy = found.strerror, UNWRITABLE[found.errno or 0]
+            self.console.print(f"warning: {path} is not written ({why}): {what_stays(path)}; {remedy}")
         else:
             self.trusted = True
 
@@ -77,16 +86,21 @@ def keep(path: Path, previous: Path) -> None:
     os.replace(link, previous)
 
 
-def unwritable(error: BaseException) -> bool:
-    """Whether the disk is full or may not be written; torch.save tells an OSError in words of its own."""
-    known = error if isinstance(error, OSError) else error.__context__
-    return isinstance(known, OSError) and known.errno in UNWRITABLE
+def also(path: Path, other: Path) -> None:
+    """By the other name too: of the same bytes, until a newer file takes the first one."""
+    other.unlink(missing_ok=True)
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copyfile(path, other)
 
 
-def reason(error: BaseException) -> str:
-    """The operating system's words."""
-    known = error if isinstance(error, OSError) else error.__context__
-    return str(known.strerror if isinstance(known, OSError) else error)
+def what_cycle(path: Path) -> int | None:
+    """Of the checkpoint that stands there, an earlier one where a disk did not take the last; None if none is whole."""
+    try:
+        return read_cycle(path)
+    except Exception:  # a damaged one can end in nearly any of them
+        return None
 
 
 def what_stays(path: Path) -> str:
@@ -105,7 +119,7 @@ def damage(path: Path) -> str | None:
 
 
 def read_cycle(path: Path) -> int:
-    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]["cycle"])
+    return int(load_tensors(path, mmap=True)["state_dict"]["cycle"])
 
 
 def last_checkpoint(run_dir: Path, console: Console) -> tuple[Path | None, int]:
@@ -125,28 +139,46 @@ def last_checkpoint(run_dir: Path, console: Console) -> tuple[Path | None, int]:
 
 
 class SaveLast(Callback):
-    """Saves run_dir/checkpoints/last.ckpt every `every` cycles, when the run is asked to stop, and at the end."""
+    """Saves run_dir/checkpoints/last.ckpt every so many cycles or minutes, when the run is asked to stop, at the end.
 
-    def __init__(self, run_dir: Path, every: int, request: StopRequest) -> None:
-        self.path, self.every, self.request = run_dir / LAST, every, request
+    All ranks save after the same cycle: the first one's clock counts, and a signal that meets any of them. While
+    updates are being skipped only a signal makes a checkpoint, so that the last one is from before the trouble.
+    """
+
+    KEEP, STOP = 1, 2
+
+    def __init__(self, run_dir: Path, schedule: Schedule, request: StopRequest) -> None:
+        self.path, self.schedule, self.request, self.saved = run_dir / LAST, schedule, request, 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: Method) -> None:
         del trainer, pl_module
         self.request.listen()
+        self.saved = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Method, *_: Any) -> None:
-        asked = self.request.on_any_rank()
-        if asked or int(pl_module.cycle) % self.every == 0:
+        cycle, wish = int(pl_module.cycle), self.wish(trainer)
+        stays = self.schedule.keep_every and cycle % self.schedule.keep_every == 0
+        due = wish or stays or cycle % self.schedule.save_every == 0
+        if wish == self.STOP or (due and not pl_module.skipping):
             self.save(trainer)
-        if asked:
-            self.request.leave(int(pl_module.cycle))
+        if stays and trainer.is_global_zero and what_cycle(self.path) == cycle:
+            also(self.path, self.path.with_name(f"{cycle:08d}.ckpt"))
+        if wish == self.STOP:
+            self.request.leave(trainer, cycle)
+
+    def wish(self, trainer: Trainer) -> int:
+        """The same on every rank."""
+        due = trainer.is_global_zero and time.monotonic() - self.saved >= 60 * self.schedule.save_minutes
+        return largest(comm_of_training(), self.STOP if self.request.received else self.KEEP * due)
 
     def on_train_end(self, trainer: Trainer, pl_module: Method) -> None:
-        del pl_module
         self.save(trainer)
+        if self.wish(trainer) == self.STOP:
+            self.request.leave(trainer, int(pl_module.cycle))
 
     def save(self, trainer: Trainer) -> None:
         """The log's rows first: a resumed run adds those of its own cycles alone."""
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(self.path)
+        self.saved = time.monotonic()

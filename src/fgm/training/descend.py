@@ -8,13 +8,14 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from fgm.errors import Refusal
 from fgm.training.optimizers import parameters_of
 from fgm.training.sharding import whole
 
 PATIENCE = 20
 
 
-class Diverged(RuntimeError):
+class Diverged(Refusal):
     """Training met non-finite gradients PATIENCE times in a row."""
 
 
@@ -27,11 +28,13 @@ class Descent:
         clip: largest L2 norm of the gradient.
 
     Attributes:
-        skipped: updates left out, in all.
+        taken, skipped: updates that were made, since the process began, and that were left out, in all.
+        in_a_row: left out since the last one that was made.
     """
 
     def __init__(self, name: str, index: int, clip: float) -> None:
-        self.name, self.index, self.clip, self.skipped, self.in_a_row = name, index, clip, 0, 0
+        self.name, self.index, self.clip = name, index, clip
+        self.taken, self.skipped, self.in_a_row = 0, 0, 0
 
     def __call__(self, module: LightningModule, loss: Tensor) -> Tensor:
         """The gradient's norm before clipping.
@@ -45,7 +48,7 @@ class Descent:
         norm = self.clipped(list(parameters_of(optimizer.optimizer)))
         if torch.isfinite(norm):
             (optimizer.optimizer if self.index else optimizer).step()
-            self.in_a_row = 0
+            self.taken, self.in_a_row = self.taken + 1, 0
         else:
             self.skip()
         optimizer.zero_grad(set_to_none=True)
@@ -61,7 +64,7 @@ class Descent:
     def skip(self) -> None:
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         if self.in_a_row == PATIENCE:
-            raise Diverged(f"{self.name}: {PATIENCE} non-finite gradients in a row; lower optimizer.lr")
+            raise Diverged(f"{self.name}: {PATIENCE} non-finite gradients in a row: lower optimizer.lr")
 
 
 def listed(one_or_many: Any) -> Sequence[Any]:

@@ -10,16 +10,19 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from fgm.errors import RESUMABLE, Refusal
+from fgm.errors import RESUMABLE, Refusal, told, unwritable
 from fgm.evaluation.evaluation import Evaluation
-from fgm.training.checkpoints import LAST, AtomicCheckpointIO, SaveLast, last_checkpoint, reason, unwritable, what_stays
+from fgm.training.checkpoints import LAST, AtomicCheckpointIO, SaveLast, last_checkpoint, what_stays
+from fgm.training.descend import Diverged
 from fgm.training.evaluation import Evaluate, Measuring
 from fgm.training.logs import Record, loggers, progress
 from fgm.training.method import Method
+from fgm.training.moved import Moved
 from fgm.training.setting import Schedule
-from fgm.training.stopping import StopRequest
+from fgm.training.stopping import StopRequest, release
 from fgm.training.strategies import SINGLE, SameOnAllRanks, Strategy
 from fgm.training.warning_signs import WarningSigns
+from fgm.training.world import World, WorldChange
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Run:
     evaluation: Evaluation
     console: Console
     strategy: Strategy = SINGLE
+    world_change: WorldChange = "refuse"
 
     @property
     def measuring(self) -> Measuring:
@@ -54,12 +58,10 @@ def fit(module: Method, run: Run) -> dict[str, float]:
     checkpoint, cycle = last_checkpoint(run.run_dir, run.console)
     if checkpoint:
         run.console.print(f"going on from cycle {cycle} of {module.schedule.cycles}")
-    evaluate, saves = (
-        Evaluate(run.measuring),
-        SaveLast(run.run_dir, module.schedule.save_every, StopRequest(run.console)),
-    )
+    evaluate, saves = Evaluate(run.measuring), SaveLast(run.run_dir, module.schedule, StopRequest(run.console))
     callbacks = [
-        SameOnAllRanks(), evaluate, WarningSigns(run.console), Record(), saves, progress(run.console),
+        World(run.console, run.world_change), SameOnAllRanks(), Moved(run.console), evaluate,
+        WarningSigns(run.console), Record(), saves, progress(run.console),
     ]  # fmt: skip
     cycles: Any = range(module.schedule.cycles)  # a step draws all that it needs from its streams
     train(module, run, DataLoader(cycles, batch_size=None), callbacks, checkpoint, cycle)
@@ -87,12 +89,17 @@ def train(
             if stop.code == RESUMABLE:
                 raise
             raise KeyboardInterrupt from stop  # Lightning's own answer to a second Ctrl-C
-        except OSError as error:
-            if not unwritable(error):
-                raise
-            raise Refusal(
-                f"{run.run_dir}: {reason(error)}: {what_stays(run.run_dir / LAST)}; free some space"
-            ) from error
+        except Exception as error:
+            release(trainer)
+            raise refusal(error, run.run_dir / LAST) or error from error
+
+
+def refusal(error: Exception, last: Path) -> Refusal | None:
+    """What an error that is the user's to mend leaves behind; None of any other."""
+    found = unwritable(error)
+    if isinstance(error, Diverged):
+        return Diverged(f"{error}; {last}: {what_stays(last)}")
+    return Refusal(f"{told(found)}; {last}: {what_stays(last)}") if found else None
 
 
 def build_trainer(

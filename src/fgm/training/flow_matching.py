@@ -51,7 +51,7 @@ class FlowMatching(Method):
         self.null_share, self.steps, self.guidance = null_share, steps, guidance
         self.net = initialised("teacher" if setting.teacher else "random", setting)
         self.ema = frozen_copy(self.net)
-        self.descent = Descent("teacher", 0, self.schedule.clip)
+        self.descents = [Descent("teacher", 0, self.schedule.clip)]
 
     def configure_optimizers(self):
         optimizer = constrained(self.setting.optimizer(self.net), self.net)
@@ -60,9 +60,9 @@ class FlowMatching(Method):
     def training_step(self, batch: Tensor) -> None:
         del batch
         loss = self.loss(int(self.cycle))
-        norm = self.descent(self, loss)
+        norm = self.descents[0](self, loss)
         update_ema(self.ema, self.net, self.schedule.ema_decay)
-        self.report({"loss": loss.detach(), "grad_norm": norm}, self.descent.skipped)
+        self.report({"loss": loss.detach(), "grad_norm": norm}, self.descents[0].skipped)
 
     def loss(self, cycle: int) -> Tensor:
         """The batch's mean of |v - c|^2."""

@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 
 from fgm.evaluation.sampling import Source
 from fgm.networks import Velocity
+from fgm.training.descend import Descent
 from fgm.training.setting import Setting
 from fgm.training.sharding import shard
 
@@ -20,16 +21,20 @@ class Method(LightningModule):
         cycle: finished cycles, () int64; saved with the weights, so that a resumed run draws what it would have drawn.
         exported: stem of the file that holds the result.
         ema: the average of what is trained.
+        descents: the updates of the networks that are trained.
+        seen_until: a cycle, and the samples used until its end; from there on every rank adds as many.
     """
 
     exported: str
     ema: Any
     cycle: Tensor
+    descents: list[Descent]
+    seen_until: tuple[int, int] = (0, 0)
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.setting, self.schedule = setting, setting.schedule
+        self.setting, self.schedule, self.descents = setting, setting.schedule, []
         self.register_buffer("cycle", torch.zeros((), dtype=torch.int64))
         self._ddp_params_and_buffers_to_ignore = ["cycle"]
 
@@ -72,7 +77,20 @@ class Method(LightningModule):
     @property
     def images_seen(self) -> int:
         """Samples used for training so far, over all devices."""
-        return int(self.cycle) * self.schedule.batch_size * self.trainer.world_size
+        cycle, images = self.seen_until
+        return images + (int(self.cycle) - cycle) * self.schedule.batch_size * self.trainer.world_size
+
+    @property
+    def skipping(self) -> bool:
+        """Whether the last update of some network was left out, since its gradient was not finite."""
+        return any(descent.in_a_row for descent in self.descents)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped"] = [[descent.skipped, descent.in_a_row] for descent in self.descents]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for descent, counts in zip(self.descents, checkpoint.get("skipped", ()), strict=False):
+            descent.skipped, descent.in_a_row = counts
 
     def report(self, scalars: dict[str, Tensor], skipped: int) -> None:
         """Count the cycle, and hand the scalars to Record every so often."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from typing import Annotated
 
 import torch
@@ -28,6 +29,8 @@ class Schedule:
         clip: largest L2 norm of a network's gradient.
         ema_decay: of the averaged weights, per step.
         log_every, save_every: cycles between log entries and between checkpoints.
+        save_minutes: after which there is a checkpoint in any case.
+        keep_every: cycles between checkpoints that stay when newer ones come; 0 for none.
     """
 
     cycles: Annotated[int, "[1, inf)"]
@@ -38,6 +41,8 @@ class Schedule:
     ema_decay: Annotated[float, "[0, 1)"]
     log_every: Annotated[int, "[1, inf)"]
     save_every: Annotated[int, "[1, inf)"]
+    save_minutes: Annotated[float, "(0, inf]"] = inf
+    keep_every: Annotated[int, "[0, inf)"] = 0
 
 
 @dataclass(frozen=True)

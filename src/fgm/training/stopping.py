@@ -2,27 +2,34 @@
 
 SIGTERM, SIGUSR1 and Ctrl-C raise a flag, whichever rank they meet; nothing else happens inside a handler, where a
 collective call or a save would find networks between two turns. Each cycle ends with the largest flag of all ranks.
-75 is sysexits' EX_TEMPFAIL: the same command again goes on. A second signal of the kind is obeyed at once.
+75 is sysexits' EX_TEMPFAIL: the same command again goes on (torchrun itself ends with 1, and reports 75 of its ranks).
+Launchers and queues pass a signal on that its receivers have met already; one that comes GRACE seconds after the first
+is meant as a second one, and obeyed at once.
 """
 
 import signal
+import time
 from typing import Any, NoReturn
 
+from lightning.pytorch import Trainer
 from rich.console import Console
 
 from fgm.errors import RESUMABLE, SIGNALS
-from fgm.evaluation.comm import any_rank
-from fgm.training.ranks import comm_of_training
+
+GRACE = 3.0
 
 
 class StopRequest:
     """
     Args:
         console: for the line that says where the run stopped.
+
+    Attributes:
+        received: the signal's name, once there was one.
     """
 
     def __init__(self, console: Console) -> None:
-        self.console, self.received = console, ""
+        self.console, self.received, self.since = console, "", 0.0
 
     def listen(self) -> None:
         """From now on; the trainer puts back what handled the signals before it."""
@@ -30,15 +37,19 @@ class StopRequest:
             signal.signal(number, self.note)
 
     def note(self, number: int, frame: Any) -> None:
-        del frame
-        self.received = signal.Signals(number).name
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if not self.received:
+            self.received, self.since = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() - self.since > GRACE:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            signal.raise_signal(number)
 
-    def on_any_rank(self) -> bool:
-        """Whether some rank was asked to; the same answer on every rank."""
-        return any_rank(comm_of_training(), bool(self.received))
-
-    def leave(self, cycle: int) -> NoReturn:
+    def leave(self, trainer: Trainer, cycle: int) -> NoReturn:
+        release(trainer)
         cause = self.received or "another rank was asked to stop"
         self.console.print(f"{cause}: stopped after cycle {cycle}; the same command again goes on")
         raise SystemExit(RESUMABLE)
+
+
+def release(trainer: Trainer) -> None:
+    """Lightning's launcher kills the first rank within 5 s of another's exit code that is not 0; not so from now on."""
+    getattr(trainer.strategy.launcher, "procs", []).clear()

@@ -18,7 +18,6 @@ from fgm.networks.generator import FewStepGenerator
 from fgm.networks.guidance import Guidance, guided_pair
 from fgm.times import TimeDensity
 from fgm.training.adversary import Adversary
-from fgm.training.descend import Descent
 from fgm.training.method import Method
 from fgm.training.objective import Objective
 from fgm.training.real_data import RealData
@@ -34,7 +33,7 @@ class Turns(Method):
         guidance: where the teacher's scale stands, see guidance.py.
         online_time: density of t in online turns.
         adversary, real_data: how real images are used, if they are.
-        descents: the updates of generator, online network and discriminator.
+        descents: of generator, online network and discriminator.
     """
 
     generator: FewStepGenerator
@@ -45,7 +44,6 @@ class Turns(Method):
     online_time: TimeDensity
     adversary: Adversary | None
     real_data: RealData | None
-    descents: list[Descent]
 
     @property
     def teacher(self) -> Velocity:

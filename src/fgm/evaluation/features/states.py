@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fgm.errors import Refusal
+from fgm.pickles import load_tensors
 
 
 def load_state(file: Path) -> dict[str, Tensor]:
@@ -30,7 +31,7 @@ def read(file: Path) -> object:
         from safetensors.torch import load_file
 
         return load_file(file)
-    return torch.load(file, map_location="cpu", weights_only=True)
+    return load_tensors(file)
 
 
 def harmless(file: Path) -> BytesIO:

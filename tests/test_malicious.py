@@ -1,0 +1,238 @@
+"""Nothing executes what a user was handed: code behind every door that opens a file is refused in one line, unrun."""
+
+import json
+import pickle
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from official_files import Code
+from rich.console import Console
+from tiny_runs import TINY, Said, finished, refused, run_dir
+
+import fgm.evaluate
+import fgm.sample
+import fgm.train
+from fgm import shipped, teacher
+from fgm.config import read_recipe, read_yaml, write_yaml
+from fgm.data.cifar10 import Cifar10
+from fgm.data.latents import Latents
+from fgm.data.zipped import ZippedImages
+from fgm.errors import SIGNALS
+from fgm.evaluation.features.inception import Inception
+from fgm.evaluation.features.registered import Registered
+from fgm.evaluation.features.transformer import Clip, Dinov2
+from fgm.evaluation.geneval.json_detector import JsonDetector
+from fgm.evaluation.moments import load_moments
+from fgm.evaluation.shards import is_whole
+from fgm.networks import edm_checkpoints, published, torchcfm
+from fgm.networks.unet import UNet
+from fgm.paths import RectifiedPath
+from fgm.text.index import PromptCache
+from fgm.text.sources import JsonLines, TextFile
+from fgm.training.checkpoints import LAST, PREVIOUS, last_checkpoint
+
+FORMS: dict[str, Callable[[Path, Any], Any]] = {
+    "pickle": lambda file, code: file.write_bytes(pickle.dumps(code)),
+    "pickle of Python 2's": lambda file, code: file.write_bytes(pickle.dumps({"ema": code, "data": code}, protocol=2)),
+    "torch.save": lambda file, code: torch.save({"ema": code, "ema_model": code, "state_dict": code}, file),
+    "torch.save of old": lambda file, code: torch.save({"w": code}, file, _use_new_zipfile_serialization=False),
+    "a whole checkpoint and code": lambda file, code: torch.save(
+        {"state_dict": {"cycle": torch.tensor(1)}, "callbacks": code}, file
+    ),
+    "npy": lambda file, code: save_arrays(np.save, file, np.array([code], object)),
+    "npz": lambda file, code: save_arrays(np.savez, file, **dict.fromkeys(("mu", "sigma"), np.array([code], object))),
+}
+
+
+def save_arrays(save: Any, file: Path, *arrays: Any, **named: Any) -> None:
+    with file.open("wb") as stream:
+        save(stream, *arrays, **named)
+
+
+@pytest.fixture(params=FORMS)
+def handed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Writes a file of that name under tmp_path, with code in it, which must not have run in the end."""
+    code = Code(tmp_path / "ran")
+
+    def write(name: str) -> Path:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        FORMS[request.param](file, code)
+        return file
+
+    yield write
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_code_does_run_where_it_is_let(form: str, tmp_path: Path) -> None:
+    FORMS[form](tmp_path / "file", Code(tmp_path / "ran"))
+    assert not (tmp_path / "ran").exists()
+    if form.startswith("np"):
+        opened = np.load(tmp_path / "file", allow_pickle=True)
+        _ = opened["mu"] if form == "npz" else opened
+    elif form.startswith("pickle"):
+        pickle.loads((tmp_path / "file").read_bytes())
+    else:
+        torch.load(tmp_path / "file", weights_only=False)
+    assert (tmp_path / "ran").exists()
+
+
+def network_directory(file: Path) -> Path:
+    """Of a network whose weights are this file."""
+    (file.parent / "config.json").write_text("{}")
+    return file.parent
+
+
+def cache(directory: Path) -> PromptCache:
+    (directory / "prompts.txt").write_text("a cat")
+    return PromptCache(TextFile(str(directory / "prompts.txt")), str(directory), "none")
+
+
+def cache_of_shard(file: Path) -> PromptCache:
+    index = {"prompts": ["", "a cat"], "encoders": {"text_encoder": "0"}, "max_length": 256, "dtype": "bfloat16"}
+    (file.parent / "index.json").write_text(json.dumps(index | {"shard_size": 512, "truncated": {}, "widths": {}}))
+    return cache(file.parent)
+
+
+def small_unet() -> UNet:
+    return UNet(width=8, multipliers=(1,), blocks=1, attention=(), size=8, head=8, time_scale=1.0)
+
+
+DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "last.ckpt": (str(LAST), lambda f: last_checkpoint(f.parents[1], Console(quiet=True))),
+    "previous.ckpt": (str(PREVIOUS), lambda f: last_checkpoint(f.parents[1], Console(quiet=True))),
+    "teacher of a file": ("t.safetensors", lambda f: teacher.from_file(str(f), torch.nn.Linear(1, 1))),
+    "teacher of a .pt": ("t.pt", lambda f: teacher.from_file(str(f), torch.nn.Linear(1, 1))),
+    "teacher of a .ckpt": ("t.ckpt", lambda f: teacher.from_file(str(f), torch.nn.Linear(1, 1))),
+    "teacher of EDM's": ("t.pkl", lambda f: edm_checkpoints.pretrained(str(f), RectifiedPath())),
+    "teacher of torchcfm's": ("t.pt", lambda f: torchcfm.pretrained(str(f), small_unet())),
+    "latents": ("x.safetensors", lambda f: Latents(str(f))),
+    "latents in a folder": ("x/0.safetensors", lambda f: Latents(str(f.parent))),
+    "zip of images": ("x.zip", lambda f: ZippedImages(str(f))),
+    "CIFAR-10's archive": ("cifar-10-python.tar.gz", lambda f: Cifar10(str(f.parent)).split),
+    "prompts": ("p.jsonl", lambda f: JsonLines(str(f)).read()),
+    "index of encoded prompts": ("c/index.json", lambda f: cache(f.parent).require()),
+    "encoded prompts": ("c/00000.safetensors", lambda f: cache_of_shard(f).require()),
+    "reference": ("r.npz", lambda f: load_moments(f, 8)),
+    "Inception": ("i.pth", lambda f: Inception(str(f))),
+    "extractor of torch-fidelity's": ("v.pth", lambda f: Registered("vgg16", weights=str(f))),
+    "DINOv2": ("d/model.safetensors", lambda f: Dinov2(network_directory(f))),
+    "DINOv2 by its older file": ("d/pytorch_model.bin", lambda f: Dinov2(network_directory(f))),
+    "CLIP": ("c/model.safetensors", lambda f: Clip(network_directory(f))),
+    "autoencoder": ("m/vae/diffusion_pytorch_model.safetensors",
+                    lambda f: published.load_part("AutoencoderKL", str(network_directory(f).parent), "vae",
+                                                  torch.float32)),
+    "detections": ("d.json", lambda f: JsonDetector(f)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_code_behind_every_door_is_one_line(
+    door: str, handed: Callable[[str], Path], capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, opened = DOORS[door]
+    file = handed(name)
+    line = refused(lambda _: opened(file), [], capsys, monkeypatch)
+    assert str(file.parent) in line
+
+
+# by the commands
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("handed", ["pickle", "torch.save"], indirect=True)
+def test_training_refuses_a_checkpoint_and_a_teacher_with_code(
+    handed: Callable[[str], Path], capsys: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, signals: None
+) -> None:
+    places = [f"outputs={tmp_path}/outputs", f"experiments={tmp_path}/experiments", *TINY[1:]]
+    last = handed(f"run/{LAST}")
+    told = refused(
+        fgm.train.main, ["experiment=digits_teacher", *places, f"run_dir={tmp_path}/run"], capsys, monkeypatch
+    )
+    assert told.startswith(f"error: {last} cannot be read") and not (tmp_path / "run" / "results.json").exists()
+    for kind, key, name in (("file", "file", "t.safetensors"), ("edm", "checkpoint", "t.pkl")):
+        file = handed(name)
+        given = ["experiment=digits_fgm", *places, f"teacher={kind}", f"teacher.{key}={file}"]
+        assert str(file) in refused(fgm.train.main, given, capsys, monkeypatch)
+        assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("handed", ["pickle", "torch.save"], indirect=True)
+def test_weights_of_a_run_and_those_that_come_with_the_suite_are_read_as_tensors(
+    handed: Callable[[str], Path], capsys: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = finished(tmp_path, "digits_fgm", TINY)
+    file = handed(f"{run_dir(run).name}/generator.safetensors")
+    assert str(file) in refused(fgm.sample.main, [*run, f"out={tmp_path}/x.png"], capsys, monkeypatch)
+    file = handed("shipped/digits_fgm.safetensors")
+    told = {"config": read_yaml(run_dir(run) / "config.yaml"), "row": {"results": []}}
+    (file.parent / "digits_fgm.json").write_text(json.dumps(told))
+    monkeypatch.setattr(shipped, "DIRECTORY", file.parent)
+    other = ["experiment=digits_fgm", f"outputs={tmp_path}/none", f"out={tmp_path}/x.png"]
+    assert str(file) in refused(fgm.sample.main, other, capsys, monkeypatch)
+
+
+def test_a_shard_with_code_counts_as_missing(handed: Callable[[str], Path]) -> None:
+    assert not is_whole(handed("00000000-00000010.safetensors"), range(10))
+
+
+# configs, which name what is called
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{ran}']]", "is no config of"),
+        ("network: {{_target_: os.mkdir, path: '{ran}'}}", "names os.mkdir, which no config of the suite does"),
+        ("network: {{_target_: fgm.train.git, _args_: [init, '{ran}']}}", "names fgm.train.git, which"),
+        (
+            "network: [{{a: {{_target_: fgm.train.subprocess.run, args: [touch, '{ran}']}}}}]",
+            "names fgm.train.subprocess",
+        ),
+        ("\x00\x01", "is no config of plain values"),
+        ("a text", "is no config"),
+    ],
+)
+@pytest.mark.parametrize("command", [fgm.sample.main, fgm.evaluate.main], ids=["sample", "evaluate"])
+def test_a_run_s_config_calls_nothing_that_the_suite_does_not_name(
+    text: str, told: str, command: Any, capsys: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = finished(tmp_path, "digits_fgm", TINY)
+    file, ran = run_dir(run) / "config.yaml", tmp_path / "ran"
+    before = read_yaml(file)
+    if text.startswith("network"):
+        write_yaml(before | yaml_of(text.format(ran=ran)), file)
+    else:
+        file.write_text(text.format(ran=ran))
+    line = refused(command, run, capsys, monkeypatch)
+    assert line.startswith(f"error: {file}: {told}") and not ran.exists()
+
+
+def yaml_of(text: str) -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load(text)
+
+
+def test_what_the_user_names_in_the_command_is_called(tmp_path: Path) -> None:
+    """A teacher of one's own, for instance, whose run then names it too."""
+    from fgm.config import read_config
+
+    asked = read_recipe("digits_fgm", ["teacher=own", "teacher._target_=mine.Teacher"])
+    write_yaml(asked, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml", asked) == asked
+    with pytest.raises(fgm.config.Refusal, match=r"names mine\.Teacher, which"):
+        read_config(tmp_path / "config.yaml", read_recipe("digits_fgm", []))

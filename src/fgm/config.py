@@ -18,10 +18,13 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from fgm.errors import Refusal
+from fgm.errors import EIGHT_BIT, Refusal, require_installed
 from fgm.signatures import check, check_arguments
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+UNSAID = {  # options that came later, and their values where a recipe does without: a digest does not tell them
+    "kernel": "auto", "micro_batches": 1, "ema_device": "same", "compile": False, "random_init": False,
+}  # fmt: skip
 PLACES = ("outputs", "experiments", "run_dir", "logger")  # change where a run writes, not what it is
 
 
@@ -78,6 +81,18 @@ def read_recipe(recipe: str, overrides: list[str]) -> dict[str, Any]:
     return config
 
 
+def require_extras(node: Any) -> None:
+    """
+    Raises:
+        Refusal: an optimizer below node needs a package that is not installed.
+    """
+    if isinstance(node, dict):
+        if node.get("kernel") == "eight_bit":
+            require_installed("bitsandbytes", "optimizer.kernel = eight_bit", EIGHT_BIT)
+        for value in node.values():
+            require_extras(value)
+
+
 def require_float32(config: dict[str, Any]) -> None:
     if config["trainer"]["precision"] in ("bf16-true", "16-true", "16-mixed"):
         raise Refusal(
@@ -126,7 +141,7 @@ def telling(overrides: list[str]) -> list[str]:
 
 
 def digest(config: dict[str, Any]) -> str:
-    """Twelve hex digits of the resolved config, without the places that it writes to; a single device goes unsaid."""
+    """Twelve hex digits of the resolved config, without places and options at rest; a single device goes unsaid."""
     if config.get("strategy") == {"_target_": "fgm.training.strategies.Single"}:
         config = {key: value for key, value in config.items() if key != "strategy"}
     return sha256(json.dumps(without_places(config), sort_keys=True).encode()).hexdigest()[:12]
@@ -135,7 +150,12 @@ def digest(config: dict[str, Any]) -> str:
 def without_places(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
-    return {key: without_places(value) for key, value in node.items() if key not in PLACES}
+    told = {key: value for key, value in node.items() if key not in PLACES and not at_rest(key, value)}
+    return {key: without_places(value) for key, value in told.items()}
+
+
+def at_rest(key: str, value: Any) -> bool:
+    return key in UNSAID and type(value) is type(UNSAID[key]) and value == UNSAID[key]
 
 
 def parse_arguments(arguments: list[str], default: str = "digits_fgm") -> tuple[str, list[str]]:

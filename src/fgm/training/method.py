@@ -1,13 +1,15 @@
 """What the rest of the suite asks of a training: its cycle count, what to measure, what to export."""
 
 from abc import abstractmethod
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Self
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Generator, Tensor, nn
 
 from fgm.evaluation.sampling import Source
+from fgm.training.ema import frozen_copy
 from fgm.training.setting import Setting
 
 
@@ -15,11 +17,13 @@ class Method(LightningModule):
     """Manual optimization; one training_step is one cycle, after which every network is a consistent state.
 
     Attributes:
+        ema: the average of what is trained.
         cycle: finished cycles, () int64; saved with the weights, so that a resumed run draws what it would have drawn.
         exported: stem of the file that holds the result.
     """
 
     exported: str
+    ema: nn.Module
     cycle: Tensor
 
     def __init__(self, setting: Setting) -> None:
@@ -29,15 +33,33 @@ class Method(LightningModule):
         self.register_buffer("cycle", torch.zeros((), dtype=torch.int64))
         self._ddp_params_and_buffers_to_ignore = ["cycle"]
 
-    def _apply(self, *arguments: Any, **options: Any) -> Self:
-        """On whatever device the networks are, the count stays on the host: to read it must not wait for theirs."""
-        super()._apply(*arguments, **options)
+    def average(self, net: nn.Module) -> None:
+        """From now on ema is a copy of net; in the host's memory it is no business of DDP's either."""
+        self.ema = frozen_copy(net)
+        if self.schedule.ema_device == "cpu":
+            self._ddp_params_and_buffers_to_ignore += [name for name in self.state_dict() if name.startswith("ema.")]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """On whatever device the networks are, the count stays on the host: to read it must not wait for theirs.
+
+        So does the average with ema_device = cpu.
+        """
+        aside = self.schedule.ema_device == "cpu" and "ema" in self._modules
+        if aside:
+            ema, self._modules["ema"] = self.ema, None  # keeps its place among the modules
+        super()._apply(fn, recurse)
+        if aside:
+            self._modules["ema"] = ema._apply(lambda tensor: fn(tensor).cpu())
         self.cycle = self.cycle.cpu()
         return self
 
     @abstractmethod
     def sources(self) -> list[Source]:
         """What to measure and show; the first one during training too."""
+
+    @abstractmethod
+    def networks(self) -> list[nn.Module]:
+        """Those that are called, each once."""
 
     @abstractmethod
     def result(self) -> nn.Module:

@@ -14,6 +14,7 @@ from fgm.networks import Velocity
 from fgm.paths import Path
 from fgm.streams import stream
 from fgm.times import TimeDensity
+from fgm.training.ema import EmaDevice
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Schedule:
         clip: largest L2 norm of a network's gradient.
         ema_decay: of the averaged weights, per step.
         log_every, save_every: cycles between log entries and between checkpoints.
+        micro_batches: parts of a batch whose graphs are in memory in turn, see micro_batches.py.
+        ema_device: where the average is kept, see ema.py.
     """
 
     cycles: Annotated[int, "[1, inf)"]
@@ -38,6 +41,14 @@ class Schedule:
     ema_decay: Annotated[float, "[0, 1)"]
     log_every: Annotated[int, "[1, inf)"]
     save_every: Annotated[int, "[1, inf)"]
+    micro_batches: Annotated[int, "[1, inf)"] = 1
+    ema_device: EmaDevice = "same"
+
+    def __post_init__(self) -> None:
+        if self.micro_batches > self.batch_size:
+            raise ValueError(
+                f"training.micro_batches = {self.micro_batches} is more than training.batch_size = {self.batch_size}"
+            )
 
 
 @dataclass(frozen=True)

@@ -82,13 +82,18 @@ def of_distillation(make: Callable[[], Distillation], precision: str, copies: bo
 
 @contextmanager
 def weightless() -> Iterator[None]:
-    """Tensors hold nothing in here, and the global generator, whose state would be such a tensor, stays as it is."""
+    """Tensors hold nothing in here. What would read their bytes does without: copies, conversions, generators' states."""
     state, nothing = torch.get_rng_state(), {"get_rng_state": lambda: None, "set_rng_state": lambda state: None}
     generator = patch.multiple(torch, **nothing), patch.object(torch.random, "fork_rng", lambda *_, **__: nullcontext())
-    conversion = patch.object(nn.Module, "_apply", converted)
-    with generator[0], generator[1], conversion, FakeTensorMode(allow_non_fake_inputs=True):
+    modules = patch.object(nn.Module, "_apply", converted), patch.object(Tensor, "__deepcopy__", copied)
+    with generator[0], generator[1], modules[0], modules[1], FakeTensorMode(allow_non_fake_inputs=True):
         yield
     torch.set_rng_state(state)
+
+
+def copied(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    """Tensor.__deepcopy__ without a look at the storage: torch's own would copy bytes that are not there."""
+    return memo.setdefault(id(tensor), tensor.detach().clone().requires_grad_(tensor.requires_grad))
 
 
 @torch.no_grad()

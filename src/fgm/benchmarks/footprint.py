@@ -82,7 +82,7 @@ def of_distillation(make: Callable[[], Distillation], precision: str, copies: bo
 
 @contextmanager
 def weightless() -> Iterator[None]:
-    """Tensors hold nothing in here. What would read their bytes does without: copies, conversions, generators' states."""
+    """Tensors hold nothing in here, and what would read their bytes does without: copies, conversions, generators."""
     state, nothing = torch.get_rng_state(), {"get_rng_state": lambda: None, "set_rng_state": lambda state: None}
     generator = patch.multiple(torch, **nothing), patch.object(torch.random, "fork_rng", lambda *_, **__: nullcontext())
     modules = patch.object(nn.Module, "_apply", converted), patch.object(Tensor, "__deepcopy__", copied)
@@ -117,7 +117,8 @@ def book(ledger: Ledger, module: Any, copies: bool) -> int:
     away = averaged if module.schedule.ema_device == "cpu" else set()
     text = {id(t) for net in nets for name, t in net.named_buffers() if ".text." in f".{name}"}
     gc.collect()
-    ledger.mark("weights", (t for key, t in weights.items() if key not in away | text))
+    away |= text | {id(module.cycle)}
+    ledger.mark("weights", (t for key, t in weights.items() if key not in away))
     for storage in ledger.unmarked():
         ledger.live[UNMARKED] -= storage.nbytes()
         ledger.kinds[storage][0] = "host"

@@ -92,7 +92,8 @@ class AsOnGPU(TorchFunctionMode):
             return FusedAttention.apply(q, k, v)
         if func in NORMS and half:
             with torch.autocast("cpu", enabled=False):
-                return func(*(x.float() if isinstance(x, Tensor) else x for x in args), **floats(kwargs or {}))
+                given: Any = [x.float() if isinstance(x, Tensor) else x for x in args]
+                return func(*given, **floats(kwargs or {}))
         if func in (Tensor.backward, torch.autograd.grad):
             with self:  # torch leaves the mode before it calls func
                 return (backward if func is Tensor.backward else gradients)(*args, **(kwargs or {}))

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from fgm import losses
 from fgm.errors import Refusal
 from fgm.evaluation.sampling import Source, generator_source, many_step
+from fgm.networks import Velocity
 from fgm.networks.adapters import LoRA
 from fgm.networks.generator import FewStepGenerator, InputScale
 from fgm.networks.guidance import Guidance, unguided
@@ -192,7 +193,8 @@ class Distillation(Turns):
             return self.generator(*given[0]), given[0][1]
         with torch.no_grad():
             x_0 = torch.cat([self.generator(*part) for part in given])
-        return x_0, None if given[0][1] is None else torch.cat([condition for _, condition, _ in given])
+        conditions = [condition for _, condition, _ in given if condition is not None]
+        return x_0, torch.cat(conditions) if conditions else None
 
     def latents(self, cycle: int, where: slice) -> tuple[Tensor, Tensor | None, Tensor | None]:
         noise, data = self.noise("latent", cycle), self.setting.data
@@ -219,7 +221,7 @@ class Distillation(Turns):
             many_step(self.teacher, self.setting.path, self.teacher_steps),
         ]
 
-    def networks(self) -> list[nn.Module]:
+    def networks(self) -> list[Velocity]:
         nets = [self.generator.net, self.online, self.ema.net, unguided(self.teacher), self.start[0].net]
         return list({id(own(net)): own(net) for net in nets if any(True for _ in net.parameters())}.values())
 

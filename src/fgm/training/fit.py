@@ -104,7 +104,7 @@ def train(
 def build_trainer(
     run: Run, schedule: Schedule, loggers: list[Logger], callbacks: list[Any], checkpoints: AtomicCheckpointIO
 ) -> Trainer:
-    hardware = {name: value for name, value in asdict(run.hardware).items() if name != "compile"}
+    hardware: dict[str, Any] = {name: value for name, value in asdict(run.hardware).items() if name != "compile"}
     return Trainer(
         max_epochs=1, **hardware, num_nodes=run.strategy.nodes,
         strategy=run.strategy.engine(run.hardware.devices),

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -23,7 +23,7 @@ class Method(LightningModule):
     """
 
     exported: str
-    ema: nn.Module
+    ema: Any
     cycle: Tensor
 
     def __init__(self, setting: Setting) -> None:
@@ -44,11 +44,11 @@ class Method(LightningModule):
 
         So does the average with ema_device = cpu.
         """
-        aside = self.schedule.ema_device == "cpu" and "ema" in self._modules
-        if aside:
-            ema, self._modules["ema"] = self.ema, None  # keeps its place among the modules
+        ema = self._modules.get("ema") if self.schedule.ema_device == "cpu" else None
+        if ema is not None:
+            self._modules["ema"] = None  # keeps its place among the modules
         super()._apply(fn, recurse)
-        if aside:
+        if ema is not None:
             self._modules["ema"] = ema._apply(lambda tensor: fn(tensor).cpu())
         self.cycle = self.cycle.cpu()
         return self
@@ -58,7 +58,7 @@ class Method(LightningModule):
         """What to measure and show; the first one during training too."""
 
     @abstractmethod
-    def networks(self) -> list[nn.Module]:
+    def networks(self) -> list[Any]:
         """Those that are called, each once."""
 
     @abstractmethod

@@ -10,6 +10,7 @@ Adam and AdamW come in three kernels, of the same formula and under the same che
 """
 
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Annotated, Any, Literal
 
 import torch
@@ -49,12 +50,11 @@ def of_kernel(kernel: Kernel, kinds: tuple[type[Optimizer], str], net: nn.Module
         Refusal: bitsandbytes is not installed.
     """
     parameters: Any = list(net.parameters())
+    settings |= {"fused": True} if kernel == "fused" else {}
     if kernel != "eight_bit":
-        return kinds[0](parameters, **settings, **({"fused": True} if kernel == "fused" else {}))
+        return kinds[0](parameters, **settings)
     require_installed("bitsandbytes", "optimizer.kernel = eight_bit", EIGHT_BIT)
-    import bitsandbytes  # an extra, needed here alone
-
-    return getattr(bitsandbytes.optim, kinds[1])(parameters, **settings)
+    return getattr(import_module("bitsandbytes").optim, kinds[1])(parameters, **settings)
 
 
 def muon(net: nn.Module, lr: Positive, weight_decay: float = 0.0, blocks: str = "blocks") -> Optimizer:

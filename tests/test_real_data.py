@@ -32,7 +32,7 @@ def test_the_online_turn_adds_as_many_real_images_with_the_other_shares() -> Non
     noise, s = module.noise("real", 3), module.setting
     x_t, real_c, t = s.noisy(Ring().draw(16, noise)[0], s.time, noise)
     wanted = 0.75 * (v - c / 1.5).square().mean() + 0.25 * (module.online(x_t, t) - 2 * real_c).square().mean()
-    assert_close(module.real_data.online_loss(module, v, c, 3), wanted)
+    assert_close(module.real_data.online_loss(v, c, *(module.real_data.drawn(module, 3) or ())), wanted)
 
 
 def test_real_data_moves_both_networks_elsewhere(tmp_path: Path) -> None:

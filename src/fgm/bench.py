@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 
 from fgm.arguments import choice, whole
-from fgm.config import digest, parse_arguments, read_config, read_recipe
+from fgm.config import digest, parse_arguments, read_config, read_recipe, require_extras
 from fgm.errors import Refusal, entry
 from fgm.evaluators import device_of_rank, make
 from fgm.finished import load_source, split
@@ -68,6 +68,9 @@ def bench_cycle(config: dict[str, Any], own: dict[str, str]) -> None:
             beside[0] if beside else f"method.steps = {method['steps']}" if "steps" in method else method["_target_"]
         )
         raise Refusal(f"subject = cycle times a plain distillation in one step: {config['recipe']} has {found}")
+    if config["training"]["micro_batches"] > 1 and own["arms"] == "all":
+        raise Refusal("training.micro_batches > 1: the plain loops take a batch at once; give arms=ours")
+    require_extras(config)
     from fgm.benchmarks.cycle import CycleBench
     from fgm.build import build_untrained
 

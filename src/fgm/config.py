@@ -19,13 +19,16 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from fgm.errors import Refusal
+from fgm.errors import EIGHT_BIT, Refusal, require_installed
 from fgm.signatures import check, check_arguments
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PLACES = (  # change where and when a run writes, and whether it may go on, but not what it is
     "outputs", "experiments", "run_dir", "logger", "save_minutes", "keep_every", "world_change",
 )  # fmt: skip
+UNSAID = {  # options that came later, and their values where a recipe does without: a digest does not tell them
+    "kernel": "auto", "micro_batches": 1, "ema_device": "same", "compile": False, "random_init": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,18 @@ def read_recipe(recipe: str, overrides: list[str]) -> dict[str, Any]:
     check_arguments(config, "fgm.config.Root", recipe)
     check(config)
     return config
+
+
+def require_extras(node: Any) -> None:
+    """
+    Raises:
+        Refusal: an optimizer below node needs a package that is not installed.
+    """
+    if isinstance(node, dict):
+        if node.get("kernel") == "eight_bit":
+            require_installed("bitsandbytes", "optimizer.kernel = eight_bit", EIGHT_BIT)
+        for value in node.values():
+            require_extras(value)
 
 
 def require_float32(config: dict[str, Any]) -> None:
@@ -145,7 +160,7 @@ def telling(overrides: list[str]) -> list[str]:
 
 
 def digest(config: dict[str, Any]) -> str:
-    """Twelve hex digits of the resolved config, without PLACES; a single device goes unsaid."""
+    """Twelve hex digits of the resolved config, without places and options at rest; a single device goes unsaid."""
     if config.get("strategy") == {"_target_": "fgm.training.strategies.Single"}:
         config = {key: value for key, value in config.items() if key != "strategy"}
     return sha256(json.dumps(without_places(config), sort_keys=True).encode()).hexdigest()[:12]
@@ -154,7 +169,12 @@ def digest(config: dict[str, Any]) -> str:
 def without_places(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
-    return {key: without_places(value) for key, value in node.items() if key not in PLACES}
+    told = {key: value for key, value in node.items() if key not in PLACES and not at_rest(key, value)}
+    return {key: without_places(value) for key, value in told.items()}
+
+
+def at_rest(key: str, value: Any) -> bool:
+    return key in UNSAID and type(value) is type(UNSAID[key]) and value == UNSAID[key]
 
 
 def parse_arguments(arguments: list[str], default: str = "digits_fgm") -> tuple[str, list[str]]:

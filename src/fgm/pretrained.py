@@ -25,6 +25,23 @@ BILLIONS = {  # parameters of the transformer
     "stabilityai/stable-diffusion-3.5-medium": 2.24,
     "stabilityai/stable-diffusion-3.5-large": 8.06,
 }
+SHAPES: dict[str, dict[str, Any]] = {  # of the transformer, as in its config.json, beside what all have
+    SD3_MEDIUM: {
+        "num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 192,
+    },
+    "stabilityai/stable-diffusion-3.5-medium": {
+        "num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 384,
+        "dual_attention_layers": tuple(range(13)), "qk_norm": "rms_norm",
+    },
+    "stabilityai/stable-diffusion-3.5-large": {
+        "num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "pos_embed_max_size": 192,
+        "qk_norm": "rms_norm",
+    },
+}  # fmt: skip
+SHARED = {
+    "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "attention_head_dim": 64,
+    "joint_attention_dim": 4096, "pooled_projection_dim": 2048,
+}  # fmt: skip
 BESIDE = 5.66  # billions of parameters of two CLIPs (0.12, 0.69), T5-XXL's encoder (4.76) and the VAE (0.08)
 BYTES = 34  # a parameter: bfloat16 teacher; float32 generator, online, ema; a gradient; two times two moments of Adam
 HEAD = 4096  # bytes of a tensor that its fingerprint reads
@@ -107,6 +124,23 @@ def read_object(file: Path) -> dict[str, Any]:
     return content
 
 
+def architecture(model: str) -> dict[str, Any]:
+    """The arguments of diffusers' SD3Transformer2DModel, from the model's directory or as known.
+
+    Raises:
+        Refusal: it is neither here nor known.
+    """
+    file = locate(model) / "transformer" / "config.json"
+    if file.is_file():
+        found = json.loads(file.read_text())
+        return {key: value for key, value in found.items() if not key.startswith("_")}
+    if model not in SHAPES:
+        raise Refusal(
+            f"network.model = {model}: there is no {file}, and its shape is not known; {', '.join(SHAPES)} are"
+        )
+    return SHARED | SHAPES[model]
+
+
 def remedy(model: str) -> str:
     """Where to put it, how large it is, what it will need."""
     hub_id = model if model in BILLIONS else SD3_MEDIUM
@@ -129,11 +163,15 @@ def require_models(node: Any) -> None:
     """Of every network below a config's node.
 
     Raises:
-        Refusal: its weights are missing, or its pictures are of a size that it would crop.
+        Refusal: its weights are missing or random, or its pictures are of a size that it would crop.
     """
     if not isinstance(node, dict):
         return
     if node.get("_target_") == "fgm.networks.sd3.pretrained":
+        if node.get("random_init"):
+            raise Refusal(
+                "network.random_init = true: random weights are to be timed or counted (make bench, make memory)"
+            )
         require_size(node["size"])
         require(node["model"], ("transformer", "vae"))
     if str(node.get("_target_")).startswith("fgm.networks.diffusers_unet."):

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from fgm import cache_prompts, shipped, teacher
 from fgm.archives import require_data
-from fgm.config import digest, parse_arguments, read_recipe, read_yaml, without_places, write_yaml
+from fgm.config import digest, parse_arguments, read_recipe, read_yaml, require_extras, without_places, write_yaml
 from fgm.errors import Refusal, entry, rank, resumable
 from fgm.evaluation.preflight import require_files
 from fgm.records import Measurement, append_row, write_json
@@ -39,6 +39,7 @@ def train(config: dict[str, Any]) -> None:
     if is_done(config, run_dir):
         console.print(f"{run_dir} is done: its results.json, samples and weights are there (delete it to run again)")
         return
+    require_extras(config)
     teacher.require(config["teacher"])
     cache_prompts.require(config)
     require_data(config)

@@ -6,6 +6,8 @@
     naive    a fresh sample for each turn, and weight gradients where nothing is stepped
 
     cycle_over_bare, cycle_over_naive, cycle_over_quiet
+    overhead         share of a cycle's seconds that the host spends on average, log and callbacks, by its own clock:
+                     what cycle_over_quiet says in blocks, without their noise
     sample_speedup   seconds of the teacher's ODE over seconds of the generator, for one batch
     images_per_s     batch_size over the seconds of a cycle
     mfu              FLOPs of a plain cycle a second over the device's peak, where that is known, see device.py
@@ -19,21 +21,23 @@ depend on their weights.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 
 from fgm.benchmarks.device import finished, flops_of, peak, peak_memory
 from fgm.benchmarks.plain_loops import PlainLoops
 from fgm.benchmarks.timing import Times, interleaved, order, ratio
 from fgm.records import Measurement
 from fgm.training.distillation import Distillation
+from fgm.training.ema import brought
 from fgm.training.evaluation import Evaluate
 from fgm.training.fit import Run, train
-from fgm.training.logs import Lines
+from fgm.training.logs import Lines, Record
 from fgm.training.warning_signs import WarningSigns
 
 OURS = ("cycle", "quiet")
@@ -60,6 +64,7 @@ class CycleBench:
     alone: bool = False
     clock: str = "wall"
     times: Times = field(default_factory=dict)
+    watch: "Watch" = field(default_factory=lambda: Watch())
     peaks: list[float] = field(default_factory=list)
 
     @property
@@ -77,19 +82,25 @@ class CycleBench:
         plain: dict[str, Callable[[], None]] = {} if self.alone else {"bare": loops.bare, "naive": loops.naive}
         for name, timed in order([*OURS, *plain], self.repetitions):
             finished(device)
-            began = now()
+            began, before = now(), self.watch.seconds
             if name in plain:
                 self.block(plain[name])
             else:
                 yield from self.own_block(quiet=name == "quiet")
             finished(device)
+            if timed and name == "cycle":
+                self.watch.timed.append(self.watch.seconds - before)
             if timed:
                 self.times.setdefault(name, []).append(now() - began)
         yield 0
 
     def own_block(self, quiet: bool) -> Iterator[int]:
         with silenced(self.module) if quiet else peak_memory(self.module.device, self.peaks):
+            finish = self.module.finish
+            if not quiet:
+                self.module.finish = self.watch.around(finish)  # type: ignore[method-assign]
             yield from range(self.cycles)
+            self.module.finish = finish  # type: ignore[method-assign]
 
     def block(self, cycle: Callable[[], None]) -> None:
         with self.module.trainer.precision_plugin.train_step_context():
@@ -98,8 +109,9 @@ class CycleBench:
 
     def measure(self, told: str) -> list[Measurement]:
         """Run it; told says what the networks are."""
-        run = self.run
-        train(self.module, run, self, [Evaluate(run.measuring), WarningSigns(run.console), Lines(run.console)])
+        run, watch = self.run, self.watch
+        watched = [Evaluate(run.measuring), WarningSigns(run.console), Record(), Lines(run.console)]
+        train(self.module, run, self, [watch.first, *watched, watch.last])
         batch = self.module.schedule.batch_size
         protocol = f"{told}; median of {self.repetitions} blocks of {self.cycles} cycles of {batch}, {self.clock} time"
         shared = {"n": self.cycles * batch, "protocol": protocol, "nfe": self.module.generator.nfe, "weights": "raw"}
@@ -119,8 +131,12 @@ class CycleBench:
         module: Any = self.module
         loops = PlainLoops(module, module.trainer.optimizers, 1)
         images_per_s = module.schedule.batch_size * self.cycles / median(self.times["cycle"])
+        objective = module.objective  # in two stages something is computed twice
+        module.objective = replace(objective, two_stage=False)
         flops = flops_of(loops.bare, module.generator, module.online, module.teacher)
+        module.objective = objective
         rates = {"images_per_s": images_per_s, "tflop_per_image": flops / 1e12}
+        rates |= {"overhead": sum(self.watch.timed) / sum(self.times["cycle"])}
         most = peak(module.device, self.run.hardware.precision)
         rates |= {"mfu": images_per_s * flops / most} if most else {}
         return rates | ({"peak_memory_gib": max(self.peaks)} if self.peaks else {})
@@ -138,10 +154,48 @@ class CycleBench:
                 sampler(z, condition)
             finished(module.device)
 
-        times = interleaved({s.name: partial(draw, s.sampler) for s in (one, many)}, self.repetitions)
+        with brought(module.ema, module.device):
+            times = interleaved({s.name: partial(draw, s.sampler) for s in (one, many)}, self.repetitions)
         r = ratio(times, many.name, one.name)
         protocol = f"{told}; a batch of {n}, against {many.name}, {many.nfe} network calls"
         return Measurement("sample_speedup", r.value, n, protocol, one.nfe, "ema", {"low": r.low, "high": r.high})
+
+
+class Watch:
+    """Seconds of the host beside the turns of its cycles.
+
+    Attributes:
+        first, last: callbacks, between which all others stand.
+        timed: seconds of every timed block.
+    """
+
+    def __init__(self) -> None:
+        self.seconds, self.began, self.timed = 0.0, 0.0, list[float]()
+        self.first, self.last = Told(self.start), Told(self.stop)
+
+    def start(self) -> None:
+        self.began = time.perf_counter()
+
+    def stop(self) -> None:
+        self.seconds += time.perf_counter() - self.began
+
+    def around(self, finish: Callable[[Any], None]) -> Callable[[Any], None]:
+        def watched(scalars: Any) -> None:
+            self.start()
+            finish(scalars)
+            self.stop()
+
+        return watched
+
+
+class Told(Callback):
+    """Calls something at the end of each cycle."""
+
+    def __init__(self, what: Callable[[], None]) -> None:
+        self.what = what
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.what()
 
 
 @contextmanager

@@ -33,7 +33,12 @@ def peak(device: torch.device, precision: str) -> float | None:
 
 def flops_of(work: Callable[[], object], *nets: nn.Module) -> float:
     """Operations of work, whose networks compute nothing again meanwhile; attention counts as its two products."""
-    with all_stored(nets), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with (
+        all_stored(nets),
+        torch.compiler.set_stance("force_eager"),
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):
         work()
     return float(counter.get_total_flops())
 

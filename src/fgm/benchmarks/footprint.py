@@ -1,40 +1,47 @@
-"""The memory of a distillation, from its config alone: every network is built on the meta device, and holds nothing.
+"""The memory of a distillation, from its config alone: two cycles of its training step, on tensors that hold nothing.
 
-    weights       teacher, which is the start too, generator, online network and average
-    gradients     of the larger of the two that are trained: one network is stepped at a time
-                  (both, where DDP's buckets keep them)
-    optimizer     two moments for each trained weight, in its type (Adam and AdamW; Muon keeps one, and less)
-    activations   what autograd keeps for the backward of the generator's turn, for batch_size samples
+    weights       of all networks on the device, each storage once, and tables; the average, unless the host keeps it
+    gradients     one network's at a time, but where DDP's buckets keep all of them
+    optimizer     Adam's moments and whatever else an optimizer keeps; eight_bit's are counted by their sizes
+    activations   all else: graphs, samples, weights cast for bf16, an optimizer's temporaries
 
-Activations are counted by running the turn's networks on meta tensors of one sample, and summing what autograd packs
-once per storage, weights left out and attention as fused kernels have it; they are linear in the batch. Under bf16
-compute they are taken as half of that, and the weights' casts are kept besides. Not counted: the context,
-fragmentation, and the kernels' workspaces. Nothing here has been compared with a GPU's measured peak yet.
+The parts are those of the moment when their sum is largest, be that within a backward or within an optimizer's step.
+So everything in the step counts as it is: guidance, two stages, checkpointing, adapters, a discriminator, further
+steps, micro-batches. Not counted: the context, fragmentation, and the kernels' workspaces (RESERVED); prompts.
 """
 
-from collections.abc import Callable, Iterable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim import Optimizer
 
-from fgm.networks.sd3 import untrained
+from fgm.benchmarks.ledger import UNMARKED, AsOnGPU, Ledger
+from fgm.networks.guidance import unguided
+from fgm.networks.lora import own
+from fgm.training.distillation import Distillation
 
-CARDS = {  # GB of memory
+GIB = 2**30
+CARDS = {  # GiB of memory
     "RTX 3060": 12,
     "T4, RTX 4080": 16,
     "RTX 4090, L4, A10": 24,
     "RTX 5090": 32,
+    "A100 40GB": 40,
     "A6000, L40S": 48,
-    "A100, H100": 80,
+    "A100 80GB, H100": 80,
     "H200": 141,
     "B200": 180,
 }
-TOKENS = 333  # of a prompt: two CLIPs' 77 and T5's 256
-RESERVED = 1.1  # of the sum, for what is not counted, and 1 GB of context
+RESERVED = 1.1  # of the sum, for what is not counted, and 1 GiB of context
+BLOCK, SMALL = 256, 4096  # of bitsandbytes: elements that share a largest value, fewest that have moments of a byte
 
 
 @dataclass(frozen=True)
@@ -52,136 +59,149 @@ class Footprint:
 
     def fits(self) -> list[str]:
         """The cards that hold it."""
-        return [card for card, size in CARDS.items() if self.total * RESERVED + 1e9 <= size * 1e9]
+        return [card for card, size in CARDS.items() if self.total * RESERVED + GIB <= size * GIB]
 
 
-def size(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def held(net: nn.Module) -> int:
-    """Of weights and buffers, each once."""
-    return size({id(t): t for t in (*net.parameters(), *net.buffers())}.values())
-
-
-def kept_for_backward(work: Callable[[], object], *nets: nn.Module) -> int:
-    """Bytes that autograd keeps when work is done, weights and buffers left out."""
-    weights = {t.untyped_storage()._cdata for net in nets for t in (*net.parameters(), *net.buffers())}
-    kept: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = tensor
-        return tensor
-
-    with Fused(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = work()
-    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    del result
-    return total
-
-
-class Fused(TorchFunctionMode):
-    """Attention keeps its inputs, its output and a sum for each query, as fused kernels do; no matrix of weights."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is scaled_dot_product_attention:
-            return FusedAttention.apply(*args[:3])
-        return func(*args, **(kwargs or {}))
-
-
-class FusedAttention(torch.autograd.Function):
-    """Its memory alone: there is no backward."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = torch.empty_like(q)
-        ctx.save_for_backward(q, k, v, out, q.new_empty(q.shape[:-1]))
-        return out
-
-
-def of_distillation(
-    net: Any,
-    batch: int,
-    guided: bool,
-    online_guided: bool,
-    two_stage: bool,
-    half: bool,
-    copies: bool,
-    half_teacher: bool,
-) -> Footprint:
-    """Of whole networks of one architecture.
-
-    Args:
-        net: it, on the meta device.
-        batch: samples a device.
-        guided, online_guided: whether teacher and online network are called on doubled batches.
-        two_stage: whether one of their graphs is there at a time.
-        half: bf16 compute.
-        half_teacher: whether the teacher is kept in bf16.
-        copies: DDP, whose buckets keep both networks' gradients.
+def of_distillation(make: Callable[[], Distillation], precision: str, copies: bool = False) -> Footprint:
     """
-    trained, teachers, onlines = size(net.parameters()), 1 + guided, 1 + online_guided
-    if checkpointed(net):
-        calls = 1 + (max(teachers, onlines) if two_stage else teachers + onlines)
-        graphs = block_inputs(net) * calls + one_block(net) * max(teachers, onlines)
-    else:
-        passing = activations_of(net, trained=False)
-        graphs = activations_of(net) + passing * (max(teachers, onlines) if two_stage else teachers + onlines)
-    casts = 3 * trained // 2 if half and not checkpointed(net) else 0
-    kept = batch * graphs // (2 if half else 1) + casts
-    weights = 3 * held(net) + held(net) // (2 if half_teacher else 1)
-    return Footprint(weights, trained * (1 + copies), 4 * trained, kept)
+    Args:
+        make: makes the module; called where nothing is computed or held.
+        precision: of the networks' arithmetic, as Lightning names it.
+        copies: DDP, whose buckets keep all networks' gradients.
+    """
+    with weightless(), Ledger("host") as ledger, AsOnGPU():
+        module: Any = make()
+        module.double() if precision == "64-true" else module
+        trained = book(ledger, module, copies)
+        half = precision == "bf16-mixed"
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False) if half else nullcontext():
+            rehearse(ledger, module)
+    found = {name: ledger.peak.get(name, 0) for name in ("weights", "gradients", "optimizer", UNMARKED)}
+    return Footprint(**found | ({"gradients": trained} if copies else {}))
 
 
-def activations_of(net: Any, trained: bool = True) -> int:
-    """Bytes of one sample's graph through a network on the meta device, whose weights get gradients or do not."""
-    x_t, t = torch.empty(1, *net.shape, device="meta", requires_grad=True), torch.empty(1, device="meta")
-    net.requires_grad_(trained)
-    return kept_for_backward(lambda: net(x_t, t, condition_of(net)), net)
+@contextmanager
+def weightless() -> Iterator[None]:
+    """Tensors hold nothing in here, and what would read their bytes does without: copies, conversions, generators."""
+    state, nothing = torch.get_rng_state(), {"get_rng_state": lambda: None, "set_rng_state": lambda state: None}
+    generator = patch.multiple(torch, **nothing), patch.object(torch.random, "fork_rng", lambda *_, **__: nullcontext())
+    modules = patch.object(nn.Module, "_apply", converted), patch.object(Tensor, "__deepcopy__", copied)
+    with generator[0], generator[1], modules[0], modules[1], FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+    torch.set_rng_state(state)
 
 
-def block_inputs(net: Any) -> int:
-    """Bytes of what checkpointing keeps of one sample: each block's tokens, of image and prompt."""
-    config = net.transformer.config
-    tokens = (net.shape[-1] // config.patch_size) ** 2 + TOKENS
-    return len(net.transformer.transformer_blocks) * tokens * config.caption_projection_dim * 4
+def copied(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    """Tensor.__deepcopy__ without a look at the storage: torch's own would copy bytes that are not there."""
+    return memo.setdefault(id(tensor), tensor.detach().clone().requires_grad_(tensor.requires_grad))
 
 
-def one_block(net: Any) -> int:
-    """Bytes of the block that is computed again."""
-    return activations_of(net) // len(net.transformer.transformer_blocks)
-
-
-def condition_of(net: Any) -> Tensor | None:
-    length = getattr(getattr(net, "text", None), "length", None)
-    shape = (1,) if length is None else (1, length)
-    has_condition = net.num_classes or hasattr(net, "text")
-    return torch.zeros(shape, dtype=torch.int64, device="meta") if has_condition else None
-
-
-def checkpointed(net: nn.Module) -> bool:
-    return getattr(net, "wants_checkpointing", False)
-
-
-class MetaText(nn.Module):
-    """Encodings of the width and length of Stable Diffusion 3's, which hold nothing."""
-
-    def forward(self, condition: Tensor) -> tuple[Tensor, Tensor]:
-        n = len(condition)
-        return torch.empty(n, TOKENS, 4096, device="meta"), torch.empty(n, 2048, device="meta")
-
-
-def sd3_on_meta(size: int, checkpointing: bool, dual: bool) -> Any:
-    """SD3 medium, or SD3.5 medium with dual attention; its graph is counted whole, and then by what a block keeps."""
-    shape: dict[str, Any] = {
-        "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 24,
-        "attention_head_dim": 64, "num_attention_heads": 24, "joint_attention_dim": 4096,
-        "caption_projection_dim": 1536, "pooled_projection_dim": 2048, "pos_embed_max_size": 384 if dual else 192,
-    }  # fmt: skip
-    shape |= {"dual_attention_layers": tuple(range(13)), "qk_norm": "rms_norm"} if dual else {}
-    with torch.device("meta"):
-        net: Any = untrained(shape, MetaText(), size)
-    net.wants_checkpointing = checkpointing
+@torch.no_grad()
+def converted(net: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """nn.Module._apply by new parameters, where torch's own would swap the contents of fake ones and cannot."""
+    for child in net.children() if recurse else ():
+        child._apply(fn)
+    for name, p in net._parameters.items():
+        if p is not None and (found := fn(p)) is not p:
+            net._parameters[name] = nn.Parameter(found, p.requires_grad)
+    net._buffers.update({name: fn(b) for name, b in net._buffers.items() if b is not None})
     return net
+
+
+def book(ledger: Ledger, module: Any, copies: bool) -> int:
+    """Marks weights and, as they come, gradients; bytes of all that is trained."""
+    module.on_fit_start()
+    nets = [module, *(net for net in (unguided(module.teacher), module.start[0], own(module.generator.net)))]
+    weights = {id(t): t for net in nets for t in (*net.parameters(), *net.buffers())}
+    averaged = {id(t) for t in (*module.ema.parameters(), *module.ema.buffers())}
+    away = averaged if module.schedule.ema_device == "cpu" else set()
+    text = {id(t) for net in nets for name, t in net.named_buffers() if ".text." in f".{name}"}
+    gc.collect()
+    away |= text | {id(module.cycle)}
+    ledger.mark("weights", (t for key, t in weights.items() if key not in away))
+    for storage in ledger.unmarked():
+        ledger.live[UNMARKED] -= storage.nbytes()
+        ledger.kinds[storage][0] = "host"
+        ledger.live["host"] = ledger.live.get("host", 0) + storage.nbytes()
+    trained = [p for p in module.parameters() if p.requires_grad]
+    for p in trained:
+        p.register_post_accumulate_grad_hook(lambda p: ledger.mark("host" if copies else "gradients", [p.grad]))
+    return sum(p.numel() * p.element_size() for p in trained)
+
+
+def rehearse(ledger: Ledger, module: Any) -> None:
+    """Two cycles without a trainer; the first one makes the optimizers' states."""
+    optimizers, _ = module.configure_optimizers()
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["foreach"] = None if group.get("fused") else True  # as on a GPU
+    stand_in = SimpleNamespace(strategy=None, world_size=1, global_rank=0)
+    module._trainer, module.manual_backward = stand_in, Tensor.backward
+    parts = [Stepped(optimizer) for optimizer in optimizers]
+    module.optimizers, module.toggled_optimizer = lambda: parts, lambda part: toggled(parts, part)
+    module.lr_schedulers = lambda: [SimpleNamespace(step=lambda: None) for _ in parts]
+    module.report = lambda scalars, skipped: None
+    for _ in range(2):
+        ledger.begin()
+        module.training_step(torch.zeros(()))
+        states = (value for optimizer in optimizers for state in optimizer.state.values() for value in state.values())
+        ledger.mark("optimizer", (value for value in states if isinstance(value, Tensor)))
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """An optimizer as Lightning hands it to a training step."""
+
+    optimizer: Optimizer
+
+    def step(self) -> None:
+        self.optimizer.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.optimizer.zero_grad(set_to_none)
+
+
+@contextmanager
+def toggled(parts: list[Stepped], part: Stepped) -> Iterator[None]:
+    """Only part's weights have gradients in here."""
+    others = [p for each in parts if each is not part for group in each.optimizer.param_groups for p in group["params"]]
+    before = [p.requires_grad for p in others]
+    for p in others:
+        p.requires_grad_(False)
+    yield
+    for p, trained in zip(others, before, strict=True):
+        p.requires_grad_(trained)
+
+
+@dataclass(frozen=True)
+class BlankData:
+    """Images and conditions of a shape, and nothing in them."""
+
+    shape: list[int]
+    num_classes: int
+    condition: list[int] | None
+    std: float = 1.0
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        return torch.empty(n, *self.shape), self.conditions(n, generator)
+
+    def conditions(self, n: int, generator: torch.Generator) -> Tensor | None:
+        del generator
+        return None if self.condition is None else torch.zeros(n, *self.condition, dtype=torch.int64)
+
+
+class ByteMoments(Optimizer):
+    """Holds what bitsandbytes' Adam holds, and steps nothing."""
+
+    def step(self, closure: Any = None) -> None:
+        del closure
+        for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
+            if not self.state[p]:
+                small, blocks = p.numel() < SMALL, -(-p.numel() // BLOCK)
+                state = {f"state{i}": torch.empty_like(p, dtype=p.dtype if small else torch.uint8) for i in (1, 2)}
+                self.state[p] = state | ({} if small else {f"absmax{i}": torch.empty(blocks) for i in (1, 2)})
+
+
+def byte_moments(net: nn.Module, lr: float, **settings: Any) -> Optimizer:
+    """In place of an optimizer with kernel = eight_bit, where bitsandbytes need not be."""
+    del settings
+    return ByteMoments(list(net.parameters()), {"lr": lr})

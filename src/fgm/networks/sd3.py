@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fgm.errors import Refusal
 from fgm.networks import Velocity
 from fgm.networks.published import load_part
-from fgm.pretrained import require_size
+from fgm.pretrained import architecture, require_size
 
 FACTOR = 8  # pixels of a latent's side
 Size = Annotated[int, "[16, inf)"]
@@ -55,17 +55,22 @@ class SD3Velocity(Velocity):
         return torch.zeros_like(condition)
 
 
-def pretrained(model: str, text: Any, size: Size, checkpointing: bool = False) -> SD3Velocity:
+def pretrained(
+    model: str, text: Any, size: Size, checkpointing: bool = False, random_init: bool = False
+) -> SD3Velocity:
     """Published weights, in float32.
 
     Args:
         model: a diffusers directory, or a hub id whose files are in the hub's cache.
         text, size, checkpointing: see SD3Velocity.
+        random_init: random weights in the model's shape, of which no file is needed; to be timed or counted.
 
     Raises:
         Refusal: the weights are missing, or read other encodings than text gives.
     """
     require_size(size)
+    if random_init:
+        return untrained(architecture(model), text, size, checkpointing)
     transformer = load_part("SD3Transformer2DModel", model, "transformer", torch.float32)
     require_widths(transformer.config, text, model)
     return SD3Velocity(transformer, text, size, checkpointing)

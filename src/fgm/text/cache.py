@@ -1,7 +1,8 @@
 """Encoded prompts on disk: written shard by shard, each whole or absent, and read by memory mapping."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -68,16 +69,42 @@ class CachedText(nn.Module):
         super().__init__()
         self.cache, self.index = cache, cache.require()
         self.shards: dict[int, dict[str, Tensor]] = {}
+        self.held: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
     def forward(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        distinct, places = indices.unique(return_inverse=True)
-        rows = [self.row(i) for i in distinct.tolist()]
-        encoded = {name: torch.stack([row[name] for row in rows]).to(indices.device) for name in rows[0]}
-        words, pooled = assemble(encoded, self.index.widths["words"], self.index.max_length)
+        if self.held is None:
+            distinct, places = indices.unique(return_inverse=True)
+            words, pooled = self.read(distinct)
+        else:
+            distinct, words, pooled, wrong = self.held
+            places = torch.searchsorted(distinct, indices).clamp_max(len(distinct) - 1)
+            wrong.logical_or_((distinct[places] != indices).any())
         return words[places], pooled[places]
+
+    def read(self, distinct: Tensor) -> tuple[Tensor, Tensor]:
+        """Waits for the indices, and for the system to read their pages."""
+        rows = [self.row(i) for i in distinct.tolist()]
+        encoded = {name: torch.stack([row[name] for row in rows]).to(distinct.device) for name in rows[0]}
+        return assemble(encoded, self.index.widths["words"], self.index.max_length)
+
+    @contextmanager
+    def holding(self, indices: Tensor) -> Iterator[None]:
+        """These prompts and the empty one are read once, and stay on their device in here; no other may be asked for.
+
+        Raises:
+            IndexError: another one was.
+        """
+        distinct = torch.cat([indices, indices.new_zeros(1)]).unique()
+        self.held = distinct, *self.read(distinct), torch.zeros((), dtype=torch.bool, device=indices.device)
+        try:
+            yield
+            if bool(self.held[3]):
+                raise IndexError("a prompt was asked for that is not held")
+        finally:
+            self.held = None
 
     def row(self, i: int) -> dict[str, Tensor]:
         """

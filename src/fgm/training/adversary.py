@@ -23,7 +23,7 @@ from contextlib import nullcontext
 from typing import Annotated, Literal
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
@@ -36,6 +36,7 @@ from fgm.streams import stream
 from fgm.times import TimeDensity
 from fgm.training.descend import Descent
 from fgm.training.method import Method
+from fgm.training.micro_batches import Summed, Told, rooted
 from fgm.training.optimizers import scheduled
 from fgm.training.real_data import RealImages
 from fgm.training.setting import Setting
@@ -110,23 +111,31 @@ class Adversary(nn.Module):
         noise, condition = method.noise("discriminator", cycle), self.seen(condition)
         real_x_0, label = self.images.draw(method, noise)
         label = label if self.images.told and condition is not None else condition
-        real, penalty = self.real_logits(real_x_0, label, noise)
+        real_x_t, _, real_t = self.setting.noisy(real_x_0, self.time, noise)
         x_t, _, t = self.setting.noisy(x_0, self.time, noise)
+        tensors = real_x_t, real_t, label, x_t, t, condition
+        parts = Summed(self.part, method.schedule.micro_batches, *tensors)
+        norm = self.descent(method, *parts.losses())
+        return parts.told | {"discriminator_grad_norm": norm}
+
+    def part(
+        self, real_x_t: Tensor, real_t: Tensor, label: Tensor | None, x_t: Tensor, t: Tensor, condition: Tensor | None
+    ) -> tuple[Tensor, Told]:
+        """The discriminator's loss on some samples, and what to log of them."""
+        real, penalty = self.real_logits(real_x_t, real_t, label)
         with torch.no_grad():
             features = self.features(x_t, t, condition)
         fake = self.discriminator(features).to(x_t.dtype)
         loss = losses.real_loss(real).mean() + losses.fake_loss(fake).mean() + self.r1_weight / 2 * penalty.mean()
-        norm = self.descent(method, loss)
         told = {"discriminator_loss": loss, "logit_real": real.mean(), "logit_fake": fake.mean()}
-        told |= {"r1": penalty.mean()} if self.r1_weight else {}
-        return {name: value.detach() for name, value in told.items()} | {"discriminator_grad_norm": norm}
+        return loss, told | ({"r1": penalty.mean()} if self.r1_weight else {})
 
-    def real_logits(self, x_0: Tensor, condition: Tensor | None, noise: Generator) -> tuple[Tensor, Tensor]:
+    def real_logits(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Logits of real images, (batch, k), and R1, (batch,) or 0."""
-        x_t, _, t = self.setting.noisy(x_0, self.time, noise)
         at_x_t = self.r1_weight > 0 and self.r1_at == "x_t"
+        x_t = x_t.detach().requires_grad_(at_x_t)
         with torch.set_grad_enabled(at_x_t), sdpa_kernel(SDPBackend.MATH) if at_x_t else nullcontext():
-            features = self.features(x_t.requires_grad_(at_x_t), t, condition)
+            features = self.features(x_t, t, condition)
         inputs = [x_t] if at_x_t else [f.requires_grad_(self.r1_weight > 0) for f in features]
         logits = self.discriminator(features).to(x_t.dtype)
         return logits, losses.r1(logits, *inputs) if self.r1_weight else logits.new_zeros(())
@@ -138,6 +147,8 @@ class Adversary(nn.Module):
         if cycle < self.from_cycle:
             return x_0.new_zeros(()), {}
         x_t, _, t = self.setting.noisy(x_0, self.time, method.noise("adversary", cycle))
-        features = self.features(x_t, t, self.seen(condition))
-        loss = losses.real_loss(self.discriminator(features).to(x_t.dtype)).mean()
+        return rooted(self.generator_part, method.schedule.micro_batches, [x_t], t, self.seen(condition))
+
+    def generator_part(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Told]:
+        loss = losses.real_loss(self.discriminator(self.features(x_t, t, condition)).to(x_t.dtype)).mean()
         return self.weight * loss, {"adversarial_loss": loss.detach()}

@@ -1,6 +1,7 @@
 """One update of one network under manual optimization."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -36,15 +37,21 @@ class Descent:
         self.name, self.index, self.clip = name, index, clip
         self.taken, self.skipped, self.in_a_row = 0, 0, 0
 
-    def __call__(self, module: LightningModule, loss: Tensor) -> Tensor:
-        """The gradient's norm before clipping.
+    def __call__(self, module: LightningModule, loss: Tensor, *others: Callable[[], Tensor]) -> Tensor:
+        """The norm, before clipping, of the gradient of a sum: loss, and others that are formed one after another.
+
+        Whether it is finite decides whether to step, so that the host waits for the device here, once an update.
 
         Raises:
             Diverged: after PATIENCE skipped updates in a row.
         """
         optimizer = listed(module.optimizers())[self.index]
         optimizer.zero_grad(set_to_none=True)
-        module.manual_backward(loss)
+        with alone(module) if others else nullcontext():
+            module.manual_backward(loss)
+        for number, other in enumerate(others, 1):
+            with alone(module) if number < len(others) else nullcontext():
+                module.manual_backward(other())
         norm = self.clipped(list(parameters_of(optimizer.optimizer)))
         if torch.isfinite(norm):
             (optimizer.optimizer if self.index else optimizer).step()
@@ -65,6 +72,11 @@ class Descent:
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         if self.in_a_row == PATIENCE:
             raise Diverged(f"{self.name}: {PATIENCE} non-finite gradients in a row: lower optimizer.lr")
+
+
+def alone(module: LightningModule) -> AbstractContextManager[Any]:
+    """A backward whose gradients stay on their rank: the last one of an update sends the sum of all."""
+    return getattr(module.trainer.strategy, "block_backward_sync", nullcontext)()
 
 
 def listed(one_or_many: Any) -> Sequence[Any]:

@@ -29,7 +29,8 @@ Departures from the paper, each a choice in the recipe: the sample is shared by 
 learning rates decay; times of both turns come from the same density unless online_time is given.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Annotated
 
@@ -45,13 +46,14 @@ from fgm.networks.constraints import constrained
 from fgm.networks.generator import FewStepGenerator, InputScale
 from fgm.networks.guidance import Guidance, unguided
 from fgm.networks.half import halve
-from fgm.networks.lora import trained_part
+from fgm.networks.lora import own, trained_part
 from fgm.streams import stream
 from fgm.times import TimeDensity
 from fgm.training.adversary import Adversary
 from fgm.training.descend import Descent, listed
 from fgm.training.ema import frozen_copy, update_ema
 from fgm.training.initialise import Start, students
+from fgm.training.micro_batches import cut, slices
 from fgm.training.objective import Objective, Weighting
 from fgm.training.optimizers import scheduled
 from fgm.training.real_data import RealData
@@ -115,7 +117,8 @@ class Distillation(Turns):
         how = {"path": setting.path, "t_star": t_star, "c_in": c_in, "data_std": setting.data.std, "steps": steps}
         reading = partial(FewStepGenerator, **how)
         self.generator = reading(net)
-        self.ema, shares = frozen_copy(self.generator), generator_start == "teacher" and adapters is None
+        self.average(self.generator)
+        shares = generator_start == "teacher" and adapters is None
         start = unguided(setting.teacher) if shares else frozen_copy(net)  # as the teacher's own, it takes no memory
         self.start = (reading(start).eval(),)
         self.descents = [Descent(name, i, self.schedule.clip) for i, name in enumerate(("generator", "online network"))]
@@ -149,6 +152,21 @@ class Distillation(Turns):
 
     def training_step(self, batch: Tensor) -> None:
         del batch
+        with self.prompts_held():
+            self.turns_of_a_cycle()
+
+    @contextmanager
+    def prompts_held(self) -> Iterator[None]:
+        """Encoded prompts are read once a cycle; real images come with others, and then with every call."""
+        nets = [] if self.adversary or self.real_data else [own(unguided(net)) for net in self.networks()]
+        texts = {id(m): m for net in nets for m in net.modules() if hasattr(m, "holding")}
+        condition = self.latents(int(self.cycle), slice(None))[1] if texts else None
+        with ExitStack() as stack:
+            for text in texts.values():
+                stack.enter_context(text.holding(condition))  # type: ignore[operator]
+            yield
+
+    def turns_of_a_cycle(self) -> None:
         cycle, (generator_optimizer, online_optimizer, *others) = int(self.cycle), listed(self.optimizers())
         online_scalars: dict[str, Tensor] = {}
         with self.toggled_optimizer(generator_optimizer):
@@ -169,12 +187,23 @@ class Distillation(Turns):
         self.report(scalars, sum(descent.skipped for descent in self.descents))
 
     def generate(self, cycle: int) -> tuple[Tensor, Tensor | None]:
-        """The cycle's samples, with their graph, and the conditions that they were drawn under."""
+        """The cycle's samples and the conditions that they were drawn under; with their graph if they are one part."""
+        parts = slices(self.schedule.batch_size, self.schedule.micro_batches)
+        given = [self.latents(cycle, where) for where in parts]
+        if len(parts) == 1:
+            return self.generator(*given[0]), given[0][1]
+        with torch.no_grad():
+            x_0 = torch.cat([self.generator(*part) for part in given])
+        conditions = [condition for _, condition, _ in given if condition is not None]
+        return x_0, torch.cat(conditions) if conditions else None
+
+    def latents(self, cycle: int, where: slice) -> tuple[Tensor, Tensor | None, Tensor | None]:
         noise, data = self.noise("latent", cycle), self.setting.data
         shape = (self.schedule.batch_size, *data.shape)
         z = torch.randn(shape, generator=noise, dtype=self.weight_dtype, device=self.device)
         condition = data.conditions(len(z), noise)
-        return self.generator(z, condition, self.renoising(z, cycle)), condition
+        eps = self.renoising(z, cycle)
+        return *cut(where, z, condition), None if eps is None else eps[:, where]
 
     def renoising(self, z: Tensor, cycle: int) -> Tensor | None:
         """The noises before the step that is trained in this cycle: 0 to steps - 1 of them, as many on every rank."""
@@ -184,16 +213,6 @@ class Distillation(Turns):
         noise = self.noise("renoising", cycle)
         return torch.randn((int(count), *z.shape), generator=noise, dtype=z.dtype, device=z.device)
 
-    def networks(self) -> list[Velocity]:
-        nets: list[Velocity] = [
-            self.generator.net,
-            self.online,
-            self.ema.net,
-            unguided(self.teacher),
-            self.start[0].net,
-        ]
-        return list(dict.fromkeys(net for net in nets if any(True for _ in net.parameters())))
-
     def sources(self) -> list[Source]:
         n = self.generator.nfe
         return [
@@ -202,6 +221,10 @@ class Distillation(Turns):
             Source("start: teacher at t*", self.start[0], n, "teacher" if n == 1 else "start"),
             many_step(self.teacher, self.setting.path, self.teacher_steps),
         ]
+
+    def networks(self) -> list[Velocity]:
+        nets = [self.generator.net, self.online, self.ema.net, unguided(self.teacher), self.start[0].net]
+        return list({id(own(net)): own(net) for net in nets if any(True for _ in net.parameters())}.values())
 
     def result(self) -> nn.Module:
         return trained_part(self.ema.net)

@@ -23,6 +23,7 @@ from fgm.records import Measurement
 from fgm.streams import stream
 from fgm.training.best import SaveBest
 from fgm.training.dashboard import Answer, log_answers, log_picture
+from fgm.training.ema import brought
 from fgm.training.method import Method
 from fgm.training.ranks import comm_of_training
 from fgm.training.sharding import whole_on_every_rank
@@ -117,7 +118,8 @@ class Evaluate(Callback):
         cycle, every = int(pl_module.cycle), self.measuring.evaluation.every
         if every and cycle % every == 0:
             began = time.perf_counter()
-            self.measure(pl_module, cycle)
+            with brought(pl_module.ema, pl_module.device):
+                self.measure(pl_module, cycle)
             self.seconds += time.perf_counter() - began
 
     def measure(self, module: Method, cycle: int) -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from fgm.errors import RESUMABLE, Refusal, told, unwritable
 from fgm.evaluation.evaluation import Evaluation
 from fgm.training.checkpoints import LAST, AtomicCheckpointIO, SaveLast, last_checkpoint, what_stays
+from fgm.training.compiled import CompileBlocks
 from fgm.training.descend import Diverged
 from fgm.training.evaluation import Evaluate, Measuring
 from fgm.training.logs import Record, loggers, progress
@@ -27,11 +28,15 @@ from fgm.training.world import World, WorldChange
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where to run. bf16 is a precision of the networks' arithmetic alone; weights, times and losses are float32."""
+    """Where to run. bf16 is a precision of the networks' arithmetic alone; weights, times and losses are float32.
+
+    compile: see compiled.py.
+    """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: Annotated[int, "[1, inf)"] = 1
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ def train(
     module: Method, run: Run, batches: Any, callbacks: list[Callback], checkpoint: Path | None = None, cycle: int = 0
 ) -> None:
     """One cycle a batch, whatever it holds; from a checkpoint of that cycle where one is given."""
+    callbacks = [*callbacks, CompileBlocks()] if run.hardware.compile else callbacks
     chosen = loggers(run.logger, run.run_dir, run.name, run.config, cycle, run.console)
     checkpoints = AtomicCheckpointIO(run.console, trusted=checkpoint == run.run_dir / LAST)
     trainer = build_trainer(run, module.schedule, chosen, callbacks, checkpoints)
@@ -105,8 +111,9 @@ def refusal(error: Exception, last: Path) -> Refusal | None:
 def build_trainer(
     run: Run, schedule: Schedule, loggers: list[Logger], callbacks: list[Any], checkpoints: AtomicCheckpointIO
 ) -> Trainer:
+    hardware: dict[str, Any] = {name: value for name, value in asdict(run.hardware).items() if name != "compile"}
     return Trainer(
-        max_epochs=1, **asdict(run.hardware), num_nodes=run.strategy.nodes,
+        max_epochs=1, **hardware, num_nodes=run.strategy.nodes,
         strategy=run.strategy.engine(run.hardware.devices),
         logger=loggers, callbacks=callbacks, plugins=[checkpoints], log_every_n_steps=schedule.log_every,
         enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=run.console.is_terminal,

@@ -21,9 +21,10 @@ from fgm.networks.constraints import constrained
 from fgm.networks.guidance import guided
 from fgm.paths import expand_like
 from fgm.training.descend import Descent
-from fgm.training.ema import frozen_copy, update_ema
+from fgm.training.ema import update_ema
 from fgm.training.initialise import initialised
 from fgm.training.method import Method
+from fgm.training.micro_batches import Summed, Told
 from fgm.training.optimizers import scheduled
 from fgm.training.setting import Setting
 
@@ -50,7 +51,7 @@ class FlowMatching(Method):
         super().__init__(setting)
         self.null_share, self.steps, self.guidance = null_share, steps, guidance
         self.net = initialised("teacher" if setting.teacher else "random", setting)
-        self.ema = frozen_copy(self.net)
+        self.average(self.net)
         self.descents = [Descent("teacher", 0, self.schedule.clip)]
 
     def configure_optimizers(self):
@@ -59,21 +60,25 @@ class FlowMatching(Method):
 
     def training_step(self, batch: Tensor) -> None:
         del batch
-        loss = self.loss(int(self.cycle))
-        norm = self.descents[0](self, loss)
+        parts = Summed(self.part, self.schedule.micro_batches, *self.drawn(int(self.cycle)))
+        norm = self.descents[0](self, *parts.losses())
         update_ema(self.ema, self.net, self.schedule.ema_decay)
-        self.report({"loss": loss.detach(), "grad_norm": norm}, self.descents[0].skipped)
+        self.report(parts.told | {"grad_norm": norm}, self.descents[0].skipped)
 
-    def loss(self, cycle: int) -> Tensor:
-        """The batch's mean of |v - c|^2."""
+    def drawn(self, cycle: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """x_t, c, t and conditions of a batch."""
         s, noise = self.setting, self.noise("teacher", cycle)
         x_0, condition = s.data.draw(self.schedule.batch_size, noise)
         if condition is not None:
             dropped = torch.rand(len(x_0), generator=noise, device=noise.device) < self.null_share
             condition = torch.where(expand_like(dropped, condition), self.net.null(condition), condition)
             condition = condition.to(self.device)
-        x_t, c, t = s.noisy(x_0.to(self.device, self.weight_dtype), s.time, noise)
-        return losses.flow_matching(self.net(x_t, t, condition).to(x_t.dtype), c).mean()
+        return *s.noisy(x_0.to(self.device, self.weight_dtype), s.time, noise), condition
+
+    def part(self, x_t: Tensor, c: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Told]:
+        """The mean of |v - c|^2."""
+        loss = losses.flow_matching(self.net(x_t, t, condition).to(x_t.dtype), c).mean()
+        return loss, {"loss": loss}
 
     def networks(self) -> list[Velocity]:
         return [self.net, self.ema]

@@ -1,6 +1,7 @@
 """What the rest of the suite asks of a training: its cycle count, what to measure, what to export."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
@@ -10,6 +11,7 @@ from torch import Generator, Tensor, nn
 from fgm.evaluation.sampling import Source
 from fgm.networks import Velocity
 from fgm.training.descend import Descent
+from fgm.training.ema import frozen_copy
 from fgm.training.setting import Setting
 from fgm.training.sharding import shard
 
@@ -18,9 +20,9 @@ class Method(LightningModule):
     """Manual optimization; one training_step is one cycle, after which every network is a consistent state.
 
     Attributes:
+        ema: the average of what is trained.
         cycle: finished cycles, () int64; saved with the weights, so that a resumed run draws what it would have drawn.
         exported: stem of the file that holds the result.
-        ema: the average of what is trained.
         descents: the updates of the networks that are trained.
         seen_until: a cycle, and the samples used until its end; from there on every rank adds as many.
     """
@@ -38,9 +40,23 @@ class Method(LightningModule):
         self.register_buffer("cycle", torch.zeros((), dtype=torch.int64))
         self._ddp_params_and_buffers_to_ignore = ["cycle"]
 
-    def _apply(self, *arguments: Any, **options: Any) -> Self:
-        """On whatever device the networks are, the count stays on the host: to read it must not wait for theirs."""
-        super()._apply(*arguments, **options)
+    def average(self, net: nn.Module) -> None:
+        """From now on ema is a copy of net; in the host's memory it is no business of DDP's either."""
+        self.ema = frozen_copy(net)
+        if self.schedule.ema_device == "cpu":
+            self._ddp_params_and_buffers_to_ignore += [name for name in self.state_dict() if name.startswith("ema.")]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """On whatever device the networks are, the count stays on the host: to read it must not wait for theirs.
+
+        So does the average with ema_device = cpu.
+        """
+        ema = self._modules.get("ema") if self.schedule.ema_device == "cpu" else None
+        if ema is not None:
+            self._modules["ema"] = None  # keeps its place among the modules
+        super()._apply(fn, recurse)
+        if ema is not None:
+            self._modules["ema"] = ema._apply(lambda tensor: fn(tensor).cpu())
         self.cycle = self.cycle.cpu()
         return self
 

@@ -1,23 +1,60 @@
-"""Optimizers as functions of a network, and the one schedule of the learning rate."""
+"""Optimizers as functions of a network, and the one schedule of the learning rate.
+
+Adam and AdamW come in three kernels, of the same formula and under the same checkpoints:
+
+    auto        torch's choice: on a GPU all tensors at once, with one more copy of the weights in memory meanwhile
+    fused       one pass over weights, gradients and moments; no such copy, and the fastest
+    eight_bit   moments of eight bits in blocks of 256, each with its largest value (arXiv 2110.02861), by bitsandbytes:
+                2 bytes a weight in place of 8. Tensors under 4096 elements keep theirs in float32. bitsandbytes holds
+                them as plain tensors, which a checkpoint that executes nothing can carry; torchao as a class of its own
+"""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from importlib import import_module
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 from torch.optim import Adam, AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from fgm.errors import EIGHT_BIT, require_installed
+
 Positive = Annotated[float, "(0, inf)"]
+Kernel = Literal["auto", "fused", "eight_bit"]
 
 
-def adam(net: nn.Module, lr: Positive, beta_1: float = 0.0, beta_2: float = 0.999, eps: Positive = 1e-8) -> Optimizer:
+def adam(
+    net: nn.Module,
+    lr: Positive,
+    beta_1: float = 0.0,
+    beta_2: float = 0.999,
+    eps: Positive = 1e-8,
+    kernel: Kernel = "auto",
+) -> Optimizer:
     """Adam without momentum, as SiD and RealUID train both networks of a min-max game."""
-    return Adam(net.parameters(), lr, (beta_1, beta_2), eps)
+    return of_kernel(kernel, (Adam, "Adam8bit"), net, lr=lr, betas=(beta_1, beta_2), eps=eps)
 
 
-def adamw(net: nn.Module, lr: Positive, weight_decay: float = 0.0) -> Optimizer:
-    return AdamW(net.parameters(), lr, (0.9, 0.99), weight_decay=weight_decay)
+def adamw(net: nn.Module, lr: Positive, weight_decay: float = 0.0, kernel: Kernel = "auto") -> Optimizer:
+    return of_kernel(kernel, (AdamW, "AdamW8bit"), net, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay)
+
+
+def of_kernel(kernel: Kernel, kinds: tuple[type[Optimizer], str], net: nn.Module, **settings: Any) -> Optimizer:
+    """
+    Args:
+        kernel: see above.
+        kinds: torch's class, and the name of bitsandbytes' one.
+
+    Raises:
+        Refusal: bitsandbytes is not installed.
+    """
+    parameters: Any = list(net.parameters())
+    settings |= {"fused": True} if kernel == "fused" else {}
+    if kernel != "eight_bit":
+        return kinds[0](parameters, **settings)
+    require_installed("bitsandbytes", "optimizer.kernel = eight_bit", EIGHT_BIT)
+    return getattr(import_module("bitsandbytes").optim, kinds[1])(parameters, **settings)
 
 
 def muon(net: nn.Module, lr: Positive, weight_decay: float = 0.0, blocks: str = "blocks") -> Optimizer:

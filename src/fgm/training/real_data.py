@@ -86,17 +86,29 @@ class RealData:
     def is_off(self) -> bool:
         return self.a == self.b == 1
 
-    def online_loss(self, method: Method, v: Tensor, c: Tensor, index: int) -> Tensor:
-        """The mean over generated and real images; v and c are of the generated ones, index is the turn's."""
-        loss = losses.realuid_matching(v, c, self.a, self.b).mean()
-        return loss + self.real_loss(method, self.images, index) if self.images else loss
-
-    def real_loss(self, method: Method, images: RealImages, index: int) -> Tensor:
+    def drawn(self, method: Method, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None] | None:
+        """x_t, c, t and conditions of as many real images as the batch has, for an online turn; None if it is off."""
+        if self.images is None:
+            return None
         noise = method.noise("real", index)
-        x_0, condition = images.draw(method, noise)
-        x_t, c, t = self.setting.noisy(x_0, self.time, noise)
-        v = self.online(x_t, t, condition).to(x_t.dtype)
-        return losses.realuid_matching(v, c, 1 - self.a, 1 - self.b).mean()
+        x_0, condition = self.images.draw(method, noise)
+        return *self.setting.noisy(x_0, self.time, noise), condition
+
+    def online_loss(
+        self,
+        v: Tensor,
+        c: Tensor,
+        x_t: Tensor | None = None,
+        real_c: Tensor | None = None,
+        t: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """The mean over generated images, of which v and c are, and real ones at x_t, where they are given."""
+        loss = losses.realuid_matching(v, c, self.a, self.b).mean()
+        if x_t is None or real_c is None or t is None:
+            return loss
+        real_v = self.online(x_t, t, condition).to(x_t.dtype)
+        return loss + losses.realuid_matching(real_v, real_c, 1 - self.a, 1 - self.b).mean()
 
     def generator_loss(self, u: Tensor, v: Tensor, c: Tensor, lambda_1: float, detach: bool) -> Tensor:
         """In place of losses.fgm, (batch,)."""

@@ -15,6 +15,7 @@ from fgm.networks import Velocity
 from fgm.paths import Path
 from fgm.streams import stream
 from fgm.times import TimeDensity
+from fgm.training.ema import EmaDevice
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Schedule:
         log_every, save_every: cycles between log entries and between checkpoints.
         save_minutes: after which there is a checkpoint in any case.
         keep_every: cycles between checkpoints that stay when newer ones come; 0 for none.
+        micro_batches: parts of a batch whose graphs are in memory in turn, see micro_batches.py.
+        ema_device: where the average is kept, see ema.py.
     """
 
     cycles: Annotated[int, "[1, inf)"]
@@ -43,6 +46,14 @@ class Schedule:
     save_every: Annotated[int, "[1, inf)"]
     save_minutes: Annotated[float, "(0, inf]"] = inf
     keep_every: Annotated[int, "[0, inf)"] = 0
+    micro_batches: Annotated[int, "[1, inf)"] = 1
+    ema_device: EmaDevice = "same"
+
+    def __post_init__(self) -> None:
+        if self.micro_batches > self.batch_size:
+            raise ValueError(
+                f"training.micro_batches = {self.micro_batches} is more than training.batch_size = {self.batch_size}"
+            )
 
 
 @dataclass(frozen=True)

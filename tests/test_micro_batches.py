@@ -1,0 +1,130 @@
+"""A batch in parts has the gradients of the batch at once, in every network that is stepped, and needs less memory."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from adversaries import GAN
+from test_training import SCHEDULE, network, run, setting
+from torch import Tensor, nn
+
+from fgm.benchmarks.footprint import of_distillation
+from fgm.data.points import Ring
+from fgm.networks.adapters import LoRA
+from fgm.training import descend
+from fgm.training.distillation import Distillation
+from fgm.training.flow_matching import FlowMatching
+from fgm.training.method import Method
+from fgm.training.micro_batches import slices
+from fgm.training.real_data import RealData
+from fgm.training.setting import Schedule
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "three online turns": {"online_turns": 3},
+    "two stages": {"two_stage": True, "lambda_1": 0.0},
+    "a discriminator": {"adversary": partial(GAN, r1_weight=0.5)},
+    "a discriminator, two stages": {"adversary": partial(GAN, r1_weight=0.5, r1_at="x_t"), "two_stage": True},
+    "real images": {"real_data": partial(RealData, a=0.9, b=0.92)},
+    "three steps": {"steps": 3},
+    "DMD's direction": {"detach": True, "lambda_1": 0.0},
+    "adapters": {"adapters": LoRA(rank=2, alpha=4.0, targets=["layers.0", "layers.2"])},
+}
+
+
+def sgd(net: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(net.parameters(), 0.01)
+
+
+def schedule(parts: int) -> Schedule:
+    return replace(SCHEDULE, cycles=2, warmup=0, decay=0.0, clip=float("inf"), micro_batches=parts)
+
+
+def distillation(parts: int, **options: Any) -> Distillation:
+    s = setting(net=network(2), teacher=network(1), schedule=schedule(parts), optimizer=sgd)
+    return Distillation(s, t_star=0.9, **options)
+
+
+@pytest.fixture
+def updates(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The gradient of each update, all of its tensors in one."""
+    seen: list[Tensor] = []
+    clip = descend.clip_grad_norm_
+
+    def watched(parameters: list[nn.Parameter], most: float) -> Tensor:
+        seen.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
+        return clip(parameters, most)
+
+    monkeypatch.setattr(descend, "clip_grad_norm_", watched)
+    return seen
+
+
+def compare(updates: list[Tensor], folder: Path, make: Callable[[int], Method], precision: str, bound: float) -> None:
+    """In 3 parts of 16 samples, which are 5, 5 and 6, as in one."""
+    for parts in (1, 3):
+        run(make(parts), folder / str(parts), precision)
+    whole, in_parts = updates[: len(updates) // 2], updates[len(updates) // 2 :]
+    for a, b in zip(in_parts, whole, strict=True):
+        assert b.norm() > 0 and (a - b).norm() <= bound * b.norm()
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_a_distillation_in_parts_has_the_gradients_of_the_whole(
+    options: dict[str, Any], updates: list[Tensor], tmp_path: Path
+) -> None:
+    compare(updates, tmp_path, lambda parts: distillation(parts, **options), "64-true", 1e-12)
+
+
+@pytest.mark.parametrize("name", ["three online turns", "two stages", "real images", "three steps"])
+def test_in_single_precision_too(name: str, updates: list[Tensor], tmp_path: Path) -> None:
+    """But for a discriminator's and adapters' gradients, whose sums nearly cancel."""
+    compare(updates, tmp_path, lambda parts: distillation(parts, **VARIANTS[name]), "32-true", 1e-6)
+
+
+def test_so_has_the_training_of_a_teacher(updates: list[Tensor], tmp_path: Path) -> None:
+    def make(parts: int) -> Method:
+        return FlowMatching(setting(data=Ring(), schedule=schedule(parts), optimizer=sgd))
+
+    compare(updates, tmp_path, make, "32-true", 1e-6)
+
+
+def test_what_is_logged_is_the_mean_of_the_batch(tmp_path: Path) -> None:
+    told: list[dict[str, Tensor]] = []
+    for parts in (1, 3):
+        module = distillation(parts, adversary=partial(GAN, r1_weight=0.5))
+        module.report = lambda scalars, skipped, m=module: (told.append(scalars), m.cycle.add_(1))  # type: ignore[method-assign, assignment]
+        run(module, tmp_path / str(parts))
+    assert len(told) == 4
+    for one, three in zip(told[:2], told[2:], strict=True):
+        assert one.keys() == three.keys()
+        assert all(torch.allclose(one[name], three[name], rtol=1e-4, atol=1e-6) for name in one)
+
+
+@pytest.mark.parametrize("n, parts", [(16, 1), (16, 3), (5, 5), (7, 2)])
+def test_parts_cover_the_batch_and_are_even(n: int, parts: int) -> None:
+    cut = [torch.arange(n)[where] for where in slices(n, parts)]
+    assert torch.equal(torch.cat(cut), torch.arange(n)) and len(cut) == parts
+    assert max(map(len, cut)) - min(map(len, cut)) <= 1
+
+
+@pytest.mark.parametrize("two_stage", [False, True])
+def test_a_quarter_of_the_batch_at_a_time_takes_less_than_a_third_of_the_graphs(two_stage: bool) -> None:
+    """The generator's graph, besides, is never there with another network's."""
+
+    def activations(parts: int) -> int:
+        def make() -> Distillation:
+            s = setting(net=network(2), teacher=network(1), optimizer=sgd)
+            large = replace(s, schedule=replace(SCHEDULE, batch_size=4096, micro_batches=parts))
+            return Distillation(large, t_star=0.9, two_stage=two_stage)
+
+        return of_distillation(make, "32-true").activations
+
+    assert activations(4) < activations(1) / 3
+
+
+def test_more_parts_than_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="micro_batches = 17 is more than"):
+        replace(SCHEDULE, micro_batches=17)

@@ -22,7 +22,7 @@ from fgm.errors import Refusal
 from fgm.signatures import check, check_arguments
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-PLACES = ("outputs", "experiments", "run_dir", "logger")  # change where a run writes, not what it is
+PLACES = ("outputs", "experiments", "run_dir", "logger", "study")  # where a run writes and why, not what it is
 
 
 @dataclass(frozen=True)

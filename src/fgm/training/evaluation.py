@@ -14,7 +14,7 @@ from rich.console import Console
 from fgm.data import Data
 from fgm.evaluation import Asking
 from fgm.evaluation.evaluation import Evaluation
-from fgm.evaluation.pictures import captioned_grid, picture
+from fgm.evaluation.pictures import captioned_grid, gallery, picture
 from fgm.evaluation.quantise import dequantise
 from fgm.evaluation.sampling import Source
 from fgm.evaluation.symptoms import complaints
@@ -25,7 +25,7 @@ from fgm.training.dashboard import Answer, log_answers, log_picture
 from fgm.training.method import Method
 from fgm.training.ranks import comm_of_training
 
-SHOWN_POINTS, SHOWN_IMAGES, SHOWN_PROMPTS = 4000, 15, 12
+SHOWN_POINTS, SHOWN_IMAGES, SHOWN_PROMPTS, DRAWN = 4000, 15, 12, 16
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,10 @@ class Measuring:
             captioned_grid(sets | ({} if truth is None else {"real": truth}), panel.captions(asked), path)
         else:
             picture(sets | {"real": data.reference(n, stream("shown", index=0))}, path, SHOWN_IMAGES)
+
+    def draw(self, sampler: Source, module: Method, path: Path) -> None:
+        """A few samples of one sampler and nothing else."""
+        gallery(self.drawn(sampler, module, max(DRAWN, shown(module.setting.data))), path)
 
     def drawn(self, sampler: Source, module: Method, n: int) -> torch.Tensor:
         x = self.source(sampler, module, n).take(range(n)).x

@@ -4,8 +4,9 @@ A row is one finished run:
 
     recipe, commit, config_digest, seed, images_seen, wall_s, device, date, results
 
-and each result is a Measurement. Rows are appended, never edited. A value without protocol and n is refused. Rows of a study's runs also say what was
-swept, and bring their learning curves; a run of it that failed is a row without results that says why:
+and each result is a Measurement. Rows are appended, never edited. A value without protocol and n is refused. Rows of a
+study's runs also say what was swept, and bring their learning curves; a run of it that failed is a row without results
+that says why:
 
     study, swept, metrics, sweep_digest; curves, or failed
 """
@@ -84,7 +85,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def read_curves(path: Path, most: int = 64) -> dict[str, list[list[float]]]:
-    """What metrics.csv says of learning: {column: [[images_seen, value], ...]}, four digits, about `most` points each."""
+    """What metrics.csv says of learning: {column: [[images_seen, value], ...]}, four digits, about `most` points."""
     if not path.exists():
         return {}
     with path.open(newline="") as file:

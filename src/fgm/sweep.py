@@ -23,7 +23,7 @@ from fgm.finished import split
 from fgm.studies.definition import read_sweep, restrict, with_metrics
 from fgm.studies.multirun import LAUNCHERS, SWEEPERS, multirun
 from fgm.studies.points import points
-from fgm.studies.running import run_all
+from fgm.studies.running import require_one_process, run_all
 from fgm.studies.wandb_sweep import write_sweep
 
 OWN = {"sweep": "", "metrics": "", "retry": "false", "format": "run", "out": "", "launcher": "", "sweeper": ""}
@@ -31,6 +31,7 @@ OWN = {"sweep": "", "metrics": "", "retry": "false", "format": "run", "out": "",
 
 def main(arguments: list[str]) -> None:
     mine, rest = split(arguments, OWN)
+    require_one_process()
     own, hydra = OWN | mine, [argument for argument in rest if argument.startswith("hydra.")]
     choice(own, "format", ("run", "wandb"))
     choice(own, "launcher", ("", *LAUNCHERS))

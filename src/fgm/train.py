@@ -79,9 +79,7 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
     write_json(run.run_dir / "results.json", row)
     log_results(module.loggers, results, final, int(module.cycle) - 1)
     run.console.print(summary(results, config["recipe"]))
-    run.console.print(
-        f"pictures in {run.run_dir}/samples, row in {diary(config)} (make table)"
-    )
+    run.console.print(f"pictures in {run.run_dir}/samples, row in {diary(config)} (make table)")
 
 
 def diary(config: dict[str, Any]) -> Path:

@@ -98,7 +98,9 @@ def read_sweep(name: str) -> Sweep:
         Refusal: there is no such sweep, or its file is not of the form above.
     """
     if name not in sweeps():
-        raise Refusal(f"sweep = {name}: unknown; {hint(name, sweeps())}" if name else f"sweep= is missing; {hint('', sweeps())}")
+        raise Refusal(
+            f"sweep = {name}: unknown; {hint(name, sweeps())}" if name else f"sweep= is missing; {hint('', sweeps())}"
+        )
     node = yaml.safe_load((CONFIGS / "sweep" / f"{name}.yaml").read_text())
     where, known = f"configs/sweep/{name}.yaml", [f.name for f in fields(Sweep) if f.name != "name"]
     for key in node:

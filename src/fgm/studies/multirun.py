@@ -27,7 +27,7 @@ from fgm.studies.definition import Sweep, read_sweep, restrict, text, with_metri
 from fgm.studies.points import Point, points
 from fgm.studies.process import Processes
 from fgm.studies.rows import value_of
-from fgm.studies.running import finished, known_rows, record, require_one_process, stop_if_asked, train_teachers
+from fgm.studies.running import finished, known_rows, record, stop_if_asked, train_teachers
 
 LAUNCHERS = {
     "basic": "hydra",
@@ -46,7 +46,6 @@ def multirun(sweep: Sweep, recipe: str, overrides: list[str], own: dict[str, str
     Raises:
         Refusal: the plugin that is asked for is not installed.
     """
-    require_one_process()
     launcher, sweeper = own["launcher"] or "basic", own["sweeper"] or "basic"
     for name, package in ((launcher, LAUNCHERS[launcher]), (sweeper, SWEEPERS[sweeper])):
         if not installed(package):

@@ -1,11 +1,13 @@
 """One run of its own process, from the config.yaml in its run directory: python -m fgm.studies.point <file> [tied]
 
-A point that crashes takes nothing else with it. `tied` says that standard input is held open by the process that
-started this one: when that one is gone, this one saves and stops. While one process runs a point, others wait for it.
+A point that crashes takes nothing else with it, and one that is done leaves no checkpoints behind. `tied` says that
+standard input is held open by the process that started this one: when that one is gone, this one saves and stops. While
+one process runs a point, others wait for it.
 """
 
 import fcntl
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -24,6 +26,8 @@ def main(arguments: list[str]) -> None:
         threading.Thread(target=stop_with_parent, daemon=True).start()
     with alone(Path(config["run_dir"])):
         train(config)
+        if "study" in config:
+            shutil.rmtree(Path(config["run_dir"]) / "checkpoints", ignore_errors=True)  # its weights are exported
 
 
 def stop_with_parent() -> None:

@@ -69,7 +69,7 @@ def combinations(sweep: Sweep) -> Iterator[tuple[dict[str, Value], list[str]]]:
 
 
 def require_axes(sweep: Sweep, recipe: str, common: list[str]) -> None:
-    """Refuse an axis that the recipe does not have at once, by its first value: a whole grid takes seconds to compose."""
+    """Refuse an axis that the recipe does not have by its first value: a whole grid takes seconds to compose."""
     for axis in sweep.axes.values():
         try:
             read_recipe(recipe, [*common, *next(iter(axis.values.values()))])
@@ -95,5 +95,3 @@ def point(config: dict[str, Any], seed: int, told: dict[str, Any]) -> Point:
     words = [config["recipe"], *(f"{short(a, told['swept'])}-{v}" for a, v in told["swept"].items()), f"seed-{seed}"]
     name = "__".join([*words, digest(config)[:6]])
     return Point(config | {"run_dir": f"{config['outputs']}/{told['study']}/{name}"})
-
-

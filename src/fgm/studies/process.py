@@ -34,11 +34,16 @@ class Outcome:
 
 
 class Processes:
-    """Starts runs one after another, hands signals to the one that runs, and then says that it was stopped."""
+    """Starts runs one after another, hands signals to the one that runs, and then says that it was stopped.
 
-    def __init__(self) -> None:
+    Args:
+        command: to which a run's config.yaml is added.
+    """
+
+    def __init__(self, *command: str) -> None:
+        self.command = command or (sys.executable, "-m", "fgm.studies.point")
         self.child: subprocess.Popen[bytes] | None = None
-        self.stopping = False
+        self.running = self.stopping = False
         for number in SIGNALS:
             signal.signal(number, self.stop)
 
@@ -46,16 +51,17 @@ class Processes:
         """The run saves at the end of its cycle; without one there is nothing to wait for."""
         del number, frame
         self.stopping = True
-        if self.child is None:
+        if not self.running:
             sys.exit(RESUMABLE)
-        self.child.terminate()
+        if self.child:
+            self.child.terminate()
 
     def run(self, config: dict[str, Any]) -> Outcome:
         """One config to its end; what it says goes to log.txt in its run directory."""
         began, run_dir = time.perf_counter(), Path(config["run_dir"])
         run_dir.mkdir(parents=True, exist_ok=True)
         write_yaml(config, run_dir / "config.yaml")
-        command = [sys.executable, "-m", "fgm.studies.point", str(run_dir / "config.yaml"), "tied"]
+        command = [*self.command, str(run_dir / "config.yaml"), "tied"]
         with (run_dir / LOG).open("ab") as log:
             start, code = log.tell(), self.code_of(command, log)
         stopped = self.stopping or code in (RESUMABLE, INTERRUPTED)
@@ -66,9 +72,12 @@ class Processes:
         """In a session of its own: a terminal's Ctrl-C reaches it through stop() alone."""
         streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT}
         environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        self.running = True
         with subprocess.Popen(command, **streams, start_new_session=True, env=environment) as self.child:
+            if self.stopping:  # asked to while it was being started
+                self.child.terminate()
             code = self.child.wait()
-        self.child = None
+        self.child, self.running = None, False
         return code
 
 

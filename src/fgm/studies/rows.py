@@ -114,7 +114,9 @@ def study_of(rows: Sequence[Row]) -> Study:
     alike = [row for row in rows if row["sweep_digest"] == last["sweep_digest"]]
     newest = {(tuple(row["swept"].items()), row["seed"]): row for row in alike}
     swept = sorted({key: None for key, _ in newest}, key=lambda key: order(key, list(newest)))
-    cells = [cell_of(dict(key), [row for (k, _), row in sorted(newest.items(), key=seed_of) if k == key]) for key in swept]
+    cells = [
+        cell_of(dict(key), [row for (k, _), row in sorted(newest.items(), key=seed_of) if k == key]) for key in swept
+    ]
     return Study(last["study"], last["recipe"], last["metrics"], cells)
 
 

@@ -2,9 +2,7 @@
 
 import json
 import os
-import shutil
 import sys
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +30,6 @@ def run_all(points: Sequence[Point], retry: bool, console: Console) -> None:
         Refusal: a teacher could not be trained, the recipe does not measure what decides, or all points failed.
         SystemExit: RESUMABLE, when the sweep was asked to stop.
     """
-    require_one_process()
     rows, processes = known_rows(points), Processes()
     pending = [point for point in points if not finished(point, rows, retry)]
     console.print(f"{points[0].study}: {len(points)} points, {len(points) - len(pending)} of them done")
@@ -71,8 +68,9 @@ def finished(point: Point, rows: Rows, retry: bool = False) -> bool:
 
 def train_teachers(points: Sequence[Point], processes: Processes, console: Console) -> None:
     """Each teacher that the points name and that is missing, once and before them all; no part of the study itself."""
-    nodes = [node for node in (point.config["teacher"] for point in points) if teacher.run_dir(node) and node["train"]]
-    for node in {json.dumps(node): node for node in nodes}.values():
+    for node in {json.dumps(node): node for node in (point.config["teacher"] for point in points)}.values():
+        if not node or node["_target_"] != "fgm.teacher.from_run" or not node["train"]:
+            continue
         config = teacher.run_of(*(node[key] for key in ("recipe", "overrides", "outputs", "experiments")))
         if is_done(config, Path(config["run_dir"])):
             continue
@@ -97,7 +95,6 @@ def record(point: Point, outcome: Outcome) -> dict[str, Any]:
         row = failure(point, outcome)
         append_row(path, row)
         return row
-    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)  # its weights are exported
     if "failed" not in known:
         return known
     row = json.loads((run_dir / "results.json").read_text()) | point.config["study"]
@@ -126,7 +123,9 @@ def said(point: Point, row: dict[str, Any]) -> str:
     value = value_of(row, metric)
     if value is None:
         measured = dict.fromkeys(result["metric"] for result in row["results"])
-        raise Refusal(f"{row['recipe']} does not measure {metric}: give metrics=<one of {', '.join(measured)}>:min or :max")
+        raise Refusal(
+            f"{row['recipe']} does not measure {metric}: give metrics=<one of {', '.join(measured)}>:min or :max"
+        )
     return f"{metric} {value:.4g}"
 
 

@@ -1,10 +1,11 @@
-"""Whether W&B can be reached from here, found without importing it."""
+"""What W&B is told everywhere, and whether it can be reached from here, found without importing it."""
 
 import os
 from importlib.util import find_spec
 from pathlib import Path
 
 PROJECT = "fgm"
+AXIS = "cycle"  # of every curve: finished cycles
 
 
 def wandb_works() -> bool:

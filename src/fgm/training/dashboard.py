@@ -13,8 +13,8 @@ from lightning.pytorch.loggers import WandbLogger
 from numpy.typing import NDArray
 
 from fgm.records import Measurement
+from fgm.training.account import AXIS
 
-AXIS = "cycle"
 FOLDERS = ("train", "eval", "warning")
 
 
@@ -84,3 +84,10 @@ def log_results(loggers: Sequence[Any], results: Sequence[Measurement], path: Pa
             logger.log_table("final/results", ["metric", "value", "n", "nfe", "weights", "protocol"], rows, step=step)
             logger.experiment.summary.update(named)
             logger.experiment.finish()
+
+
+def default_entity() -> str | None:
+    """Whose projects W&B takes where nobody is named."""
+    import wandb
+
+    return wandb.Api().default_entity

@@ -72,8 +72,7 @@ def section(study: Study, sweep: Sweep, places: dict[str, Path]) -> dict[str, An
 
 
 def cell_told(cell: Cell, study: Study, metrics: Sequence[str]) -> dict[str, Any]:
-    means = {metric: cell.mean(metric) for metric in metrics}
-    told = {m: "failed" if mean is None else spread(mean, cell.spread(m)) for m, mean in means.items()}
+    told = {m: spread(cell.mean(m), cell.spread(m)) if cell.values(m) else "failed" for m in metrics}
     cost = f"{cell.seconds:.0f} s" if cell.runs else ""
     return {"swept": list(cell.swept.values()), "told": told, "seeds": seeds(cell), "cost": cost,
             "best": cell is study.best}  # fmt: skip

@@ -73,7 +73,7 @@ class Processes:
         streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT}
         environment = os.environ | {"PYTHONUNBUFFERED": "1"}
         self.running = True
-        with subprocess.Popen(command, **streams, start_new_session=True, env=environment) as self.child:
+        with subprocess.Popen[bytes](command, **streams, start_new_session=True, env=environment) as self.child:
             if self.stopping:  # asked to while it was being started
                 self.child.terminate()
             code = self.child.wait()

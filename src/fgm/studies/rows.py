@@ -32,9 +32,9 @@ class Cell:
     def values(self, metric: str) -> list[float]:
         return [value for run in self.runs if (value := value_of(run, metric)) is not None]
 
-    def mean(self, metric: str) -> float | None:
-        values = self.values(metric)
-        return fmean(values) if values else None
+    def mean(self, metric: str) -> float:
+        """nan of none."""
+        return fmean(self.values(metric) or [math.nan])
 
     def spread(self, metric: str) -> float:
         """Standard deviation over the seeds; 0 of one."""
@@ -76,7 +76,8 @@ class Study:
     @cached_property
     def best(self) -> Cell:
         sign = -1 if self.metrics[self.metric] == "max" else 1
-        return min(self.finished, key=lambda cell: sign * (cell.mean(self.metric) or 0.0))
+        known = [cell for cell in self.cells if cell.values(self.metric)]
+        return min(known or self.cells, key=lambda cell: sign * cell.mean(self.metric))
 
     @property
     def finished(self) -> list[Cell]:
@@ -146,7 +147,7 @@ def trouble(row: Row) -> str | None:
 def require_runs(studies: Sequence[Study], name: str) -> None:
     """
     Raises:
-        Refusal: no point has finished.
+        Refusal: no point has finished, or none has measured what decides.
     """
     if not studies:
         raise Refusal(f"no point of {name} has been run: make sweep SWEEP={name}")
@@ -154,3 +155,5 @@ def require_runs(studies: Sequence[Study], name: str) -> None:
         if not study.runs:
             why = study.failed[0]["failed"]
             raise Refusal(f"all {len(study.failed)} points of {name} on {study.recipe} failed, the first one: {why}")
+        if not any(cell.values(study.metric) for cell in study.cells):
+            raise Refusal(f"no run of {name} on {study.recipe} has measured {study.metric}")

@@ -3,8 +3,8 @@
 The tables are made of the rows alone, whatever has become of the sweep's own file.
 """
 
+import math
 from collections.abc import Sequence
-from statistics import fmean
 from typing import Any
 
 from fgm.studies.points import label, short
@@ -37,7 +37,7 @@ def line_of(cell: Cell, study: Study, metrics: Sequence[str]) -> str:
 
 def told(cell: Cell, study: Study, metric: str) -> str:
     mean = cell.mean(metric)
-    if mean is None:
+    if math.isnan(mean):
         return "failed" if cell.failed else ""
     text = spread(mean, cell.spread(metric))
     return f"**{text}**" if metric == study.metric and cell is study.best else text
@@ -78,8 +78,3 @@ def protocols(study: Study, metrics: Sequence[str]) -> str:
             if r["metric"] in metrics and r["weights"] == "ema" and not reference_name(r):
                 known.setdefault(f"{r['protocol']}, n = {r['n']}", {})[r["metric"]] = None
     return "; ".join(f"{', '.join(names)}: {protocol}" for protocol, names in known.items()) + "."
-
-
-def mean_minutes(study: Study) -> float:
-    """Of one run, training alone."""
-    return fmean(run["train_s"] for run in study.runs) / 60

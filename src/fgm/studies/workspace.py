@@ -5,6 +5,7 @@ A panel is {"panel": <class of wandb_workspaces.reports.v2>, <its attributes>}, 
 grouped by its axes, as wandb_logger in training/logs.py writes them.
 """
 
+from importlib import import_module
 from typing import Any
 
 from fgm.studies.definition import Axis, Sweep
@@ -67,12 +68,9 @@ def runs() -> list[Panel]:
 
 def workspace(spec: dict[str, Any], url: str | None = None) -> Any:
     """The spec as a wandb_workspaces Workspace, unsaved: a new one, or the one at url with this content."""
-    import wandb_workspaces.workspaces as ws
-    from wandb_workspaces import expr
-
-    told = spec["runs"]
+    ws, expr, told = imported("workspaces"), imported("expr"), spec["runs"]
     runs = ws.RunsetSettings(
-        filters=[expr.Tags().isin([told["tag"]])],  # pyrefly: ignore
+        filters=[expr.Tags().isin([told["tag"]])],
         groupby=[expr.Config(name) for name in told["groupby"]],
         pinned_columns=told["columns"],
     )
@@ -87,8 +85,7 @@ def workspace(spec: dict[str, Any], url: str | None = None) -> Any:
 
 
 def panel(told: Panel) -> Any:
-    import wandb_workspaces.reports.v2 as wr
-
+    wr = imported("reports.v2")
     settings = {key: reference(value) for key, value in told.items() if key != "panel"}
     if told["panel"] == "ParallelCoordinatesPlot":
         settings["columns"] = [wr.ParallelCoordinatesPlotColumn(column) for column in settings["columns"]]
@@ -97,11 +94,14 @@ def panel(told: Panel) -> Any:
 
 def reference(value: Any) -> Any:
     """What a panel takes for {"config": name} and {"summary": name}."""
-    import wandb_workspaces.reports.v2 as wr
-
     if isinstance(value, list):
         return [reference(item) for item in value]
     if not isinstance(value, dict):
         return value
     ((kind, name),) = value.items()
-    return {"config": wr.Config, "summary": wr.SummaryMetric}[kind](name)
+    return getattr(imported("reports.v2"), {"config": "Config", "summary": "SummaryMetric"}[kind])(name)
+
+
+def imported(module: str) -> Any:
+    """Of the optional package."""
+    return import_module(f"wandb_workspaces.{module}")

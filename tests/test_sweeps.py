@@ -158,6 +158,9 @@ def test_hydras_multirun_runs_the_same_points(tmp_path: Path, monkeypatch: pytes
     sweep, _ = restrict(sweep, ["loss=sid"])
     multirun.multirun(sweep, "digits_fgm", [f"outputs={tmp_path}"], own, [])
     assert len(ran) == 4 and digests(ran) == digests(points(sweep, "digits_fgm", []))
+    chosen = multirun.grid(sweep, "optuna")
+    assert chosen == ["+method.t_star=0.7,1.0", "+loss=sid"], "a seed is nothing to choose; a trial has all of them"
+    assert multirun.grid(sweep, "basic") == [*chosen, "+seed=0,3"]
 
 
 def test_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
     launcher=joblib                      points side by side on this machine
     launcher=submitit_slurm              points as SLURM jobs; hydra.launcher.partition=... and the like
     sweeper=optuna                       points chosen by Optuna among the axes' values; hydra.sweeper.n_trials=20
+                                         a trial is a point with all its seeds, and its value their mean
 
 Hydra composes nothing here: a job hands its overrides, axis by axis, to the same code as the loop, one point in a
 process of its own. So points that are done are not run again, and a point that fails is a row, here too.
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from statistics import fmean
 from typing import Any
 
 import hydra
@@ -51,9 +53,16 @@ def multirun(sweep: Sweep, recipe: str, overrides: list[str], own: dict[str, str
         if not installed(package):
             raise Refusal(f"{name} is not installed: pip install -e '.[{EXTRAS[name]}]'")
     train_teachers(points(sweep, recipe, overrides), Processes(), Console(highlight=False, soft_wrap=True))
-    os.environ[JOB] = SEPARATOR.join([sweep.name, own["metrics"], recipe, *overrides])
+    seeds = ",".join(map(str, sweep.seeds))
+    os.environ[JOB] = SEPARATOR.join([sweep.name, own["metrics"], seeds, recipe, *overrides])
     outputs = read_recipe(recipe, overrides)["outputs"]
-    sys.argv = [sys.argv[0], "--multirun", *grid(sweep), *hydra_settings(sweep, launcher, sweeper, outputs), *arguments]
+    sys.argv = [
+        sys.argv[0],
+        "--multirun",
+        *grid(sweep, sweeper),
+        *hydra_settings(sweep, launcher, sweeper, outputs),
+        *arguments,
+    ]
     hydra.main(version_base=None, config_path=None)(job)()
 
 
@@ -64,11 +73,11 @@ def installed(package: str) -> bool:
         return False
 
 
-def grid(sweep: Sweep) -> list[str]:
-    """As Hydra's sweep overrides of a config that is empty."""
+def grid(sweep: Sweep, sweeper: str) -> list[str]:
+    """As Hydra's sweep overrides of a config that is empty; a sweeper that chooses is not to choose seeds."""
     axes = {axis.name: [text(value) for value in axis.values] for axis in sweep.axes.values()}
-    axes |= {"seed": [str(seed) for seed in sweep.seeds]}
-    return [f"+{name}={','.join(values)}" for name, values in axes.items()]
+    seeds = {"seed": [str(seed) for seed in sweep.seeds]} if sweeper == "basic" else {}
+    return [f"+{name}={','.join(values)}" for name, values in (axes | seeds).items()]
 
 
 def hydra_settings(sweep: Sweep, launcher: str, sweeper: str, outputs: str) -> list[str]:
@@ -79,14 +88,14 @@ def hydra_settings(sweep: Sweep, launcher: str, sweeper: str, outputs: str) -> l
 
 
 def job(config: Any) -> float:
-    """One point; the value that decides, or nan where it failed."""
+    """One point, or one with all seeds; the mean of the values that decide, or nan where a run failed."""
     del config
-    name, metrics, recipe, *overrides = os.environ[JOB].split(SEPARATOR)
+    name, metrics, seeds, recipe, *overrides = os.environ[JOB].split(SEPARATOR)
     chosen = [override.removeprefix("+") for override in HydraConfig.get().overrides.task]
-    sweep, rest = restrict(with_metrics(read_sweep(name), metrics), [*overrides, *chosen])
+    sweep, rest = restrict(with_metrics(read_sweep(name), metrics), [f"seed={seeds}", *overrides, *chosen])
     with without_hydra():
-        (point,) = points(sweep, recipe, rest)
-    return run(point)
+        made = points(sweep, recipe, rest)
+    return fmean([run(point) for point in made])
 
 
 @contextmanager

@@ -155,12 +155,12 @@ def test_hydras_multirun_runs_the_same_points(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(sys, "argv", ["fgm.sweep"])
     monkeypatch.setenv(multirun.JOB, "")
     own = {"launcher": "basic", "sweeper": "", "metrics": ""}
-    sweep, _ = restrict(sweep, ["loss=sid"])
+    sweep, _ = restrict(sweep, ["loss=sid", "seed=3"])
     multirun.multirun(sweep, "digits_fgm", [f"outputs={tmp_path}"], own, [])
-    assert len(ran) == 4 and digests(ran) == digests(points(sweep, "digits_fgm", []))
+    assert len(ran) == 2 and digests(ran) == digests(points(sweep, "digits_fgm", []))
     chosen = multirun.grid(sweep, "optuna")
     assert chosen == ["+method.t_star=0.7,1.0", "+loss=sid"], "a seed is nothing to choose; a trial has all of them"
-    assert multirun.grid(sweep, "basic") == [*chosen, "+seed=0,3"]
+    assert multirun.grid(sweep, "basic") == [*chosen, "+seed=3"]
 
 
 def test_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

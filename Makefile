@@ -3,18 +3,22 @@
 PYTHON ?= python3
 VENV   ?= .venv
 EXP    ?= digits_fgm
+SWEEP  ?=
 ARGS   ?=
 
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train cache-prompts eval sample export score reference bench memory test check format table notebooks
+.PHONY: help setup train cache-prompts eval sample export score reference bench memory sweep report dashboard test check format \
+        table notebooks
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 	@echo; echo "  recipes:"; for f in configs/experiment/*.yaml; do \
 	  printf "  EXP=%-22s %s\n" "$$(basename $$f .yaml)" "$$(sed -n '3s/^# //p' $$f)"; done
+	@echo; echo "  studies:"; for f in configs/sweep/*.yaml; do \
+	  printf "  SWEEP=%-24s %s\n" "$$(basename $$f .yaml)" "$$(sed -n 's/^question: //p' $$f)"; done
 
 setup: $(VENV)/installed ## make the virtual environment (every other target does it when needed)
 
@@ -54,6 +58,15 @@ bench: setup ## time the suite against plain code: EXP=, ARGS="subject=cycle cyc
 
 memory: setup ## what a distillation needs, and which cards hold it, before anything is loaded: EXP=
 	@$(RUN) fgm.memory experiment=$(EXP) $(ARGS)
+
+sweep: setup ## run a study, or go on with it: SWEEP=t_star, EXP=, ARGS="method.t_star=0.9 seed=0", ARGS="format=wandb"
+	@$(RUN) fgm.sweep sweep=$(SWEEP) $(if $(filter command,$(origin EXP)),experiment=$(EXP)) $(ARGS)
+
+report: setup ## page, plots and table of a study: SWEEP=t_star; outputs/t_star/report.html and experiments/t_star/
+	@$(RUN) fgm.report sweep=$(SWEEP) $(ARGS)
+
+dashboard: setup ## make or update a study's W&B dashboard: SWEEP=t_star, ARGS="entity=<team>"; without an account, a file
+	@$(RUN) fgm.dashboard sweep=$(SWEEP) $(ARGS)
 
 # One thread: the tests compare bits between processes, and a sum split over two threads rounds otherwise.
 test: setup ## the whole test suite, on the CPU

@@ -86,14 +86,16 @@ def test_json_is_replaced_whole(tmp_path: Path) -> None:
 
 def test_every_folder_of_experiments_belongs_to_a_recipe_and_has_a_verdict() -> None:
     from fgm.config import recipes
+    from fgm.studies.definition import sweeps
 
     for folder in (path.parent for path in (ROOT / "experiments").glob("*/runs.jsonl")):
-        assert folder.name in [*recipes(), "bench"]
+        assert folder.name in [*recipes(), *sweeps(), "bench"]
         diary = (folder / "README.md").read_text()
         for word in ("Question", "Command", "Finding", "Verdict"):
             assert f"**{word}" in diary, f"{folder.name} says no {word.lower()}"
         for row in read_rows(folder / "runs.jsonl"):
-            assert row["recipe"] == folder.name or (folder.name == "bench" and row["recipe"] in recipes())
+            assert row["recipe"] in recipes()
+            assert folder.name in (row["recipe"], row.get("study"), "bench")
 
 
 UNRUN = sorted(p.parent for p in (ROOT / "experiments").glob("*/README.md") if not (p.parent / "runs.jsonl").exists())

@@ -23,8 +23,8 @@ from fgm.errors import EIGHT_BIT, Refusal, require_installed
 from fgm.signatures import check, check_arguments
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-PLACES = (  # change where and when a run writes, and whether it may go on, but not what it is
-    "outputs", "experiments", "run_dir", "logger", "save_minutes", "keep_every", "world_change",
+PLACES = (  # where, when and why a run writes, and whether it may go on, not what it is
+    "outputs", "experiments", "run_dir", "logger", "study", "save_minutes", "keep_every", "world_change",
 )  # fmt: skip
 UNSAID = {  # options that came later, and their values where a recipe does without: a digest does not tell them
     "kernel": "auto", "micro_batches": 1, "ema_device": "same", "compile": False, "random_init": False,

@@ -1,17 +1,24 @@
-"""What was run: measurements, the rows of runs.jsonl, and the Markdown tables made from them.
+"""What was run: measurements, the rows of runs.jsonl, and the curves beside them.
 
 A row is one finished run:
 
     recipe, commit, config_digest, seed, images_seen, wall_s, device, date, results
 
-and each result is a Measurement. Rows are appended, never edited. A value without protocol and n is refused.
+and each result is a Measurement. Rows are appended, never edited. A value without protocol and n is refused. Rows of a
+study's runs also say what was swept, and bring their learning curves; a run of it that failed is a row without results
+that says why:
+
+    study, swept, metrics, sweep_digest; curves, or failed
 """
 
+import csv
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
+
+CURVES = ("mismatch", "fgm_loss", "online_loss", "loss", "generator_grad_norm", "online_grad_norm")
 
 
 @dataclass(frozen=True)
@@ -69,9 +76,28 @@ def write_json(path: Path, content: Any) -> None:
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Append one line to runs.jsonl, creating it if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    with path.open("ab", buffering=0) as file:  # in one call, so that two processes' lines do not mix
+        file.write(json.dumps(row).encode() + b"\n")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+
+
+def read_curves(path: Path, most: int = 64) -> dict[str, list[list[float]]]:
+    """What metrics.csv says of learning: {column: [[images_seen, value], ...]}, four digits, about `most` points."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: int(row["step"]))
+    counted = [row for row in rows if row.get("images_seen")]
+    if not counted:
+        return {}
+    images = float(counted[-1]["images_seen"]) / (int(counted[-1]["step"]) + 1)  # a cycle; step counts from 0
+    names = [name for name in rows[0] if name in CURVES or name.startswith("eval/")]
+    curves = {name: [[images * (int(r["step"]) + 1), four_digits(r[name])] for r in rows if r[name]] for name in names}
+    return {name: curve[:: len(curve) // most + 1] for name, curve in curves.items() if curve}
+
+
+def four_digits(text: str) -> float:
+    return float(f"{float(text):.4g}")

@@ -2,7 +2,7 @@
 
 Between <!-- table: recipe, recipe --> and <!-- end --> stands one table each: a row per sampler, the mean and standard
 deviation over the seeds of the newest config. <!-- table: recipe (fd, kid) --> shows these metrics alone. Runs of older
-configs stay in runs.jsonl. Rows of fgm.bench, which name a subject, make a table of their own kind.
+configs stay in runs.jsonl. Rows of fgm.bench, which name a subject, and of studies make tables of their own kinds.
 """
 
 import re
@@ -14,6 +14,7 @@ from typing import Any
 from fgm.benchmarks.rows import table_of
 from fgm.errors import Refusal, entry
 from fgm.records import Measurement, read_rows, steps_named
+from fgm.studies.table import table_of_study
 
 ROOT = Path(__file__).parents[2]
 DIARIES = sorted((ROOT / "experiments").glob("*/README.md"))
@@ -65,15 +66,17 @@ def table(recipes: list[str], experiments: Path, metrics: list[str] | None = Non
     for recipe in recipes:
         runs = read_rows(experiments / recipe / "runs.jsonl")
         if runs:
-            lines += [
-                *(
-                    table_of(runs)
-                    if "subject" in runs[-1]
-                    else rows_of(recipe, [shown(run, metrics or []) for run in newest(runs)])
-                ),
-                "",
-            ]
+            lines += [*lines_of(recipe, runs, metrics or []), ""]
     return "\n".join(lines) + ("\n" if lines else "")
+
+
+def lines_of(name: str, runs: list[dict[str, Any]], metrics: list[str]) -> list[str]:
+    """By the kind of their rows: of a bench, a study, or a recipe's own runs."""
+    if "subject" in runs[-1]:
+        return table_of(runs)
+    if "study" in runs[-1]:
+        return table_of_study([shown(run, metrics) for run in runs])
+    return rows_of(name, [shown(run, metrics) for run in newest(runs)])
 
 
 def newest(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

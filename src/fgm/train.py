@@ -21,7 +21,7 @@ from fgm.archives import require_data
 from fgm.config import digest, parse_arguments, read_recipe, read_yaml, require_extras, without_places, write_yaml
 from fgm.errors import Refusal, entry, rank, resumable
 from fgm.evaluation.preflight import require_files
-from fgm.records import Measurement, append_row, write_json
+from fgm.records import Measurement, append_row, read_curves, write_json
 
 
 def main(arguments: list[str]) -> None:
@@ -77,13 +77,25 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
     picture_of_curves(run.run_dir / "metrics.csv", final.with_name("curves.png"))
     row = provenance(config) | {"images_seen": module.images_seen, "wall_s": round(time.perf_counter() - began, 1)}
     row |= {name: round(seconds, 1) for name, seconds in timing.items()} | {"results": [m.row() for m in results]}
-    append_row(Path(config["experiments"]) / config["recipe"] / "runs.jsonl", row)
+    row |= of_study(config, run, module)
+    append_row(diary(config), row)
     write_json(run.run_dir / "results.json", row)
     log_results(module.loggers, results, final, int(module.cycle) - 1)
     run.console.print(summary(results, config["recipe"]))
-    run.console.print(
-        f"pictures in {run.run_dir}/samples, row in {config['experiments']}/{config['recipe']}/runs.jsonl (make table)"
-    )
+    run.console.print(f"pictures in {run.run_dir}/samples, row in {diary(config)} (make table)")
+
+
+def diary(config: dict[str, Any]) -> Path:
+    """Where a run is recorded: with its study, if it is a point of one, else with its recipe."""
+    return Path(config["experiments"]) / config.get("study", {}).get("study", config["recipe"]) / "runs.jsonl"
+
+
+def of_study(config: dict[str, Any], run: Any, module: Any) -> dict[str, Any]:
+    """What a study's row holds besides; its samples are drawn for the report."""
+    if "study" not in config:
+        return {}
+    run.measuring.draw(module.sources()[0], module, run.run_dir / "samples" / "drawn.png")
+    return config["study"] | {"curves": read_curves(run.run_dir / "metrics.csv")}
 
 
 def known_measurements(config: dict[str, Any]) -> list[Measurement]:

@@ -13,19 +13,21 @@ from lightning.pytorch.loggers import WandbLogger
 from numpy.typing import NDArray
 
 from fgm.records import Measurement
+from fgm.training.account import AXIS
 
-AXIS = "cycle"
 FOLDERS = ("train", "eval", "warning")
 
 
 class CycleWandbLogger(WandbLogger):
     """WandbLogger whose axis is finished cycles; `step` counts from 0, as everywhere in Lightning."""
 
-    def define_axis(self) -> None:
-        """Instead of Lightning's trainer/global_step."""
+    def define_axis(self, metrics: Mapping[str, str] | None = None) -> None:
+        """Instead of Lightning's trainer/global_step. metrics: of a study, {metric: min or max}."""
         self.experiment.define_metric(AXIS, hidden=True)
         for pattern in ("*", *(f"{folder}/*" for folder in FOLDERS)):
             self.experiment.define_metric(pattern, step_metric=AXIS)
+        for metric, best in (metrics or {}).items():
+            self.experiment.define_metric(f"eval/{metric}", step_metric=AXIS, summary=best)
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         named = {key if "/" in key else f"train/{key}": value for key, value in metrics.items()}
@@ -69,7 +71,8 @@ def log_answers(loggers: Sequence[Any], answers: Sequence[Answer], step: int) ->
 
 
 def log_results(loggers: Sequence[Any], results: Sequence[Measurement], path: Path, step: int) -> None:
-    """The end of a run: its last picture, and its measurements as W&B's summary, final/<metric>/<weights>/<nfe>.
+    """The end of a run: its last picture, and its measurements as W&B's summary, final/<metric>/<weights>/<nfe>, and as
+    a table.
 
     The W&B run is closed, since the next run of this process, a student's after its teacher's, would go on with it.
     """
@@ -77,5 +80,14 @@ def log_results(loggers: Sequence[Any], results: Sequence[Measurement], path: Pa
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             named = {f"final/{m.metric}/{m.weights}/{m.nfe}": m.value for m in results if m.weights != "real"}
+            rows = [[m.metric, m.value, m.n, m.nfe, m.weights, m.protocol] for m in results]
+            logger.log_table("final/results", ["metric", "value", "n", "nfe", "weights", "protocol"], rows, step=step)
             logger.experiment.summary.update(named)
             logger.experiment.finish()
+
+
+def default_entity() -> str | None:
+    """Whose projects W&B takes where nobody is named."""
+    import wandb
+
+    return wandb.Api().default_entity

@@ -14,7 +14,7 @@ from rich.console import Console
 from fgm.data import Data
 from fgm.evaluation import Asking
 from fgm.evaluation.evaluation import Evaluation
-from fgm.evaluation.pictures import captioned_grid, picture
+from fgm.evaluation.pictures import captioned_grid, gallery, picture
 from fgm.evaluation.quantise import dequantise
 from fgm.evaluation.sampling import Source
 from fgm.evaluation.sources import Samples
@@ -28,7 +28,7 @@ from fgm.training.method import Method
 from fgm.training.ranks import comm_of_training
 from fgm.training.sharding import whole_on_every_rank
 
-SHOWN_POINTS, SHOWN_IMAGES, SHOWN_PROMPTS = 4000, 15, 12
+SHOWN_POINTS, SHOWN_IMAGES, SHOWN_PROMPTS, DRAWN = 4000, 15, 12, 16
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,12 @@ class Measuring:
         """Samples 0 to n - 1, on the first rank. Networks may be in shards, which takes every rank to put together."""
         with whole_on_every_rank(sampler.sampler):
             return None if module.global_rank else self.source(sampler, module, n).take(range(n))
+
+    def draw(self, sampler: Source, module: Method, path: Path) -> None:
+        """A few samples of one sampler and nothing else."""
+        samples = self.taken(sampler, module, max(DRAWN, shown(module.setting.data)))
+        if samples is not None:
+            gallery(shades(samples.x), path)
 
     def answers(self, sampler: Source, module: Method) -> list[Answer]:
         """The first prompts and what the sampler makes of them, as taken; none where the panel does not judge."""

@@ -4,7 +4,6 @@ import csv
 import os
 import time
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.console import Console
 
+from fgm.training.account import PROJECT, wandb_works
 from fgm.training.dashboard import CycleWandbLogger
 from fgm.training.method import Method
 
@@ -64,27 +64,19 @@ class RunCsvLogger(CSVLogger):
         self._experiment: Any = ContinuedWriter(str(run_dir), step)
 
 
-def wandb_works() -> bool:
-    """Whether a W&B run can start here without asking anybody."""
-    mode = os.environ.get("WANDB_MODE", "online")
-    key = os.environ.get("WANDB_API_KEY") or "api.wandb.ai" in netrc()
-    return find_spec("wandb") is not None and (mode == "offline" or (mode == "online" and bool(key)))
-
-
-def netrc() -> str:
-    path = Path.home() / ".netrc"
-    return path.read_text() if path.is_file() else ""
-
-
 def wandb_logger(run_dir: Path, name: str, config: dict[str, Any]) -> CycleWandbLogger:
-    """Its axis is finished cycles; the run's id is kept in the run directory, so that a resumed run goes on."""
-    id_file = run_dir / "wandb_id.txt"
+    """Its axis is finished cycles; the run's id is kept in the run directory, so that a resumed run goes on.
+
+    A point of a study is grouped and tagged by it, and the best value of each of the study's metrics is its summary.
+    """
+    id_file, study = run_dir / "wandb_id.txt", config.get("study", {})
     logger = CycleWandbLogger(
-        project="fgm", name=name, save_dir=run_dir, resume="allow", config=config,
+        project=PROJECT, name=run_dir.name if study else name, save_dir=run_dir, resume="allow", config=config,
+        group=study.get("study"), tags=[study["study"], name] if study else None,
         id=id_file.read_text() if id_file.exists() else None,
     )  # fmt: skip
     id_file.write_text(logger.experiment.id)
-    logger.define_axis()
+    logger.define_axis(study.get("metrics", {}))
     return logger
 
 

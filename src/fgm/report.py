@@ -1,0 +1,42 @@
+"""Make a study's page, plots and table from its rows: python -m fgm.report sweep=t_star
+
+outputs=outputs              where the runs are, whose samples are shown
+experiments=experiments      where the rows are, and where the page and the plots go
+out=<file>.html              the report; outputs/<sweep>/report.html unless given
+
+experiments/<sweep>/README.md keeps the finding and the verdict that were written by hand.
+"""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from fgm.arguments import read_settings
+from fgm.errors import entry
+from fgm.records import read_rows
+from fgm.studies.definition import read_sweep
+from fgm.studies.rows import require_runs, studies_of
+
+KNOWN = {"sweep": "", "outputs": "outputs", "experiments": "experiments", "out": ""}
+
+
+def main(arguments: list[str]) -> None:
+    own = read_settings(arguments, KNOWN)
+    sweep, outputs, experiments = read_sweep(own["sweep"]), Path(own["outputs"]), Path(own["experiments"])
+    folder = experiments / sweep.name
+    studies = studies_of(read_rows(folder / "runs.jsonl"))
+    require_runs(studies, sweep.name)
+    from fgm.studies.diary import by_hand, write_page  # matplotlib and the tables' readers, from here on
+    from fgm.studies.page import run_places, write_plots, write_report
+
+    places = run_places(outputs, sweep.name)
+    pictures = {study.recipe: write_plots(study, sweep, places, folder) for study in studies}
+    page = write_page(sweep, studies, pictures, experiments)
+    html = Path(own["out"] or outputs / sweep.name / "report.html")
+    write_report(sweep, studies, by_hand(page), places, html)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{html}, {page} and {sum(map(len, pictures.values()))} plots beside it (make table)")
+
+
+if __name__ == "__main__":
+    entry(main, __doc__)

@@ -1,0 +1,159 @@
+"""Rows of a study as points with seeds: what tables, plots and pages are made of.
+
+A recipe's newest definition of the study counts, that of its last row; of each point and seed the last row. A run whose
+deciding metric is not finite has failed, whatever else it says.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean, stdev
+from typing import Any
+
+from fgm.errors import Refusal
+
+Row = dict[str, Any]
+
+
+def value_of(row: Row, metric: str) -> float | None:
+    """Of the first sampler, which is the averaged generator in a distillation."""
+    return next((r["value"] for r in row["results"] if r["metric"] == metric and r["weights"] != "real"), None)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid: its finished runs, and those that failed, by seed."""
+
+    swept: dict[str, Any]
+    runs: list[Row]
+    failed: list[Row]
+
+    def values(self, metric: str) -> list[float]:
+        return [value for run in self.runs if (value := value_of(run, metric)) is not None]
+
+    def mean(self, metric: str) -> float:
+        """nan of none."""
+        return fmean(self.values(metric) or [math.nan])
+
+    def spread(self, metric: str) -> float:
+        """Standard deviation over the seeds; 0 of one."""
+        values = self.values(metric)
+        return stdev(values) if len(values) > 1 else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Mean training time."""
+        return fmean(run["train_s"] for run in self.runs) if self.runs else math.nan
+
+
+@dataclass(frozen=True)
+class Study:
+    """All points of one study on one recipe, in the order of their values."""
+
+    name: str
+    recipe: str
+    metrics: dict[str, str]
+    cells: list[Cell]
+
+    @property
+    def axes(self) -> list[str]:
+        return list(self.cells[0].swept)
+
+    @cached_property
+    def runs(self) -> list[Row]:
+        return [run for cell in self.cells for run in cell.runs]
+
+    @cached_property
+    def failed(self) -> list[Row]:
+        return [run for cell in self.cells for run in cell.failed]
+
+    @property
+    def metric(self) -> str:
+        """The one that decides."""
+        return next(iter(self.metrics))
+
+    @cached_property
+    def best(self) -> Cell:
+        sign = -1 if self.metrics[self.metric] == "max" else 1
+        known = [cell for cell in self.cells if cell.values(self.metric)]
+        return min(known or self.cells, key=lambda cell: sign * cell.mean(self.metric))
+
+    @property
+    def finished(self) -> list[Cell]:
+        return [cell for cell in self.cells if cell.runs]
+
+    def values(self, axis: str) -> list[Any]:
+        return list(dict.fromkeys(cell.swept[axis] for cell in self.cells))
+
+    def numeric(self, axis: str) -> bool:
+        return all(isinstance(v, int | float) and not isinstance(v, bool) for v in self.values(axis))
+
+    def reference(self, metric: str) -> dict[str, float]:
+        """What the metric is for the teacher's ODE and for real data, where all runs have the same."""
+        told = [(name, r["value"]) for run in self.runs for r in run["results"] if r["metric"] == metric
+                for name in [reference_name(r)] if name]  # fmt: skip
+        names = dict.fromkeys(name for name, _ in told)
+        return {name: values[0] for name in names if len(values := list({v for n, v in told if n == name})) == 1}
+
+
+def reference_name(result: Row) -> str | None:
+    if result["weights"] == "teacher" and result["nfe"] > 1:
+        return f"teacher, {result['nfe']} calls"
+    real = result["weights"] == "real" and result["protocol"].startswith("floor")
+    return result["protocol"].partition(";")[0] if real else None
+
+
+def studies_of(rows: Sequence[Row]) -> list[Study]:
+    """One for each recipe, in the order in which they were first run."""
+    recipes = dict.fromkeys(row["recipe"] for row in rows)
+    return [study_of([row for row in rows if row["recipe"] == recipe]) for recipe in recipes]
+
+
+def study_of(rows: Sequence[Row]) -> Study:
+    last = rows[-1]
+    alike = [row for row in rows if row["sweep_digest"] == last["sweep_digest"]]
+    newest = {(tuple(row["swept"].items()), row["seed"]): row for row in alike}
+    swept = sorted({key: None for key, _ in newest}, key=lambda key: order(key, list(newest)))
+    cells = [
+        cell_of(dict(key), [row for (k, _), row in sorted(newest.items(), key=seed_of) if k == key]) for key in swept
+    ]
+    return Study(last["study"], last["recipe"], last["metrics"], cells)
+
+
+def seed_of(item: tuple[Any, Row]) -> int:
+    return item[1]["seed"]
+
+
+def order(key: tuple[tuple[str, Any], ...], keys: list[Any]) -> list[Any]:
+    """Numbers by size, words as they first came."""
+    words = [[value for k, _ in keys for name, value in k if name == axis] for axis, _ in key]
+    return [(0, v) if isinstance(v, int | float) else (1, words[i].index(v)) for i, (_, v) in enumerate(key)]
+
+
+def cell_of(swept: dict[str, Any], rows: list[Row]) -> Cell:
+    told = [row | ({"failed": why} if (why := trouble(row)) else {}) for row in rows]
+    return Cell(swept, [row for row in told if "failed" not in row], [row for row in told if "failed" in row])
+
+
+def trouble(row: Row) -> str | None:
+    if "failed" in row:
+        return row["failed"]
+    metric = next(iter(row["metrics"]))
+    value = value_of(row, metric)
+    return None if value is None or math.isfinite(value) else f"{metric} is {value}"
+
+
+def require_runs(studies: Sequence[Study], name: str) -> None:
+    """
+    Raises:
+        Refusal: no point has finished, or none has measured what decides.
+    """
+    if not studies:
+        raise Refusal(f"no point of {name} has been run: make sweep SWEEP={name}")
+    for study in studies:
+        if not study.runs:
+            why = study.failed[0]["failed"]
+            raise Refusal(f"all {len(study.failed)} points of {name} on {study.recipe} failed, the first one: {why}")
+        if not any(cell.values(study.metric) for cell in study.cells):
+            raise Refusal(f"no run of {name} on {study.recipe} has measured {study.metric}")

@@ -1,0 +1,149 @@
+"""A sweep's points one after another: what is done is skipped, what fails is a row, and a stop loses nothing."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from fgm import teacher
+from fgm.config import digest
+from fgm.errors import RESUMABLE, Refusal
+from fgm.records import append_row, read_rows
+from fgm.studies.points import Point
+from fgm.studies.process import LOG, Outcome, Processes
+from fgm.studies.rows import value_of
+from fgm.train import commit, diary, is_done
+
+Rows = dict[str, dict[str, Any]]
+
+
+def run_all(points: Sequence[Point], retry: bool, console: Console) -> None:
+    """
+    Raises:
+        Refusal: a teacher could not be trained, the recipe does not measure what decides, or all points failed.
+        SystemExit: RESUMABLE, when the sweep was asked to stop.
+    """
+    rows, processes = known_rows(points), Processes()
+    pending = [point for point in points if not finished(point, rows, retry)]
+    console.print(f"{points[0].study}: {len(points)} points, {len(points) - len(pending)} of them done")
+    train_teachers(pending, processes, console)
+    seconds: list[float] = []
+    with bar(console) as progress:
+        task = progress.add_task("", total=len(pending))
+        for i, point in enumerate(pending, 1):
+            progress.update(task, description=f"point {i} of {len(pending)}: {point.label}{left(seconds, i, pending)}")
+            outcome = processes.run(point.config)
+            stop_if_asked(outcome)
+            rows[point.digest] = row = record(point, outcome)
+            seconds.append(outcome.seconds)
+            told = f"point {i} of {len(pending)}: {point.label}: {said(point, row)}, {outcome.seconds:.0f} s"
+            progress.console.print(told + left(seconds, i + 1, pending))
+            progress.advance(task)
+    require_some(points, rows)
+    console.print(f"rows in {diary(points[0].config)} (make report SWEEP={points[0].study})")
+
+
+def require_one_process() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise Refusal("a sweep is one process, which starts one for each point: give trainer.devices, without torchrun")
+
+
+def known_rows(points: Sequence[Point]) -> Rows:
+    """The newest row of each config digest, of this definition of the study."""
+    rows, part = read_rows(diary(points[0].config)), points[0].config["study"]["sweep_digest"]
+    return {row["config_digest"]: row for row in rows if row.get("sweep_digest") == part}
+
+
+def finished(point: Point, rows: Rows, retry: bool = False) -> bool:
+    row = rows.get(point.digest)
+    return row is not None and not (retry and "failed" in row)
+
+
+def train_teachers(points: Sequence[Point], processes: Processes, console: Console) -> None:
+    """Each teacher that the points name and that is missing, once and before them all; no part of the study itself."""
+    for node in {json.dumps(node): node for node in (point.config["teacher"] for point in points)}.values():
+        if not node or node["_target_"] != "fgm.teacher.from_run" or not node["train"]:
+            continue
+        config = teacher.run_of(*(node[key] for key in ("recipe", "overrides", "outputs", "experiments")))
+        if is_done(config, Path(config["run_dir"])):
+            continue
+        console.print(f"the teacher first: {config['run_dir']}")
+        outcome = processes.run(config | {"logger": "csv"})
+        stop_if_asked(outcome)
+        if outcome.failed:
+            raise Refusal(f"the teacher failed: {outcome.failed} ({config['run_dir']}/{LOG})")
+
+
+def stop_if_asked(outcome: Outcome) -> None:
+    if outcome.stopped:
+        print("stopped: the same command again goes on", file=sys.stderr)
+        sys.exit(RESUMABLE)
+
+
+def record(point: Point, outcome: Outcome) -> dict[str, Any]:
+    """The point's row, written by its run; or now, where that run was made before the study asked, or failed."""
+    path, run_dir = diary(point.config), Path(point.config["run_dir"])
+    known = known_rows([point]).get(point.digest, {"failed": ""})
+    if outcome.failed:
+        row = failure(point, outcome)
+        append_row(path, row)
+        return row
+    if "failed" not in known:
+        return known
+    row = json.loads((run_dir / "results.json").read_text()) | point.config["study"]
+    append_row(path, row)
+    return row
+
+
+def failure(point: Point, outcome: Outcome) -> dict[str, Any]:
+    config = point.config
+    return {
+        "recipe": config["recipe"], "commit": commit(), "config_digest": point.digest,
+        "study_digest": digest(config | {"seed": None}), "seed": config["seed"],
+        "date": datetime.now(UTC).isoformat(timespec="seconds"), "wall_s": round(outcome.seconds, 1),
+        "failed": outcome.failed, "results": [],
+    } | config["study"]  # fmt: skip
+
+
+def said(point: Point, row: dict[str, Any]) -> str:
+    """
+    Raises:
+        Refusal: a finished run has not measured the metric that decides.
+    """
+    if "failed" in row:
+        return f"failed, {row['failed']}"
+    metric = next(iter(point.config["study"]["metrics"]))
+    value = value_of(row, metric)
+    if value is None:
+        measured = dict.fromkeys(result["metric"] for result in row["results"])
+        raise Refusal(
+            f"{row['recipe']} does not measure {metric}: give metrics=<one of {', '.join(measured)}>:min or :max"
+        )
+    return f"{metric} {value:.4g}"
+
+
+def require_some(points: Sequence[Point], rows: Rows) -> None:
+    failures = [rows[point.digest] for point in points if "failed" in rows[point.digest]]
+    if len(failures) == len(points):
+        raise Refusal(
+            f"all {len(points)} points of {points[0].study} failed, the first one: {failures[0]['failed']} "
+            f"({points[0].config['run_dir']}/{LOG}); retry=true runs them again"
+        )
+
+
+def left(seconds: Sequence[float], i: int, pending: Sequence[Point]) -> str:
+    """Before point i is run."""
+    minutes = fmean(seconds) * (len(pending) - i + 1) / 60 if seconds else 0
+    return f"; about {minutes:.0f} min left" if minutes >= 1 else ""
+
+
+def bar(console: Console) -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)

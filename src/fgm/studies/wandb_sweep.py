@@ -1,0 +1,48 @@
+"""A sweep as W&B has it: the same axes and seeds, and a command that hands W&B's choice back to fgm.sweep.
+
+    wandb sweep outputs/t_star/wandb.yaml        creates it, and prints its id
+    wandb agent <entity>/fgm/<id>                runs its points, on as many machines as agents are started
+
+An agent fills ${args_no_hyphens} with <axis>=<value> seed=<seed>, which is a part of the sweep as a person names it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fgm.config import read_recipe
+from fgm.studies.definition import Sweep
+from fgm.studies.points import require_axes
+from fgm.training.account import PROJECT
+
+
+def write_sweep(sweep: Sweep, recipe: str, overrides: list[str], out: str) -> str:
+    """To outputs/<sweep>/wandb.yaml or out; says what to do with it."""
+    require_axes(sweep, recipe, [*sweep.base, *overrides])
+    outputs = read_recipe(recipe, [*sweep.base, *overrides])["outputs"]
+    path = Path(out or f"{outputs}/{sweep.name}/wandb.yaml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(sweep_config(sweep, recipe, overrides), sort_keys=False, width=120))
+    return f"{path}: wandb sweep {path}, then wandb agent <what it prints>"
+
+
+def sweep_config(sweep: Sweep, recipe: str, overrides: list[str]) -> dict[str, Any]:
+    """As W&B's schema for sweeps has it."""
+    axes = {axis.name: {"values": list(axis.values)} for axis in sweep.axes.values()}
+    metrics = ",".join(f"{metric}:{mode}" for metric, mode in sweep.metrics.items())
+    fixed = [f"sweep={sweep.name}", f"experiment={recipe}", f"metrics={metrics}", *overrides]
+    return {
+        "name": f"{sweep.name} of {recipe}",
+        "description": sweep.question,
+        "project": PROJECT,
+        "method": "grid",
+        "metric": {"name": final(sweep.metric), "goal": f"{sweep.mode}imize"},
+        "parameters": axes | {"seed": {"values": sweep.seeds}},
+        "command": ["${env}", "${interpreter}", "-m", "fgm.sweep", *fixed, "${args_no_hyphens}"],
+    }
+
+
+def final(metric: str) -> str:
+    """What a run's summary calls the one-step generator's measurement at its end."""
+    return f"final/{metric}/ema/1"

@@ -1,0 +1,52 @@
+"""Run a study: python -m fgm.sweep sweep=t_star [experiment=digits_fgm] [key=value ...]
+
+sweep=t_star                    configs/sweep/<name>.yaml: its axes, seeds, metrics, and what makes a point small
+method.t_star=0.7,0.9 seed=0    a part of it, by its axes and seeds
+training.cycles=200             any other value, for all points
+metrics=nll_gap:min,energy:min  what decides, and what stands beside it, for a recipe that measures something else
+retry=true                      points that failed before are run again
+format=wandb                    write the same sweep for W&B's agents, and run nothing; out=<file>
+launcher=joblib                 hand the points to one of Hydra's launchers; hydra.<key>=<value> sets what is its own
+sweeper=optuna                  or let one of Hydra's sweepers choose them
+
+Every point is a process of its own, one at a time; its log and samples are in outputs/<sweep>/, its row in
+experiments/<sweep>/runs.jsonl. The same command again goes on: points that have a row are not run again. A point that
+fails is a row that says why, and the others go on.
+"""
+
+from rich.console import Console
+
+from fgm.arguments import choice, yes
+from fgm.config import parse_arguments
+from fgm.errors import entry
+from fgm.finished import split
+from fgm.studies.definition import read_sweep, restrict, with_metrics
+from fgm.studies.multirun import LAUNCHERS, SWEEPERS, multirun
+from fgm.studies.points import points
+from fgm.studies.running import require_one_process, run_all
+from fgm.studies.wandb_sweep import write_sweep
+
+OWN = {"sweep": "", "metrics": "", "retry": "false", "format": "run", "out": "", "launcher": "", "sweeper": ""}
+
+
+def main(arguments: list[str]) -> None:
+    mine, rest = split(arguments, OWN)
+    require_one_process()
+    own, hydra = OWN | mine, [argument for argument in rest if argument.startswith("hydra.")]
+    choice(own, "format", ("run", "wandb"))
+    choice(own, "launcher", ("", *LAUNCHERS))
+    choice(own, "sweeper", ("", *SWEEPERS))
+    retry, whole = yes(own, "retry"), with_metrics(read_sweep(own["sweep"]), own["metrics"])
+    sweep, rest = restrict(whole, [argument for argument in rest if argument not in hydra])
+    recipe, overrides = parse_arguments(rest, sweep.experiment)
+    console = Console(highlight=False, soft_wrap=True)
+    if own["format"] == "wandb":
+        console.print(write_sweep(sweep, recipe, overrides, own["out"]))
+    elif own["launcher"] or own["sweeper"] or hydra:
+        multirun(sweep, recipe, overrides, own, hydra)
+    else:
+        run_all(points(sweep, recipe, overrides), retry, console)
+
+
+if __name__ == "__main__":
+    entry(main, __doc__)

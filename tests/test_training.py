@@ -95,6 +95,15 @@ def test_each_turn_moves_only_its_own_network(
     assert seen == [{which}] * SCHEDULE.cycles
 
 
+def test_each_network_has_the_rate_of_its_own_optimizer(tmp_path: Path) -> None:
+    module = distillation(online_optimizer=partial(adam, lr=5e-3), schedule=replace(SCHEDULE, decay=0.0))
+    run(module, tmp_path)
+    assert [o.param_groups[0]["lr"] for o in module.optimizers()] == [1e-3, 5e-3]  # type: ignore[union-attr]
+    plain = distillation(schedule=replace(SCHEDULE, decay=0.0))
+    run(plain, tmp_path / "plain")
+    assert [o.param_groups[0]["lr"] for o in plain.optimizers()] == [1e-3, 1e-3]  # type: ignore[union-attr]
+
+
 def test_no_gradient_is_computed_for_a_network_that_is_not_stepped(tmp_path: Path, monkeypatch: Any) -> None:
     module = distillation(online_turns=2)
     teacher = network(1)

@@ -28,6 +28,7 @@ PLACES = (  # where, when and why a run writes, and whether it may go on, not wh
 )  # fmt: skip
 UNSAID = {  # options that came later, and their values where a recipe does without: a digest does not tell them
     "kernel": "auto", "micro_batches": 1, "ema_device": "same", "compile": False, "random_init": False,
+    "online_optimizer": None,
 }  # fmt: skip
 
 

@@ -15,9 +15,11 @@ Curve = list[tuple[int, float]]  # cycle, value
 BESIDE = ("epoch", "step", "images_seen")
 
 
-def read_curves(file: Path) -> dict[str, Curve]:
-    """Finite values only, and no scalar that stayed as it was."""
+def scalars_that_moved(file: Path) -> dict[str, Curve]:
+    """Finite values only, and no scalar that stayed as it was; none of a run that logged nothing."""
     curves: dict[str, Curve] = {}
+    if not file.exists():
+        return curves
     for row in csv.DictReader(file.read_text().splitlines()):
         for name in row.keys() - set(BESIDE):
             if row[name] and isfinite(value := float(row[name])):
@@ -44,5 +46,5 @@ def draw_curves(curves: dict[str, Curve], columns: int = 4) -> Figure:
 
 def picture_of_curves(file: Path, path: Path) -> None:
     """Nothing where nothing moved."""
-    if curves := read_curves(file):
+    if curves := scalars_that_moved(file):
         save(draw_curves(curves), path)

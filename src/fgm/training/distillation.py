@@ -36,6 +36,7 @@ from typing import Annotated
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from fgm import losses
 from fgm.errors import Refusal
@@ -72,6 +73,7 @@ class Distillation(Turns):
         online_turns: K.
         generator_start, online_start: where their weights come from, see initialise.py.
         online_time: density of t in online turns; setting.time if None.
+        online_optimizer: from the online network to its optimizer; setting.optimizer if None.
         weighting, normaliser: see losses.py.
         teacher_steps: Euler steps of the teacher shown beside the generator.
         guidance: where the teacher's scale of guidance stands, see guidance.py.
@@ -95,6 +97,7 @@ class Distillation(Turns):
         generator_start: Start = "teacher",
         online_start: Start = "teacher",
         online_time: TimeDensity | None = None,
+        online_optimizer: Callable[[nn.Module], Optimizer] | None = None,
         weighting: Weighting = losses.velocity_weight,
         normaliser: Weighting = losses.no_normaliser,
         teacher_steps: Annotated[int, "[1, inf)"] = 50,
@@ -108,7 +111,7 @@ class Distillation(Turns):
     ) -> None:
         super().__init__(setting)
         self.online_turns, self.teacher_steps, self.guidance = online_turns, teacher_steps, guidance
-        self.online_time = online_time or setting.time
+        self.online_time, self.online_optimizer = online_time or setting.time, online_optimizer or setting.optimizer
         if setting.teacher is None:
             raise ValueError("a distillation needs a teacher: choose teacher=run, file or exact")
         self.unregistered = (setting.teacher,)  # in a tuple: frozen, and in no checkpoint
@@ -142,7 +145,8 @@ class Distillation(Turns):
 
     def configure_optimizers(self):
         s = self.schedule
-        optimizers = [constrained(self.setting.optimizer(net), net) for net in (self.generator.net, self.online)]
+        makers = {self.generator.net: self.setting.optimizer, self.online: self.online_optimizer}
+        optimizers = [constrained(make(net), net) for net, make in makers.items()]
         turns = [1, self.online_turns]
         schedules = [scheduled(o, s.cycles * k, s.warmup * k, s.decay) for o, k in zip(optimizers, turns, strict=True)]
         if self.adversary:

@@ -45,7 +45,8 @@ def test_training_writes_every_promised_file(finished: tuple[Path, str], places:
     run_dir, printed = finished
     for name in ("config.yaml", "generator.safetensors", "metrics.csv", "results.json", "checkpoints/last.ckpt"):
         assert (run_dir / name).stat().st_size > 0, name
-    assert sorted(p.name for p in (run_dir / "samples").iterdir()) == ["000002.png", "000004.png", "final.png"]
+    pictures = ["000002.png", "000004.png", "curves.png", "final.png"]
+    assert sorted(p.name for p in (run_dir / "samples").iterdir()) == pictures
     assert "cycle 4/4" in printed and "\r" not in printed and "\x1b" not in printed
     experiments = Path(places[1].removeprefix("experiments="))
     (row,) = map(json.loads, (experiments / "digits_fgm" / "runs.jsonl").read_text().splitlines())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fgm.benchmarks.footprint import of_distillation
 from fgm.data.points import Ring
 from fgm.networks.adapters import LoRA
-from fgm.training import descend
+from fgm.training.descend import Descent
 from fgm.training.distillation import Distillation
 from fgm.training.flow_matching import FlowMatching
 from fgm.training.method import Method
@@ -52,13 +52,13 @@ def distillation(parts: int, **options: Any) -> Distillation:
 def updates(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The gradient of each update, all of its tensors in one."""
     seen: list[Tensor] = []
-    clip = descend.clip_grad_norm_
+    clipped = Descent.clipped
 
-    def watched(parameters: list[nn.Parameter], most: float) -> Tensor:
+    def watched(descent: Descent, parameters: list[nn.Parameter]) -> Tensor:
         seen.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
-        return clip(parameters, most)
+        return clipped(descent, parameters)
 
-    monkeypatch.setattr(descend, "clip_grad_norm_", watched)
+    monkeypatch.setattr(Descent, "clipped", watched)
     return seen
 
 
@@ -86,7 +86,7 @@ def test_in_single_precision_too(name: str, updates: list[Tensor], tmp_path: Pat
 
 def test_so_has_the_training_of_a_teacher(updates: list[Tensor], tmp_path: Path) -> None:
     def make(parts: int) -> Method:
-        return FlowMatching(setting(data=Ring(), schedule=schedule(parts), optimizer=sgd))
+        return FlowMatching(setting(teacher=None, data=Ring(), schedule=schedule(parts), optimizer=sgd))
 
     compare(updates, tmp_path, make, "32-true", 1e-6)
 

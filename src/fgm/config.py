@@ -110,12 +110,15 @@ def require_float32(config: dict[str, Any]) -> None:
 
 def require_shards_suffice(config: dict[str, Any]) -> None:
     """Refuse with FSDP2 what networks in shards cannot do."""
-    method, cannot = config["method"], {}
+    method, training, trainer, cannot = config["method"], config["training"], config["trainer"], {}
     if config["strategy"].get("_target_") == "fgm.training.strategies.Shards":
         cannot = {
             "method.adapters": method.get("adapters") and "shares one network, which every device holds whole",
             "method.adversary": method.get("adversary") and "reads a network at its middle, where its shards are apart",
-            "trainer.precision": config["trainer"]["precision"] == "64-true" and "must be 32-true or bf16-mixed",
+            "trainer.precision": trainer["precision"] == "64-true" and "must be 32-true or bf16-mixed",
+            "trainer.compile": trainer["compile"] and "is untried with shards",
+            "training.micro_batches": training["micro_batches"] > 1 and "would gather every shard once a part",
+            "training.ema_device": training["ema_device"] == "cpu" and "is untried with shards",
         }
     for key, reason in cannot.items():
         if reason:

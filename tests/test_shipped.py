@@ -98,3 +98,14 @@ def test_weights_too_large_for_a_repository_are_refused(
     monkeypatch.setattr(ship, "LARGEST", 1000)
     assert "at most 8 MB come with the suite" in refused(ship.main, run, capsys, monkeypatch)
     assert not shipped.names()
+
+
+@pytest.mark.parametrize("recipe", shipped.names())
+def test_what_comes_with_the_suite_is_the_file_that_was_measured(recipe: str) -> None:
+    told, file = shipped.run(recipe), shipped.weights(recipe)
+    assert told["sha256"] == sha256(file.read_bytes()).hexdigest()
+    assert told["row"]["recipe"] == told["config"]["recipe"] == recipe and told["row"]["results"]
+    assert file.stat().st_size <= ship.LARGEST and f"| {file.name} |" in (file.parent / "README.md").read_text()
+    net = teacher.from_shipped(recipe)
+    assert {w.dtype for w in load_file(file).values()} == {torch.bfloat16}
+    assert sum(w.numel() for w in net.parameters()) > 0

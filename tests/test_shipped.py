@@ -12,7 +12,7 @@ from tiny_runs import TINY, Said, finished, refused, run_dir
 import fgm.evaluate
 import fgm.sample
 from fgm import ship, shipped, teacher
-from fgm.config import read_recipe, read_yaml
+from fgm.config import read_recipe, read_yaml, write_yaml
 from fgm.records import write_json
 from fgm.train import known_measurements
 
@@ -56,6 +56,17 @@ def test_a_teacher_of_them_has_their_weights_and_known_measurements(weights: Pat
     assert known_measurements(config | {"evaluation": config["evaluation"] | {"seed": 9}}) == []
     assert known_measurements(config | {"teacher": config["teacher"] | {"guidance": 3.0}}) == []
     assert known_measurements(config | {"method": {"null_share": 0.1}}) == []
+
+
+def test_a_teacher_whose_recipe_tells_no_guidance_has_none(tmp_path: Path) -> None:
+    config = read_recipe("digits_fgm", [f"outputs={tmp_path}"])
+    own = read_recipe("digits_teacher", [f"outputs={tmp_path}"])
+    assert "guidance" not in own["method"]
+    Path(own["run_dir"]).mkdir(parents=True)
+    write_yaml(own, Path(own["run_dir"]) / "config.yaml")
+    write_json(Path(own["run_dir"]) / "results.json", {"results": [ROW]})
+    assert [m.value for m in known_measurements(config)] == [0.1]
+    assert known_measurements(config | {"teacher": config["teacher"] | {"guidance": 3.0}}) == []
 
 
 def test_what_does_not_come_with_the_suite_is_refused(

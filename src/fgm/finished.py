@@ -54,7 +54,7 @@ def load_source(config: dict[str, Any]) -> Any:
     weights, method, path = weights_file(config), config["method"], instantiate(config["path"])
     if "t_star" not in method:
         net = teacher.from_file(str(weights), config["network"])
-        return many_step(guided(net, method["guidance"]), path, method["steps"][0])
+        return many_step(guided(net, method.get("guidance", 1.0)), path, method["steps"][0])
     std, steps = instantiate(config["data"]).std, method.get("steps", 1)
     net = adapted(config) if method.get("adapters") else generator_network(config)
     net = teacher.from_file(str(weights), net)

@@ -111,7 +111,7 @@ def known_measurements(config: dict[str, Any]) -> list[Measurement]:
         if run_dir is None:
             return []
         other, rows = read_yaml(run_dir / "config.yaml"), json.loads((run_dir / "results.json").read_text())["results"]
-    if final_part(other) != final_part(config) or other["method"]["guidance"] != node["guidance"]:
+    if final_part(other) != final_part(config) or other["method"].get("guidance", 1.0) != node["guidance"]:
         return []
     return [Measurement.from_row(row) for row in rows if row["weights"] == "teacher"]
 

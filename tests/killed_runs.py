@@ -3,10 +3,12 @@
 import multiprocessing
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from rich.console import Console
 
@@ -72,3 +74,18 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
         items = node.items() if isinstance(node, dict) else enumerate(node)
         return {k: v for key, value in items for k, v in flat(value, f"{prefix}/{key}").items()}
     return {prefix: node}
+
+
+@contextmanager
+def dying(module: Any, cycle: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A run of this module, which dies in the middle of a cycle."""
+    step = module.training_step
+
+    def dies(batch: Any) -> None:
+        if int(module.cycle) == cycle:
+            raise RuntimeError("killed")
+        step(batch)
+
+    monkeypatch.setattr(module, "training_step", dies)
+    with pytest.raises(RuntimeError, match="killed"):
+        yield

@@ -62,33 +62,33 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return seen
 
 
-def compare(updates: list[Tensor], folder: Path, make: Callable[[int], Method], precision: str, bound: float) -> None:
-    """In 3 parts of 16 samples, which are 5, 5 and 6, as in one."""
+def difference(updates: list[Tensor], folder: Path, make: Callable[[int], Method], precision: str) -> float:
+    """The largest of an update in 3 parts of 16 samples, which are 5, 5 and 6, from that in one; relative."""
     for parts in (1, 3):
         run(make(parts), folder / str(parts), precision)
     whole, in_parts = updates[: len(updates) // 2], updates[len(updates) // 2 :]
-    for a, b in zip(in_parts, whole, strict=True):
-        assert b.norm() > 0 and (a - b).norm() <= bound * b.norm()
+    assert all(b.norm() > 0 for b in whole)
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(in_parts, whole, strict=True))
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_a_distillation_in_parts_has_the_gradients_of_the_whole(
     options: dict[str, Any], updates: list[Tensor], tmp_path: Path
 ) -> None:
-    compare(updates, tmp_path, lambda parts: distillation(parts, **options), "64-true", 1e-12)
+    assert difference(updates, tmp_path, lambda parts: distillation(parts, **options), "64-true") <= 1e-12
 
 
 @pytest.mark.parametrize("name", ["three online turns", "two stages", "real images", "three steps"])
 def test_in_single_precision_too(name: str, updates: list[Tensor], tmp_path: Path) -> None:
     """But for a discriminator's and adapters' gradients, whose sums nearly cancel."""
-    compare(updates, tmp_path, lambda parts: distillation(parts, **VARIANTS[name]), "32-true", 1e-6)
+    assert difference(updates, tmp_path, lambda parts: distillation(parts, **VARIANTS[name]), "32-true") <= 1e-6
 
 
 def test_so_has_the_training_of_a_teacher(updates: list[Tensor], tmp_path: Path) -> None:
     def make(parts: int) -> Method:
         return FlowMatching(setting(teacher=None, data=Ring(), schedule=schedule(parts), optimizer=sgd))
 
-    compare(updates, tmp_path, make, "32-true", 1e-6)
+    assert difference(updates, tmp_path, make, "32-true") <= 1e-6
 
 
 def test_what_is_logged_is_the_mean_of_the_batch(tmp_path: Path) -> None:

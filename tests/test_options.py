@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from adversaries import GAN
+from killed_runs import dying
 from rich.console import Console
 from test_training import SCHEDULE, cut_off, network, run, setting, weights
 from tiny_runs import light
@@ -169,15 +170,7 @@ def test_compiled_blocks_train_alike_and_go_on_from_plain_checkpoints_and_back(
 
 def compiled_run_cut_off(module: Distillation, folder: Path, compile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its run dies in the third cycle."""
-    step = module.training_step
-
-    def dies(batch: Any) -> None:
-        if int(module.cycle) == 2:
-            raise RuntimeError("killed")
-        step(batch)
-
-    monkeypatch.setattr(module, "training_step", dies)
-    with pytest.raises(RuntimeError, match="killed"):
+    with dying(module, 2, monkeypatch):
         compiled_run(module, folder, compile)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from killed_runs import dying
 from rich.console import Console
 from safetensors.torch import load_file
 from sd3_runs import PROMPTS, cached
@@ -107,15 +108,7 @@ def test_a_resumed_run_is_bit_equal(settings: list[str], tmp_path: Path, monkeyp
     whole, run = built(settings, tmp_path / "whole")
     fit(whole, run)
     killed, run = built(settings, tmp_path / "parts")
-    step = killed.training_step
-
-    def dies_at_one(batch: Any) -> None:
-        if int(killed.cycle) == 1:
-            raise RuntimeError("killed")
-        step(batch)
-
-    monkeypatch.setattr(killed, "training_step", dies_at_one)
-    with pytest.raises(RuntimeError, match="killed"):
+    with dying(killed, 1, monkeypatch):
         fit(killed, run)
     resumed, run = built(settings, tmp_path / "parts")
     fit(resumed, run)

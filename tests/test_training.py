@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from killed_runs import dying
 from rich.console import Console
 from torch import Tensor
 
@@ -133,15 +134,7 @@ def test_global_step_counts_generator_updates(online_turns: int, tmp_path: Path)
 
 def cut_off(module: Method, run_dir: Path, monkeypatch: Any) -> None:
     """Its run dies in the middle of cycle 6."""
-    step = module.training_step
-
-    def dies_at_six(batch: Any) -> None:
-        if int(module.cycle) == 6:
-            raise RuntimeError("killed")
-        step(batch)
-
-    monkeypatch.setattr(module, "training_step", dies_at_six)
-    with pytest.raises(RuntimeError, match="killed"):
+    with dying(module, 6, monkeypatch):
         run(module, run_dir)
 
 

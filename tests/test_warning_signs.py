@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from killed_runs import dying
 from lightning.pytorch import Callback
 from rich.console import Console
 from torch import Tensor
@@ -163,15 +164,7 @@ def test_a_resumed_run_warns_as_the_undisturbed_one(tmp_path: Path, monkeypatch:
 
     run(distillation(), tmp_path / "whole")
     killed = distillation()
-    step = killed.training_step
-
-    def dies_at_five(batch: Any) -> None:
-        if int(killed.cycle) == 5:
-            raise RuntimeError("killed")
-        step(batch)
-
-    monkeypatch.setattr(killed, "training_step", dies_at_five)
-    with pytest.raises(RuntimeError, match="killed"):
+    with dying(killed, 5, monkeypatch):
         run(killed, tmp_path / "parts")
     run(distillation(), tmp_path / "parts")
     assert state(tmp_path / "whole") == state(tmp_path / "parts")

@@ -84,12 +84,17 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
 
 
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """Rows of a run's metrics.csv by their step; none of a run that logged nothing."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return sorted(csv.DictReader(file), key=lambda row: int(row["step"]))
+
+
 def read_curves(path: Path, most: int = 64) -> dict[str, list[list[float]]]:
     """What metrics.csv says of learning: {column: [[images_seen, value], ...]}, four digits, about `most` points."""
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: int(row["step"]))
+    rows = read_metrics(path)
     counted = [row for row in rows if row.get("images_seen")]
     if not counted:
         return {}

@@ -3,13 +3,13 @@
 What is measured in training (eval/...) stands first; what training itself logs follows.
 """
 
-import csv
 from math import isfinite
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from fgm.evaluation.pictures import INK, POINT, save
+from fgm.records import read_metrics
 
 Curve = list[tuple[int, float]]  # cycle, value
 BESIDE = ("epoch", "step", "images_seen")
@@ -18,9 +18,7 @@ BESIDE = ("epoch", "step", "images_seen")
 def scalars_that_moved(file: Path) -> dict[str, Curve]:
     """Finite values only, and no scalar that stayed as it was; none of a run that logged nothing."""
     curves: dict[str, Curve] = {}
-    if not file.exists():
-        return curves
-    for row in csv.DictReader(file.read_text().splitlines()):
+    for row in read_metrics(file):
         for name in row.keys() - set(BESIDE):
             if row[name] and isfinite(value := float(row[name])):
                 curves.setdefault(name, []).append((int(row["step"]) + 1, value))

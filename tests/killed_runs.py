@@ -58,10 +58,20 @@ def written(path: Path) -> int:
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def moments(n: int) -> list[tuple[float, bool]]:
-    """Every fourth somewhere in the start, the others in the cycles that follow a checkpoint and in their writing."""
+def paced(config: dict[str, Any], cycles: int) -> tuple[float, float]:
+    """Seconds that a whole run takes before its first checkpoint, and for a cycle after it."""
+    last, began, process = Path(config["run_dir"]) / LAST, time.perf_counter(), child(run, config)
+    while process.is_alive() and not last.exists():
+        time.sleep(0.002)
+    first = time.perf_counter()
+    process.join()
+    return first - began, (time.perf_counter() - first) / cycles
+
+
+def moments(n: int, opening: float, cycle: float) -> list[tuple[float, bool]]:
+    """Every fourth somewhere in the opening, the others within three cycles of a checkpoint, in their writing too."""
     draws = [random.Random(i).random() for i in range(n)]
-    return [(1.5 * draw, False) if i % 4 == 3 else (0.1 * draw, True) for i, draw in enumerate(draws)]
+    return [(opening * draw, False) if i % 4 == 3 else (3 * cycle * draw, True) for i, draw in enumerate(draws)]
 
 
 def state(run_dir: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from killed_runs import child, flat, killed, moments, run, state, tiny_config
+from killed_runs import child, flat, killed, moments, paced, run, state, tiny_config
 from rich.console import Console
 
 from fgm.errors import RESUMABLE, Refusal
@@ -41,10 +41,9 @@ def assert_bit_equal(a: Path, b: Path) -> None:
 def test_a_run_killed_at_twenty_moments_ends_bit_equal(tmp_path: Path) -> None:
     """SIGKILL, wherever it meets the run: many of its moments are spent in writing a checkpoint, one each cycle."""
     cycles = 200
-    whole = child(run, tiny_config(tmp_path / "whole", cycles))
-    whole.join()
+    opening, cycle = paced(tiny_config(tmp_path / "whole", cycles), cycles)
     config, reached = tiny_config(tmp_path / "killed", cycles), []
-    for delay, after_checkpoint in moments(20):
+    for delay, after_checkpoint in moments(20, opening, cycle):
         assert killed(config, delay, after_checkpoint), "the run must be long enough to be killed twenty times"
         reached.append(last_checkpoint(tmp_path / "killed", Console(file=io.StringIO()))[1])
     assert reached == sorted(reached) and len(set(reached)) >= 15 and reached[-1] < cycles

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
@@ -19,6 +20,7 @@ from fgm.training.evaluation import Evaluate, Measuring
 from fgm.training.logs import Record, loggers, progress
 from fgm.training.method import Method
 from fgm.training.moved import Moved
+from fgm.training.precision import CpuMixedPrecision
 from fgm.training.setting import Schedule
 from fgm.training.stopping import StopRequest, release
 from fgm.training.strategies import SINGLE, SameOnAllRanks, Strategy
@@ -112,10 +114,15 @@ def build_trainer(
     run: Run, schedule: Schedule, loggers: list[Logger], callbacks: list[Any], checkpoints: AtomicCheckpointIO
 ) -> Trainer:
     hardware: dict[str, Any] = {name: value for name, value in asdict(run.hardware).items() if name != "compile"}
+    on_cpu = {"cpu": True, "gpu": False, "auto": not torch.accelerator.is_available()}[run.hardware.accelerator]
+    plugins: list[Any] = [checkpoints]
+    if on_cpu and run.hardware.precision == "bf16-mixed":
+        del hardware["precision"]
+        plugins.append(CpuMixedPrecision())
     return Trainer(
         max_epochs=1, **hardware, num_nodes=run.strategy.nodes,
         strategy=run.strategy.engine(run.hardware.devices),
-        logger=loggers, callbacks=callbacks, plugins=[checkpoints], log_every_n_steps=schedule.log_every,
+        logger=loggers, callbacks=callbacks, plugins=plugins, log_every_n_steps=schedule.log_every,
         enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=run.console.is_terminal,
         num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False, default_root_dir=run.run_dir,
     )  # fmt: skip

@@ -198,13 +198,13 @@ def test_a_resumed_run_is_bit_equal_with_an_adversary_and_real_data(
 
 def test_a_non_finite_discriminator_gradient_is_skipped_and_counted(tmp_path: Path, monkeypatch: Any) -> None:
     module, bad = gan(), {2, 5}
-    draw = module.adversary.images.draw
+    draw = module.draw
 
-    def broken(method: Any, noise: Any) -> Any:
-        x_0, condition = draw(method, noise)
-        return x_0 * (float("nan") if int(method.cycle) in bad else 1), condition
+    def broken(data: Any, noise: Any) -> Any:
+        x_0, condition = draw(data, noise)
+        return x_0 * (float("nan") if int(module.cycle) in bad else 1), condition
 
-    monkeypatch.setattr(module.adversary.images, "draw", broken)
+    monkeypatch.setattr(module, "draw", broken)
     run(module, tmp_path)
     assert [descent.skipped for descent in module.descents] == [0, 0, 2]
     assert all(p.isfinite().all() for p in module.parameters())

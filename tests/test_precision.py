@@ -8,7 +8,7 @@ from rich.console import Console
 from torch.backends.cuda import flash_sdp_enabled
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fgm.build import build_untrained
+from fgm.build import build, build_untrained
 from fgm.config import read_recipe
 from fgm.networks.dit import Attention
 from fgm.training.checkpoints import AtomicCheckpointIO
@@ -49,3 +49,14 @@ def test_the_plain_form_s_gradients_are_attention_s_to_bfloat16() -> None:
         fused = gradients(attention, x)
     errors = [((g - exact).norm() / exact.norm()).item() for g in (plain, fused)]
     assert 0 < errors[0] <= 4 * 2**-8 and math.isclose(*errors, rel_tol=0.5)
+
+
+def test_pictures_and_captions_are_drawn_in_float32_within_a_step(tmp_path: Path) -> None:
+    """Renders of shapes are products of matrices too, which autocast would round, or end in an error of dtypes."""
+    tiny = ["network.width=16", "network.depth=1", "network.heads=1", "training.batch_size=4"]
+    small = ["data=shapes", *tiny, f"run_dir={tmp_path}"]
+    module, _ = build(read_recipe("shapes_teacher", small), Console(quiet=True))
+    exact = module.drawn(3)
+    with CpuMixedPrecision().train_step_context():
+        within = module.drawn(3)
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(exact, within, strict=True))

@@ -109,7 +109,7 @@ class Adversary(nn.Module):
         if cycle < self.from_cycle:
             return {}
         noise, condition = method.noise("discriminator", cycle), self.seen(condition)
-        real_x_0, label = self.images.draw(method, noise)
+        real_x_0, label = method.draw(self.images.data, noise)
         label = label if self.images.told and condition is not None else condition
         real_x_t, _, real_t = self.setting.noisy(real_x_0, self.time, noise)
         x_t, _, t = self.setting.noisy(x_0, self.time, noise)

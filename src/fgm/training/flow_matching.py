@@ -68,12 +68,11 @@ class FlowMatching(Method):
     def drawn(self, cycle: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """x_t, c, t and conditions of a batch."""
         s, noise = self.setting, self.noise("teacher", cycle)
-        x_0, condition = s.data.draw(self.schedule.batch_size, noise)
+        x_0, condition = self.draw(s.data, noise)
         if condition is not None:
             dropped = torch.rand(len(x_0), generator=noise, device=noise.device) < self.null_share
             condition = torch.where(expand_like(dropped, condition), self.net.null(condition), condition)
-            condition = condition.to(self.device)
-        return *s.noisy(x_0.to(self.device, self.weight_dtype), s.time, noise), condition
+        return *s.noisy(x_0, s.time, noise), condition
 
     def part(self, x_t: Tensor, c: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Told]:
         """The mean of |v - c|^2."""

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Generator, Tensor, nn
 
+from fgm.data import Data
 from fgm.evaluation.sampling import Source
 from fgm.networks import Velocity
 from fgm.training.descend import Descent
@@ -89,6 +90,13 @@ class Method(LightningModule):
     def noise(self, role: str, index: int) -> Generator:
         """The stream of a role in a cycle or turn, on this device and rank."""
         return self.setting.stream(role, self.global_rank, index, self.device)
+
+    def draw(self, data: Data, noise: Generator) -> tuple[Tensor, Tensor | None]:
+        """A batch of x_0 and its conditions, on this device; float32, whatever the networks' arithmetic is."""
+        with torch.autocast(self.device.type, enabled=False):
+            x_0, condition = data.draw(self.schedule.batch_size, noise)
+        on_device = condition if condition is None else condition.to(self.device)
+        return x_0.to(self.device, self.weight_dtype), on_device
 
     @property
     def images_seen(self) -> int:

@@ -11,7 +11,7 @@ value of online_loss then has another zero than FGM's.
 
 from typing import Annotated
 
-from torch import Generator, Tensor
+from torch import Tensor
 
 from fgm import losses
 from fgm.data import Data
@@ -52,12 +52,6 @@ class RealImages:
             shapes = f"{tuple(told.shape[1:])}, and generated ones of {tuple(wanted.shape[1:])}"
             raise Refusal(f"real images have conditions of shape {shapes}")
 
-    def draw(self, method: Method, noise: Generator) -> tuple[Tensor, Tensor | None]:
-        """x_0 (batch_size, *shape) and its conditions, on the method's device."""
-        x_0, condition = self.data.draw(method.schedule.batch_size, noise)
-        on_device = condition if condition is None else condition.to(method.device)
-        return x_0.to(method.device, method.weight_dtype), on_device
-
 
 class RealData:
     """The data term of a distillation.
@@ -91,7 +85,7 @@ class RealData:
         if self.images is None:
             return None
         noise = method.noise("real", index)
-        x_0, condition = self.images.draw(method, noise)
+        x_0, condition = method.draw(self.images.data, noise)
         return *self.setting.noisy(x_0, self.time, noise), condition
 
     def online_loss(

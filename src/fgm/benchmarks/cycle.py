@@ -113,7 +113,8 @@ class CycleBench:
         watched = [Evaluate(run.measuring), WarningSigns(run.console), Record(), Lines(run.console)]
         train(self.module, run, self, [watch.first, *watched, watch.last])
         batch = self.module.schedule.batch_size
-        protocol = f"{told}; median of {self.repetitions} blocks of {self.cycles} cycles of {batch}, {self.clock} time"
+        blocks = f"median of {self.repetitions} blocks of {self.cycles} cycles of {batch}, {self.clock} time"
+        protocol = f"{told}, {run.hardware.precision}; {blocks}"
         shared = {"n": self.cycles * batch, "protocol": protocol, "nfe": self.module.generator.nfe, "weights": "raw"}
         rows = []
         for metric, (arm, of) in RATIOS.items():

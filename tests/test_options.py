@@ -68,7 +68,7 @@ def test_its_state_survives_to_the_bit(kernel: Any, tmp_path: Path, monkeypatch:
 @pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_a_missing_package_is_one_line_with_its_remedy_and_no_torch() -> None:
     line = light("train", ["optimizer.kernel=eight_bit"])
-    assert "optimizer.kernel = eight_bit needs bitsandbytes" in line and "pip install 'bitsandbytes" in line
+    assert "optimizer.kernel = eight_bit needs bitsandbytes" in line and "pip install -e '.[eight-bit]'" in line
     with pytest.raises(Refusal, match="needs bitsandbytes"):
         adam(network(), lr=1.0, kernel="eight_bit")
 

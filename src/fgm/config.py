@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from fgm.errors import EIGHT_BIT, Refusal, require_installed
+from fgm.errors import Refusal, require_installed
 from fgm.signatures import check, check_arguments
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -94,7 +94,7 @@ def require_extras(node: Any) -> None:
     """
     if isinstance(node, dict):
         if node.get("kernel") == "eight_bit":
-            require_installed("bitsandbytes", "optimizer.kernel = eight_bit", EIGHT_BIT)
+            require_installed("bitsandbytes", "optimizer.kernel = eight_bit", "eight-bit")
         for value in node.values():
             require_extras(value)
 

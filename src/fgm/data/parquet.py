@@ -4,7 +4,7 @@
     img      struct of bytes (a PNG) and path
     label    int64
 
-pyarrow reads them, where it is installed; the suite does not need it otherwise.
+pyarrow reads them, an extra of the suite, which needs it nowhere else.
 """
 
 import importlib

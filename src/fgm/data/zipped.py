@@ -16,9 +16,9 @@ from torch import Generator, Tensor
 
 from fgm.data.held import mirrored, require_labels
 from fgm.errors import Refusal
-from fgm.evaluation.geneval.files import parse_object
 from fgm.evaluation.png import LABELS, decode
 from fgm.evaluation.quantise import dequantise
+from fgm.files import parse_object
 from fgm.streams import stream
 
 MEASURED = 2000  # images from which std is taken

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from fgm.errors import Refusal
-from fgm.evaluation.geneval.files import parse_object, read_lines, write_bytes
 from fgm.evaluation.geneval.vocabulary import GENEVAL, PROMPTS_PER_TAG, RELATIONS, Vocabulary
+from fgm.files import parse_object, read_lines, write_bytes
 
 CONDITIONS: dict[str, set[str]] = {"include": {"color", "position"}, "exclude": set()}
 

@@ -1,8 +1,9 @@
-"""Text and JSON that a user holds, read with one clear line where they are not as expected; files written whole."""
+"""Files that a user holds, read with one clear line where they are not as expected, and hashed; files written whole."""
 
 import json
 import os
 from collections.abc import Iterator
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +47,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(content)
     os.replace(temporary, path)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

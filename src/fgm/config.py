@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from fgm.errors import Refusal, require_installed
+from fgm.files import replacing
 from fgm.signatures import check, check_arguments
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -197,9 +198,8 @@ def parse_arguments(arguments: list[str], default: str = "digits_fgm") -> tuple[
 
 def write_yaml(config: dict[str, Any], path: Path) -> None:
     """Atomically: a run that is cut off here is not taken for one of another config."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(yaml.safe_dump(config, sort_keys=False))
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(yaml.safe_dump(config, sort_keys=False))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

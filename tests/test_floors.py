@@ -15,7 +15,7 @@ FLOORS = {
     2: ("records", "data", "evaluation", "text"),
     3: ("training", "benchmarks"),
     4: (
-        "signatures", "arguments", "config", "build", "teacher", "train", "finished", "evaluators",
+        "signatures", "arguments", "config", "run_config", "build", "teacher", "train", "finished", "evaluators",
         "evaluate", "cache_prompts", "sample", "export", "publish", "ship", "shipped", "score", "reference", "bench",
         "table", "memory", "studies", "sweep", "report", "dashboard",
     ),

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from fgm.errors import Refusal, require_installed
+from fgm.errors import Refusal, first_line, require_installed
 from fgm.signatures import check, check_arguments
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -130,7 +130,7 @@ def one_line(error: Exception, recipe: str, overrides: list[str]) -> str:
         return f"{where} has no value: give {where}=..."
     unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text)
     if unknown is None or not overrides:
-        return str(error).strip().splitlines()[0]
+        return first_line(error)
     key = unknown[1] or unknown[2]
     known = settings(read_recipe(recipe, []))
     near = get_close_matches(key, known, 1, 0.5)

@@ -22,6 +22,11 @@ class Refusal(Exception):
     """Bad input; the message says what, where, and what to do."""
 
 
+def first_line(error: BaseException) -> str:
+    """Of another library's message; empty where it has none."""
+    return str(error).strip().partition("\n")[0]
+
+
 def require_installed(package: str, option: str, extra: str) -> None:
     """
     Args:

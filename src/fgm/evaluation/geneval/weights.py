@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fgm.errors import Refusal
+from fgm.errors import Refusal, first_line
 from fgm.files import sha256_of
 
 MASK2FORMER = "facebook/mask2former-swin-small-coco-instance (config.json, model.safetensors)"
@@ -25,7 +25,7 @@ def load_pretrained(class_name: str, directory: Path | str | None, published_as:
     try:
         net, info = network.from_pretrained(directory, **local, **options)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        told = str(error).strip().splitlines()[0]
+        told = first_line(error)
         raise Refusal(f"{directory}: does not load ({told}); put the files of {published_as} there") from error
     lacking = sorted(set(info["missing_keys"]) & {name for name, _ in net.named_parameters()})
     if lacking:

@@ -56,7 +56,7 @@ reference: setup ## mu and sigma of real images' features: ARGS="data=digits out
 bench: setup ## time the suite against plain code: EXP=, ARGS="subject=cycle cycles=50" or ARGS="subject=evaluation extractor=small"
 	@$(RUN) fgm.bench experiment=$(EXP) $(ARGS)
 
-memory: setup ## what a distillation needs, and which cards hold it, before anything is loaded: EXP=
+memory: setup ## what a distillation needs, and which GPUs hold it, before anything is loaded: EXP=
 	@$(RUN) fgm.memory experiment=$(EXP) $(ARGS)
 
 sweep: setup ## run a study, or go on with it: SWEEP=t_star, EXP=, ARGS="method.t_star=0.9 seed=0", ARGS="format=wandb"

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from tiny_sd3 import SIZE, save_tiny_pipeline
 
 from fgm import cache_prompts
-from fgm.config import read_recipe, write_yaml
+from fgm.config import read_recipe
 from fgm.networks.guidance import unguided
+from fgm.run_config import write_yaml
 
 PROMPTS = ["a red cat", "two dogs", "a photo of a bench", "x"]
 LORA = ["method=fgm_lora", "method.adapters.rank=2", "method.adapters.alpha=3"]

@@ -163,7 +163,7 @@ def test_setting_rows_back_after_an_update_is_forced_normalisation_before_the_ne
     assert_close(rms_of_rows(ours), torch.ones(5), atol=2e-4, rtol=0)
 
 
-def test_students_of_an_edm2_teacher_keep_unit_rows_and_the_teacher_keeps_its_files() -> None:
+def test_copies_of_an_edm2_teacher_keep_unit_rows_and_the_teacher_keeps_its_files() -> None:
     teacher = EdmVelocity(tiny(10, 1), (1, 8, 8), 10, RectifiedPath())
     held = deepcopy(teacher.state_dict())
     assert 0.25 < rms_of_rows(teacher).min() < 0.6

@@ -119,6 +119,7 @@ def test_the_checkerboard_has_no_point_on_a_light_square() -> None:
 def test_quantising_is_rounding_and_inverts_up_to_half_a_level() -> None:
     x = torch.linspace(-1, 1, 1001)
     assert (dequantise(quantise(x)) - x).abs().max() <= 0.5 / 127.5 + 1e-6
+    assert dequantise(x) is x
     assert quantise(torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])).tolist() == [0, 0, 128, 255, 255]
 
 

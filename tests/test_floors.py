@@ -9,13 +9,13 @@ SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = {
     0: (
         "errors", "paths", "times", "losses", "solvers", "analytic", "streams", "pretrained", "archives", "pickles",
-        "cards",
+        "cards", "files",
     ),
     1: ("networks",),
     2: ("records", "data", "evaluation", "text"),
     3: ("training", "benchmarks"),
     4: (
-        "signatures", "arguments", "config", "build", "teacher", "train", "finished", "evaluators",
+        "signatures", "arguments", "config", "run_config", "build", "teacher", "train", "finished", "evaluators",
         "evaluate", "cache_prompts", "sample", "export", "publish", "ship", "shipped", "score", "reference", "bench",
         "table", "memory", "studies", "sweep", "report", "dashboard",
     ),

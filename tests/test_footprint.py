@@ -204,14 +204,14 @@ def test_known_shapes_have_the_published_numbers_of_weights() -> None:
         assert sum(p.numel() for p in net.parameters()) / 1e9 == pytest.approx(billions, abs=0.01)
 
 
-def test_the_command_names_the_cards_that_hold_it(capsys: Said, model: Path) -> None:
+def test_the_command_names_the_gpus_that_hold_it(capsys: Said, model: Path) -> None:
     fgm.memory.main(["experiment=digits_fgm"])
     assert "fits on RTX 3060 (12 GiB)" in capsys.readouterr().out
     fgm.memory.main(["experiment=sd3_fgm_lora", *tiny(model), "optimizer.kernel=eight_bit", "training.micro_batches=2"])
     said = capsys.readouterr().out
     assert "batch 2 a device, in 2 parts, with gradient checkpointing" in said and "fits on RTX 3060" in said
     fgm.memory.main(["experiment=digits_fgm_gan", "training.batch_size=10000000"])
-    assert "fits on no card that is known" in capsys.readouterr().out
+    assert "fits on no GPU that is known" in capsys.readouterr().out
 
 
 def test_what_is_not_counted_is_refused_at_once() -> None:

@@ -18,7 +18,7 @@ import fgm.evaluate
 import fgm.sample
 import fgm.train
 from fgm import shipped, teacher
-from fgm.config import read_recipe, read_yaml, write_yaml
+from fgm.config import read_recipe
 from fgm.data.cifar10 import Cifar10
 from fgm.data.latents import Latents
 from fgm.data.zipped import ZippedImages
@@ -32,6 +32,7 @@ from fgm.evaluation.shards import is_whole
 from fgm.networks import edm_checkpoints, published, torchcfm
 from fgm.networks.unet import UNet
 from fgm.paths import RectifiedPath
+from fgm.run_config import read_yaml, write_yaml
 from fgm.text.index import PromptCache
 from fgm.text.sources import JsonLines, TextFile
 from fgm.training.checkpoints import LAST, PREVIOUS, last_checkpoint
@@ -229,7 +230,7 @@ def yaml_of(text: str) -> dict[str, Any]:
 
 def test_what_the_user_names_in_the_command_is_called(tmp_path: Path) -> None:
     """A teacher of one's own, for instance, whose run then names it too."""
-    from fgm.config import read_config
+    from fgm.run_config import read_config
 
     asked = read_recipe("digits_fgm", ["teacher=own", "teacher._target_=mine.Teacher"])
     write_yaml(asked, tmp_path / "config.yaml")

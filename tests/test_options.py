@@ -28,7 +28,7 @@ from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.points import PointPanel
 from fgm.training import optimizers
 from fgm.training.checkpoints import LAST
-from fgm.training.compiled import blocks_of, compile_blocks
+from fgm.training.compiled import blocks_to_compile, compile_blocks
 from fgm.training.distillation import Distillation
 from fgm.training.ema import brought, frozen_copy, update_ema
 from fgm.training.fit import Hardware, Run, fit
@@ -68,7 +68,7 @@ def test_its_state_survives_to_the_bit(kernel: Any, tmp_path: Path, monkeypatch:
 @pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_a_missing_package_is_one_line_with_its_remedy_and_no_torch() -> None:
     line = light("train", ["optimizer.kernel=eight_bit"])
-    assert "optimizer.kernel = eight_bit needs bitsandbytes" in line and "pip install 'bitsandbytes" in line
+    assert "optimizer.kernel = eight_bit needs bitsandbytes" in line and "pip install -e '.[eight-bit]'" in line
     with pytest.raises(Refusal, match="needs bitsandbytes"):
         adam(network(), lr=1.0, kernel="eight_bit")
 
@@ -177,7 +177,7 @@ def compiled_run_cut_off(module: Distillation, folder: Path, compile: bool, monk
 def test_what_cannot_be_compiled_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="Linear has no blocks to compile"):
         compile_blocks([torch.nn.Linear(2, 2)])
-    assert len(blocks_of(network())) == len(network().blocks)
+    assert len(blocks_to_compile(network())) == len(network().blocks)
     s = setting(net=network(2), teacher=network(1))
     watched = Distillation(s, t_star=0.9, adversary=GAN)
     with pytest.raises(Refusal, match="the discriminator reads features by hooks"):

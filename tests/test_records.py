@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fgm.files import replacing
 from fgm.records import Measurement, append_row, read_rows, write_json
 from fgm.table import ROOT, render, table
 
@@ -82,6 +83,25 @@ def test_json_is_replaced_whole(tmp_path: Path) -> None:
     write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def cut_short(path: Path, shared: bool) -> None:
+    with replacing(path, shared) as temporary:
+        temporary.write_text("ne")
+        raise OSError("full")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_file_is_the_old_one_until_the_new_one_is_whole(shared: bool, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text("old")
+    with pytest.raises(OSError, match="full"):
+        cut_short(path, shared)
+    assert path.read_text() == "old"
+    with replacing(path, shared) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
 def test_every_folder_of_experiments_belongs_to_a_recipe_and_has_a_verdict() -> None:

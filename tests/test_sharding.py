@@ -23,7 +23,7 @@ from fgm.config import parse_arguments, read_recipe
 from fgm.errors import RESUMABLE, Refusal, entry
 from fgm.training.checkpoints import LAST
 from fgm.training.distillation import Distillation
-from fgm.training.sharding import as_shards_of, blocks_of, gathered, local, whole
+from fgm.training.sharding import as_shards_of, blocks_to_shard, gathered, local, whole
 from fgm.training.strategies import DistributedCopies, Shards, Single
 from fgm.training.weights import export_weights
 
@@ -188,7 +188,8 @@ def test_what_three_ranks_hold_of_five_rows_is_put_together() -> None:
 
 def test_a_network_is_sharded_by_its_blocks_or_as_one() -> None:
     net = network(0)
-    assert blocks_of(net) == list(net.blocks) and blocks_of(torch.nn.Sequential(torch.nn.Linear(1, 1))) == []
+    assert blocks_to_shard(net) == list(net.blocks)
+    assert blocks_to_shard(torch.nn.Sequential(torch.nn.Linear(1, 1))) == []
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from tiny_runs import TINY, Said, finished, refused, run_dir
 import fgm.evaluate
 import fgm.sample
 from fgm import ship, shipped, teacher
-from fgm.config import read_recipe, read_yaml, write_yaml
+from fgm.config import read_recipe
 from fgm.records import write_json
+from fgm.run_config import read_yaml, write_yaml
 from fgm.train import known_measurements
 
 ROW = {"metric": "fd", "value": 0.1, "n": 10000, "protocol": "p", "nfe": 50, "weights": "teacher"}

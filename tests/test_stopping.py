@@ -18,8 +18,9 @@ from stopped_ranks import ended, reached, started, told, train
 from test_strategies import children, start
 from two_ranks import LATE
 
-from fgm.config import digest, read_recipe, run_name, write_yaml
+from fgm.config import digest, read_recipe, run_name
 from fgm.errors import RESUMABLE, Refusal
+from fgm.run_config import write_yaml
 from fgm.train import is_done
 from fgm.training import checkpoints, stopping
 from fgm.training.checkpoints import LAST, SaveLast

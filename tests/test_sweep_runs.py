@@ -18,10 +18,11 @@ from rich.console import Console
 import fgm.build  # here and not in each fork
 import fgm.training.dashboard
 import fgm.training.weights  # noqa: F401
-from fgm.config import digest, write_yaml
+from fgm.config import digest
 from fgm.errors import RESUMABLE, SIGNALS, Refusal
 from fgm.evaluation.points import PointPanel
 from fgm.records import append_row, read_rows, write_json
+from fgm.run_config import write_yaml
 from fgm.studies import definition, running
 from fgm.studies import point as of_one
 from fgm.studies.definition import Sweep

@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fgm.config import read_recipe, write_yaml
+from fgm.config import read_recipe
 from fgm.errors import entry
+from fgm.run_config import write_yaml
 
 TINY = [
     "method.generator_start=random",

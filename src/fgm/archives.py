@@ -17,11 +17,10 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import file_digest, md5, sha256
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fgm.errors import Refusal
+from fgm.errors import Refusal, require_installed
 
 CHUNK = 1 << 20
 PATIENCE = 30.0  # seconds without an answer
@@ -172,7 +171,7 @@ def require_data(node: Any) -> None:
     """Of every data set below a config's node.
 
     Raises:
-        Refusal: its files are missing; what may be fetched is left for later.
+        Refusal: its files are missing, or what reads them; what may be fetched is left for later.
     """
     if not isinstance(node, dict):
         return
@@ -181,7 +180,7 @@ def require_data(node: Any) -> None:
         locate(published, node.get("directory"), download=False)
     if node.get("_target_") == "fgm.data.zipped.ZippedImages" and not Path(node["path"]).is_file():
         raise Refusal(f"there is no archive {node['path']}: give data.path=<zip in the layout of EDM's dataset_tool>")
-    if node.get("_target_") == "fgm.data.parquet.Cifar10Parquet" and not find_spec("pyarrow"):
-        raise Refusal(f"{node['directory']}: parquet is read by pyarrow: pip install pyarrow, or give data=cifar10")
+    if node.get("_target_") == "fgm.data.parquet.Cifar10Parquet":
+        require_installed("pyarrow", "data = cifar10_parquet, unlike data = cifar10,", "parquet")
     for value in node.values():
         require_data(value)

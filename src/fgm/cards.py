@@ -6,10 +6,10 @@ other file.
 """
 
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 
 from fgm.errors import Refusal
+from fgm.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ def require_checkpoint(checkpoint: str, sha256: str | None) -> Path:
         where = f"; it comes from {card.source}, nothing is downloaded" if card else ""
         raise Refusal(f"there is no checkpoint {file}{where}")
     if sha256:
-        with file.open("rb") as stream:
-            found = file_digest(stream, "sha256").hexdigest()
+        found = sha256_of(file)
         if not found.startswith(sha256.lower()):
             raise Refusal(f"{file} has sha256 {found[:16]}..., and {sha256[:16]} is asked for: it is another file")
     return file

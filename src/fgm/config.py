@@ -8,18 +8,16 @@ import json
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from fgm.errors import EIGHT_BIT, Refusal, require_installed
+from fgm.errors import Refusal, first_line, require_installed
 from fgm.signatures import check, check_arguments
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -94,7 +92,7 @@ def require_extras(node: Any) -> None:
     """
     if isinstance(node, dict):
         if node.get("kernel") == "eight_bit":
-            require_installed("bitsandbytes", "optimizer.kernel = eight_bit", EIGHT_BIT)
+            require_installed("bitsandbytes", "optimizer.kernel = eight_bit", "eight-bit")
         for value in node.values():
             require_extras(value)
 
@@ -132,7 +130,7 @@ def one_line(error: Exception, recipe: str, overrides: list[str]) -> str:
         return f"{where} has no value: give {where}=..."
     unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text)
     if unknown is None or not overrides:
-        return str(error).strip().splitlines()[0]
+        return first_line(error)
     key = unknown[1] or unknown[2]
     known = settings(read_recipe(recipe, []))
     near = get_close_matches(key, known, 1, 0.5)
@@ -193,57 +191,6 @@ def parse_arguments(arguments: list[str], default: str = "digits_fgm") -> tuple[
         raise Refusal(f"{wrong[0]!r} is not of the form key=value")
     named = [a.split("=", 1)[1] for a in arguments if a.startswith("experiment=")]
     return (named or [default])[-1] or default, [a for a in arguments if not a.startswith("experiment=")]
-
-
-def write_yaml(config: dict[str, Any], path: Path) -> None:
-    """Atomically: a run that is cut off here is not taken for one of another config."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(yaml.safe_dump(config, sort_keys=False))
-    temporary.replace(path)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A config that a run has written: plain values alone.
-
-    Raises:
-        Refusal: it is none.
-    """
-    try:
-        found = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split())
-        raise Refusal(f"{path}: is no config of plain values ({said}); nothing in it was run") from None
-    if not isinstance(found, dict):
-        raise Refusal(f"{path}: is no config")
-    return found
-
-
-def read_config(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """A run's config, to be built from: what it names is named in the suite's configs, or in what the user asked for.
-
-    A run may come from anybody, and a _target_ is called.
-
-    Raises:
-        Refusal: it names anything else.
-    """
-    found = read_yaml(path)
-    foreign = targets(found) - targets(asked) - known_targets()
-    if foreign:
-        raise Refusal(f"{path}: names {min(foreign)}, which no config of the suite does: it was not called")
-    return found
-
-
-def targets(node: Any) -> set[str]:
-    """All that a config names to be called."""
-    below = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    own = {str(node["_target_"])} if isinstance(node, dict) and "_target_" in node else set()
-    return own.union(*map(targets, below))
-
-
-@cache
-def known_targets() -> frozenset[str]:
-    texts = [path.read_text() for path in CONFIGS.rglob("*.yaml")]
-    return frozenset(name for text in texts for name in re.findall(r"_target_: *([\w.]+)", text))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, NoReturn
 
-EIGHT_BIT = "bitsandbytes>=0.49,<1"  # what pip is asked for
 RESUMABLE = 75  # EX_TEMPFAIL of sysexits: the same command again goes on
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 UNWRITABLE = {
@@ -23,13 +22,21 @@ class Refusal(Exception):
     """Bad input; the message says what, where, and what to do."""
 
 
-def require_installed(package: str, option: str, requirement: str) -> None:
+def first_line(error: BaseException) -> str:
+    """Of another library's message; empty where it has none."""
+    return str(error).strip().partition("\n")[0]
+
+
+def require_installed(package: str, option: str, extra: str) -> None:
     """
+    Args:
+        extra: of pyproject.toml, which holds the package.
+
     Raises:
         Refusal: an option needs a package that is not installed.
     """
     if find_spec(package) is None:
-        raise Refusal(f"{option} needs {package}, which is not installed: pip install '{requirement}'")
+        raise Refusal(f"{option} needs {package}, which is not installed: pip install -e '.[{extra}]'")
 
 
 def entry(main: Callable[[list[str]], None], usage: str | None) -> None:

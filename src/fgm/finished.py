@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from fgm import shipped, teacher
-from fgm.config import digest, parse_arguments, read_config, read_recipe, telling
+from fgm.config import digest, parse_arguments, read_recipe, telling
 from fgm.errors import Refusal
+from fgm.run_config import read_config
 
 GENERATOR = "generator.safetensors"
 WEIGHTS = "shipped_weights"  # key of a config whose run is not here

@@ -1,4 +1,4 @@
-"""What memory a distillation takes, and which cards hold it: python -m fgm.memory experiment=sd3_fgm [key=value ...]
+"""What memory a distillation needs, and which GPUs hold it: python -m fgm.memory experiment=sd3_fgm [key=value ...]
 
 Nothing is loaded: the recipe's own training step runs on tensors without content, and Stable Diffusion 3's shape is
 known. See benchmarks/footprint.py for what is counted and what is not.
@@ -78,7 +78,7 @@ def stripped(node: Any) -> Any:
 
 
 def tell(footprint: Any, config: dict[str, Any]) -> None:
-    from fgm.benchmarks.footprint import CARDS, GIB
+    from fgm.benchmarks.footprint import GIB, GPUS
 
     batch, parts = config["training"]["batch_size"], config["training"]["micro_batches"]
     told = f"batch {batch} a device" + (f", in {parts} parts" if parts > 1 else "")
@@ -89,8 +89,8 @@ def tell(footprint: Any, config: dict[str, Any]) -> None:
         table.add_row(part, f"{getattr(footprint, part) / GIB:.3g}")
     console = Console(soft_wrap=True)
     console.print(table)
-    cards = [f"{card} ({CARDS[card]} GiB)" for card in footprint.fits()]
-    console.print(f"fits on {', '.join(cards)}" if cards else "fits on no card that is known: make the batch smaller")
+    gpus = [f"{gpu} ({GPUS[gpu]} GiB)" for gpu in footprint.fits()]
+    console.print(f"fits on {', '.join(gpus)}" if gpus else "fits on no GPU that is known: make the batch smaller")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import torch
 
-from fgm.errors import Refusal
+from fgm.errors import Refusal, first_line
 
 CONTAINERS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": OrderedDict,
@@ -93,5 +93,5 @@ def read_pickle(
             f"{path}: names {refusal}, and only arrays, tensors and plain containers are read; nothing in it was run"
         ) from None
     except Exception as error:  # a damaged pickle can end in nearly any of them
-        told = str(error).strip().splitlines()[:1]
-        raise Refusal(f"{path}: is no whole pickle ({type(error).__name__}: {''.join(told)}); fetch it again") from None
+        told = f"{type(error).__name__}: {first_line(error)}"
+        raise Refusal(f"{path}: is no whole pickle ({told}); fetch it again") from None

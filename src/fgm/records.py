@@ -13,10 +13,11 @@ that says why:
 
 import csv
 import json
-import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
+
+from fgm.files import replacing
 
 CURVES = ("mismatch", "fgm_loss", "online_loss", "loss", "generator_grad_norm", "online_grad_norm")
 
@@ -67,10 +68,9 @@ def steps_named(nfe: int) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write atomically: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
+    """Atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:

@@ -6,13 +6,13 @@ those of evaluator=digits or another one of configs/evaluation (evaluator.<key>=
 unless given.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 from fgm.arguments import read_settings, required, whole_or, yes
 from fgm.errors import Refusal, entry
 from fgm.evaluators import RECIPE, evaluator_settings, make, make_evaluation, read_data, read_evaluator
+from fgm.files import replacing
 
 OWN = {
     "data": "", "samples_dir": "", "evaluator": "digits", "split": "train", "n": "", "recursive": "false", "out": "",
@@ -65,9 +65,8 @@ def save(path: Path, statistics: Any) -> None:
     """Atomically."""
     from fgm.evaluation.moments import save_moments
 
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_moments(statistics, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_moments(statistics, temporary)
 
 
 if __name__ == "__main__":

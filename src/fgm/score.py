@@ -17,6 +17,7 @@ from typing import Any
 from fgm.arguments import choice, read_settings, required, whole
 from fgm.errors import Refusal, entry
 from fgm.evaluators import device_of_rank
+from fgm.files import sha256_of
 from fgm.records import write_json
 
 OWN = {
@@ -107,11 +108,11 @@ def colours_of(directory: str) -> Any:
 def write(out: Path, own: dict[str, str], source: Any, results: list[Any], measurement: Any, seconds: float) -> None:
     """The verdicts, and the score with its provenance."""
     from fgm.evaluation.geneval.results import write_results
-    from fgm.evaluation.provenance import definition, file_sha256, record
+    from fgm.evaluation.provenance import definition, record
     from fgm.train import commit
 
     files = [key for key in ("metadata", *FILES.get(own["detector"], ())) if own[key] != GRAMMAR]
-    hashes = {f"{key}_sha256": file_sha256(Path(own[key])) for key in files}
+    hashes = {f"{key}_sha256": sha256_of(Path(own[key])) for key in files}
     panel = {"metric": measurement.metric, "protocol": measurement.protocol} | hashes
     evaluation = definition(source.describe(), panel, source.n, source.n)
     told = record(evaluation, [measurement], device_of_rank(), 1, {"wall": round(seconds, 2)})

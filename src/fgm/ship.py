@@ -14,6 +14,7 @@ from fgm.config import parse_arguments
 from fgm.errors import Refusal, entry
 from fgm.evaluation.preflight import require_files
 from fgm.evaluators import device_of_rank, evaluator_settings, make, make_evaluation, read_evaluator
+from fgm.files import sha256_of
 from fgm.finished import WEIGHTS, finished_run, sampler_source, split, weights_file
 from fgm.records import Measurement, write_json
 
@@ -31,10 +32,8 @@ def main(arguments: list[str]) -> None:
     require_files(config["evaluation"])
     file = round_weights(weights_file(config), shipped.weights(config["recipe"]))
     results = measured(config | {WEIGHTS: str(file)})
-    from fgm.evaluation.provenance import file_sha256
-
     row = json.loads((Path(config["run_dir"]) / "results.json").read_text())
-    told = {"sha256": file_sha256(file), "row": row | {"results": [m.row() for m in results]}, "config": config}
+    told = {"sha256": sha256_of(file), "row": row | {"results": [m.row() for m in results]}, "config": config}
     write_json(file.with_suffix(".json"), told)
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, measured; commit it with {file.stem}.json")
 

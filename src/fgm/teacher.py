@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 from fgm import shipped
 from fgm.cards import require_checkpoint
-from fgm.config import read_config, read_recipe
+from fgm.config import read_recipe
 from fgm.errors import Refusal
+from fgm.run_config import read_config
 
 WEIGHTS = "teacher.safetensors"
 

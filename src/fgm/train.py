@@ -18,10 +18,11 @@ from rich.table import Table
 
 from fgm import cache_prompts, shipped, teacher
 from fgm.archives import require_data
-from fgm.config import digest, parse_arguments, read_recipe, read_yaml, require_extras, without_places, write_yaml
+from fgm.config import digest, parse_arguments, read_recipe, require_extras, without_places
 from fgm.errors import Refusal, entry, rank, resumable
 from fgm.evaluation.preflight import require_files
 from fgm.records import Measurement, append_row, read_curves, write_json
+from fgm.run_config import read_yaml, write_yaml
 
 
 def main(arguments: list[str]) -> None:

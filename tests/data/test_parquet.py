@@ -114,10 +114,10 @@ def test_an_empty_directory_is_one_line(real: bool, tmp_path: Path) -> None:
 
 
 def test_without_pyarrow_a_config_is_refused_before_anything_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fgm.archives.find_spec", lambda name: None)
+    monkeypatch.setattr("fgm.errors.find_spec", lambda name: None)
     node = {"data": {"_target_": "fgm.data.parquet.Cifar10Parquet", "directory": "cifar10"}}
-    with pytest.raises(Refusal, match="pip install pyarrow") as refusal:
+    with pytest.raises(Refusal, match=r"pip install -e '.\[parquet\]'") as refusal:
         require_data(node)
-    with pytest.raises(Refusal, match="pip install pyarrow"):
+    with pytest.raises(Refusal, match=r"pip install -e '.\[parquet\]'"):
         Cifar10Parquet("cifar10")
     assert "\n" not in str(refusal.value)

@@ -24,11 +24,11 @@ PEAKS = {  # dense bf16 FLOP/s of the tensor cores, from NVIDIA's data sheets
 
 
 def peak(device: torch.device, precision: str) -> float | None:
-    """FLOP/s of a card that is known, in bf16; None elsewhere."""
+    """FLOP/s of a GPU that is known, in bf16; None elsewhere."""
     if device.type != "cuda" or not precision.startswith("bf16"):
         return None
     name = torch.cuda.get_device_name(device)
-    return next((flops for card, flops in PEAKS.items() if card in name), None)
+    return next((flops for gpu, flops in PEAKS.items() if gpu in name), None)
 
 
 def flops_of(work: Callable[[], object], *nets: nn.Module) -> float:

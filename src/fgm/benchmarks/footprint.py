@@ -29,7 +29,7 @@ from fgm.networks.lora import own
 from fgm.training.distillation import Distillation
 
 GIB = 2**30
-CARDS = {  # GiB of memory
+GPUS = {  # GiB of memory
     "RTX 3060": 12,
     "T4, RTX 4080": 16,
     "RTX 4090, L4, A10": 24,
@@ -58,8 +58,8 @@ class Footprint:
         return self.weights + self.gradients + self.optimizer + self.activations
 
     def fits(self) -> list[str]:
-        """The cards that hold it."""
-        return [card for card, size in CARDS.items() if self.total * RESERVED + GIB <= size * GIB]
+        """The GPUs that hold it."""
+        return [gpu for gpu, size in GPUS.items() if self.total * RESERVED + GIB <= size * GIB]
 
 
 def of_distillation(make: Callable[[], Distillation], precision: str, copies: bool = False) -> Footprint:

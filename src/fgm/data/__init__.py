@@ -1,9 +1,11 @@
 """Training sets. Each draws batches from an explicit generator, so that a batch is a pure function of its key."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator, Tensor
+
+from fgm.streams import stream
 
 
 class Data(Protocol):
@@ -47,3 +49,8 @@ def prompted(data: Any) -> Prompted | None:
     """data, or what a pool was drawn from, where it has prompts."""
     inner = getattr(data, "data", data)
     return inner if isinstance(inner, Prompted) else None
+
+
+def measured_std(reference: Callable[[int, Generator], Tensor], n: int) -> float:
+    """Of n examples that a set's reference gives, the same ones at every call."""
+    return reference(n, stream("data std", index=0)).std().item()

@@ -58,10 +58,7 @@ class HeldImages:
         return self.held[str(device)]
 
     def conditions(self, n: int, generator: Generator) -> Tensor | None:
-        """Labels, uniform."""
-        if not self.num_classes:
-            return None
-        return torch.randint(self.num_classes, (n,), generator=generator, device=generator.device)
+        return uniform_labels(self.num_classes, n, generator)
 
     def reference(self, n: int, generator: Generator) -> Tensor:
         """Held-out images; where they have classes, row i is of class i modulo their number."""
@@ -79,6 +76,13 @@ def mirrored(x: Tensor, generator: Generator) -> Tensor:
     """Each image flipped left to right with probability one half."""
     flip = torch.rand(len(x), generator=generator, device=generator.device) < 0.5
     return torch.where(flip[:, None, None, None].to(x.device), x.flip(-1), x)
+
+
+def uniform_labels(num_classes: int, n: int, generator: Generator) -> Tensor | None:
+    """(n,); None where there are no classes."""
+    if not num_classes:
+        return None
+    return torch.randint(num_classes, (n,), generator=generator, device=generator.device)
 
 
 def require_labels(labels: Tensor, n: int, num_classes: int, path: Path | str) -> Tensor:

@@ -9,10 +9,10 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
+from fgm.data import measured_std
 from fgm.data.held import mirrored
 from fgm.evaluation.quantise import dequantise
 from fgm.evaluation.sources.folder import FolderSource
-from fgm.streams import stream
 
 MEASURED = 2000  # images from which std is taken
 
@@ -41,7 +41,7 @@ class ImageFolder:
 
     @cached_property
     def std(self) -> float:
-        return self.reference(MEASURED, stream("data std", index=0)).std().item()
+        return measured_std(self.reference, MEASURED)
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
         chosen, labels = self.choose(n, generator), self.source.labels

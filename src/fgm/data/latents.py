@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Generator, Tensor
 
+from fgm.data import measured_std
 from fgm.errors import Refusal
-from fgm.streams import stream
 
 MEASURED = 1000  # latents from which std is taken
 
@@ -47,7 +47,7 @@ class Latents:
 
     @cached_property
     def std(self) -> float:
-        return self.reference(MEASURED, stream("data std", index=0)).std().item()
+        return measured_std(self.reference, MEASURED)
 
     def rows(self, name: str, chosen: Tensor) -> Tensor:
         """Those of latents or conditions, by their numbers over all files."""

@@ -4,7 +4,7 @@
     img      struct of bytes (a PNG) and path
     label    int64
 
-pyarrow reads them, where it is installed; the suite does not need it otherwise.
+pyarrow reads them, an extra of the suite, which needs it nowhere else.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fgm.archives import require_data
 from fgm.data.held import HeldImages, require_labels
-from fgm.errors import Refusal
+from fgm.errors import Refusal, first_line
 from fgm.evaluation.png import decode
 
 
@@ -62,10 +62,8 @@ def read_file(file: Path) -> tuple[Tensor, Tensor]:
         rows = parquet.read_table(file, columns=["img", "label"]).to_pylist()
         pictures, labels = [row["img"]["bytes"] for row in rows], torch.tensor([row["label"] for row in rows])
     except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's own are of these
-        told = str(error).strip().splitlines()[:1]
-        raise Refusal(
-            f"{file}: is no parquet file of img (bytes, path) and label ({''.join(told)}); fetch it again"
-        ) from error
+        told = first_line(error)
+        raise Refusal(f"{file}: is no parquet file of img (bytes, path) and label ({told}); fetch it again") from error
     images = [decode(picture, file / str(i)) for i, picture in enumerate(pictures)]
     odd = next((i for i, image in enumerate(images) if image.shape != Cifar10Parquet.shape), None)
     if odd is not None or not images:

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from fgm.analytic import GaussianMixture, ring
-from fgm.streams import stream
+from fgm.data import measured_std
 
 
 class Points(ABC):
@@ -33,7 +33,7 @@ class Points(ABC):
 
     @cached_property
     def std(self) -> float:
-        return self.points(10_000, stream("data std", index=0)).std().item()
+        return measured_std(self.reference, 10_000)
 
 
 @dataclass(frozen=True)

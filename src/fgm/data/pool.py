@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from fgm.data import Data
+from fgm.evaluation.quantise import dequantise
 from fgm.streams import stream
 
 CHUNK = 10_000
@@ -53,7 +54,7 @@ class Pool:
             self.held[device] = images.to(device), conditions.to(device)
         images, conditions = self.held[device]
         chosen = torch.randint(len(images), (n,), generator=generator, device=generator.device)
-        return images[chosen].float() / 127.5 - 1, conditions[chosen]
+        return dequantise(images[chosen]), conditions[chosen]
 
     def conditions(self, n: int, generator: Generator) -> Tensor:
         return self.draw(n, generator)[1]

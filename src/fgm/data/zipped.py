@@ -14,12 +14,12 @@ from typing import Annotated
 import torch
 from torch import Generator, Tensor
 
-from fgm.data.held import mirrored, require_labels
+from fgm.data import measured_std
+from fgm.data.held import mirrored, require_labels, uniform_labels
 from fgm.errors import Refusal
-from fgm.evaluation.geneval.files import parse_object
 from fgm.evaluation.png import LABELS, decode
 from fgm.evaluation.quantise import dequantise
-from fgm.streams import stream
+from fgm.files import parse_object
 
 MEASURED = 2000  # images from which std is taken
 MOST = 50_000  # images that a reference for distances holds
@@ -92,7 +92,7 @@ class ZippedImages:
 
     @cached_property
     def std(self) -> float:
-        return self.reference(MEASURED, stream("data std", index=0)).std().item()
+        return measured_std(self.reference, MEASURED)
 
     @cached_property
     def split(self) -> dict[str, tuple[Tensor, Tensor | None]]:
@@ -107,10 +107,7 @@ class ZippedImages:
         return mirrored(x_0, generator) if self.flips else x_0, labels
 
     def conditions(self, n: int, generator: Generator) -> Tensor | None:
-        """Labels, uniform."""
-        if not self.num_classes:
-            return None
-        return torch.randint(self.num_classes, (n,), generator=generator, device=generator.device)
+        return uniform_labels(self.num_classes, n, generator)
 
     def reference(self, n: int, generator: Generator) -> Tensor:
         """Images in an order of chance."""

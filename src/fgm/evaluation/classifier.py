@@ -114,14 +114,10 @@ def train_classifier(
 @torch.no_grad()
 def standardised(net: Classifier, x: Tensor) -> Classifier:
     """The classifier with its features' moments taken over x, in [-1, 1] or uint8."""
-    features = torch.cat([net.body(as_float(part)) for part in x.split(STEP)])
+    features = torch.cat([net.body(dequantise(part)) for part in x.split(STEP)])
     net.get_buffer("mean").copy_(features.mean(0))
     net.get_buffer("std").copy_(features.std(0).clamp_min(1e-3))
     return net
-
-
-def as_float(x: Tensor) -> Tensor:
-    return dequantise(x) if x.dtype == torch.uint8 else x
 
 
 @cache
@@ -136,7 +132,7 @@ def classifier(space: Space) -> tuple[Classifier, str]:
 @torch.no_grad()
 def accuracy(net: Classifier, x: Tensor, labels: Tensor) -> float:
     """Share of x, in [-1, 1] or uint8, that net reads as labels, in [0, 1]."""
-    read = torch.cat([net(as_float(part)).argmax(1) for part in x.split(STEP)])
+    read = torch.cat([net(dequantise(part)).argmax(1) for part in x.split(STEP)])
     return (read == labels).double().mean().item()
 
 

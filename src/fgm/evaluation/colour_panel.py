@@ -9,11 +9,10 @@ They are to be read against the teacher's own. Whether pictures show their promp
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fgm.evaluation import Rows
-from fgm.evaluation.quantise import quantise
+from fgm.evaluation.quantise import dequantise, quantise
 from fgm.records import Measurement
 from fgm.text.index import PromptCache
 
@@ -52,14 +51,14 @@ class ColourPanel:
     def rows(self, x_0: Tensor, labels: Tensor | None) -> Rows:
         """Of every image, (n,)."""
         del labels
-        bytes_ = x_0 if x_0.dtype == torch.uint8 else quantise(x_0)
-        x = bytes_.float() / 127.5 - 1
+        pixels = quantise(x_0)
+        x = dequantise(pixels)
         least, most = ((x + 1) / 2).aminmax(dim=1)
         return {
             "pixel_mean": x.flatten(1).mean(1),
             "pixel_std": x.flatten(1).std(1),
             "saturation": ((most - least) / most.clamp_min(1e-6)).flatten(1).mean(1),
-            "clipped": ((bytes_ == 0) | (bytes_ == 255)).float().flatten(1).mean(1),
+            "clipped": ((pixels == 0) | (pixels == 255)).float().flatten(1).mean(1),
         }
 
     def judge(self, rows: Rows) -> list[Measurement]:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from fgm.evaluation.geneval.files import write_bytes
 from fgm.evaluation.geneval.layout import write_sample
 from fgm.evaluation.geneval.prompts import Metadata
 from fgm.evaluation.layouts import NAMES, whole_or_absent
 from fgm.evaluation.png import LABELS, encode, labels_json
 from fgm.evaluation.sources import Samples, SampleSource
+from fgm.files import write_bytes
 
 
 def export_images(source: SampleSource, out: Path, layout: str, step: int = 1000) -> None:

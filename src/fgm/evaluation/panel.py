@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Annotated, Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -108,7 +107,7 @@ class FeaturePanel:
         if self.data is None or not has_held_out(self.data):
             return []
         real, labels = pictures(self.data, "test")
-        real = dequantise(real) if real.dtype == torch.uint8 else real
+        real = dequantise(real)
         metrics = tuple(m for m in self.metrics if len(real) >= fewest_samples(m, self.extractor.dim))
         noise = sample_noise(0, range(len(real)), tuple(real.shape[1:]), role="ceiling").clamp(-1, 1)
         floor, blurred = f"floor: held-out {self.noun}", f"ceiling: blurred {self.noun}"

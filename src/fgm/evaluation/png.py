@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from fgm.errors import Refusal
-from fgm.evaluation.geneval.files import parse_object, read_text
+from fgm.files import parse_object, read_text
 
 MODES = {
     "L": "grey",

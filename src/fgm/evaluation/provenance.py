@@ -14,7 +14,7 @@ import json
 import platform
 from datetime import UTC, datetime
 from functools import cache
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,6 @@ def definition(source: dict[str, Any], panel: dict[str, Any], n: int, shard_size
 def key_of(evaluation: dict[str, Any]) -> str:
     """Sixteen hex digits."""
     return sha256(json.dumps(evaluation, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 @cache

@@ -24,5 +24,5 @@ def quantise(x: Tensor, mode: Mode = "round") -> Tensor:
 
 
 def dequantise(x: Tensor) -> Tensor:
-    """uint8 to float32 in [-1, 1]."""
-    return x.float() / 127.5 - 1
+    """uint8 to float32 in [-1, 1]; floats are passed through, so that a split of either kind is read alike."""
+    return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x

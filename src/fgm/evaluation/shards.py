@@ -9,7 +9,6 @@ rows. The directory's name must be a key of all that defines the rows (provenanc
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from fgm.errors import Refusal
 from fgm.evaluation import Panel, Rows
 from fgm.evaluation.comm import Comm, on_first, together
 from fgm.evaluation.sources import SampleSource
+from fgm.files import replacing
 from fgm.records import Measurement
 
 Tell = Callable[[range, float], None]
@@ -79,11 +79,10 @@ def compute(source: SampleSource, panel: Panel, plan: Plan, shards: list[range],
 def save_shard(path: Path, shard: range, rows: Rows) -> None:
     """Atomically; features as float32. Two names may share one tensor, which the file then holds twice."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     rows = {name: row.float() if row.is_floating_point() else row for name, row in rows.items()}
     rows = {name: row.clone(memory_format=torch.contiguous_format) for name, row in rows.items()}
-    save_file(rows, temporary, metadata=told(shard))
-    os.replace(temporary, path)
+    with replacing(path, shared=True) as temporary:
+        save_file(rows, temporary, metadata=told(shard))
 
 
 def told(shard: range) -> dict[str, str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from fgm.errors import Refusal
+from fgm.errors import Refusal, first_line
 from fgm.pretrained import require
 
 
@@ -33,8 +33,7 @@ def load(class_name: str, directory: Path, dtype: torch.dtype) -> Any:
             directory, torch_dtype=dtype, output_loading_info=True, **local
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        told = str(error).strip().splitlines()[0]
-        raise Refusal(f"{directory} does not load ({told}): download it again") from error
+        raise Refusal(f"{directory} does not load ({first_line(error)}): download it again") from error
     require_filled(info["missing_keys"], directory)
     return net
 

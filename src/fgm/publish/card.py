@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from hydra.utils import instantiate
 
-from fgm.evaluation.provenance import file_sha256
+from fgm.files import sha256_of
 from fgm.networks.generator import input_scale
 from fgm.networks.sd3 import FACTOR
 from fgm.pretrained import BILLIONS
@@ -117,7 +117,7 @@ def provenance(plan: Plan, results: dict[str, Any]) -> str:
     told = {
         name: results[name] for name in ("commit", "config_digest", "seed", "images_seen", "date") if name in results
     }
-    told |= {"weights of the run, sha256": file_sha256(plan.generator)}
+    told |= {"weights of the run, sha256": sha256_of(plan.generator)}
     told |= {"teacher's transformer, fgm's fingerprint": plan.teacher_fingerprint}
     return "\n".join(f"- {name}: {value}" for name, value in {"recipe": plan.config["recipe"], **told}.items()) + "\n"
 

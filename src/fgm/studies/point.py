@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fgm.config import read_yaml
 from fgm.errors import entry, rank, resumable
+from fgm.run_config import read_yaml
 from fgm.train import train
 
 

@@ -82,7 +82,7 @@ def composed(sweep: Sweep, recipe: str, common: list[str], base: dict[str, Any],
 
 
 def for_teacher(sweep: Sweep, teacher: dict[str, Any] | None, chosen: list[str]) -> list[str]:
-    """What a teacher that is trained by its recipe must share with its student, as an override of the student's."""
+    """What a teacher that is trained by its recipe must share with the distillation, as an override of the latter."""
     shared = [o for o in chosen if re.split("[.=]", o)[0] in sweep.with_teacher]
     if not shared or not teacher or teacher["_target_"] != "fgm.teacher.from_run":
         return []

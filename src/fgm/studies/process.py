@@ -11,8 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from fgm.config import write_yaml
 from fgm.errors import RESUMABLE, SIGNALS
+from fgm.run_config import write_yaml
 
 INTERRUPTED = 130
 LOG = "log.txt"

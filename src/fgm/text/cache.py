@@ -1,6 +1,5 @@
 """Encoded prompts on disk: written shard by shard, each whole or absent, and read by memory mapping."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fgm.errors import Refusal
+from fgm.files import replacing
 from fgm.pretrained import locate
 from fgm.text.encoders import TextEncoders, assemble
 from fgm.text.index import Index, PromptCache, write_index
@@ -48,9 +48,8 @@ def write_shard(path: Path, prompts: list[str], digest: str, encoders: TextEncod
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise Refusal(f"{path}: {broken[0]} is not finite; try data.cache.dtype=float32")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, temporary, metadata={"digest": digest})
-    os.replace(temporary, path)
+    with replacing(path, shared=True) as temporary:
+        save_file(tensors, temporary, metadata={"digest": digest})
 
 
 class CachedText(nn.Module):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from fgm.errors import Refusal
-from fgm.evaluation.geneval.files import write_bytes
+from fgm.files import write_bytes
 from fgm.pretrained import fingerprint, locate, read_header, remedy, weight_files
 from fgm.text.sources import PromptSource
 

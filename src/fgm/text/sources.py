@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Protocol
 
 from fgm.errors import Refusal
-from fgm.evaluation.geneval.files import parse_object, read_lines
 from fgm.evaluation.geneval.grammar import GRAMMAR, generate_prompts
 from fgm.evaluation.geneval.prompts import read_prompts
+from fgm.files import parse_object, read_lines
 
 
 class PromptSource(Protocol):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from safetensors.torch import save_file
 from fgm.errors import Refusal
 from fgm.evaluation.comm import on_first
 from fgm.evaluation.evaluation import Mode
+from fgm.files import replacing
 from fgm.records import Measurement, write_json
 from fgm.training.method import Method
 from fgm.training.ranks import comm_of_training
@@ -64,7 +64,6 @@ class SaveBest:
         if module.global_rank:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        save_file(state, temporary)
-        os.replace(temporary, self.path)
+        with replacing(self.path) as temporary:
+            save_file(state, temporary)
         write_json(self.path.with_suffix(".json"), row)

@@ -17,10 +17,11 @@ from fgm.training.method import Method
 VARIANTS = 64  # of one block: which gradients are asked for, sizes of a batch, kinds of blocks
 
 
-def blocks_of(net: nn.Module) -> list[nn.Module]:
+def blocks_to_compile(net: nn.Module) -> list[nn.Module]:
+    """Also unequal ones, the levels of a U-Net; sharding.blocks_to_shard takes equal ones alone."""
     found: list[nn.Module] = []
     for child in net.children():
-        found += list(child) if isinstance(child, nn.ModuleList) else blocks_of(child)
+        found += list(child) if isinstance(child, nn.ModuleList) else blocks_to_compile(child)
     return found
 
 
@@ -31,7 +32,7 @@ def compile_blocks(nets: Iterable[nn.Module]) -> None:
     """
     torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
     for net in nets:
-        blocks = blocks_of(net)
+        blocks = blocks_to_compile(net)
         if not blocks:
             raise Refusal(f"trainer.compile = true: {type(net).__name__} has no blocks to compile; leave it out")
         for block in blocks:

@@ -74,7 +74,7 @@ def log_results(loggers: Sequence[Any], results: Sequence[Measurement], path: Pa
     """The end of a run: its last picture, and its measurements as W&B's summary, final/<metric>/<weights>/<nfe>, and as
     a table.
 
-    The W&B run is closed, since the next run of this process, a student's after its teacher's, would go on with it.
+    The W&B run is closed, since the next run of this process, a distillation after its teacher's, would go on with it.
     """
     log_picture(loggers, path, step)
     for logger in loggers:

@@ -53,7 +53,7 @@ from fgm.times import TimeDensity
 from fgm.training.adversary import Adversary
 from fgm.training.descend import Descent, listed
 from fgm.training.ema import frozen_copy, update_ema
-from fgm.training.initialise import Start, students
+from fgm.training.initialise import Start, generator_and_online
 from fgm.training.micro_batches import cut, slices
 from fgm.training.objective import Objective, Weighting
 from fgm.training.optimizers import scheduled
@@ -115,7 +115,7 @@ class Distillation(Turns):
         if setting.teacher is None:
             raise ValueError("a distillation needs a teacher: choose teacher=run, file or exact")
         self.unregistered = (setting.teacher,)  # in a tuple: frozen, and in no checkpoint
-        net, self.online = students(setting, generator_start, online_start, adapters)
+        net, self.online = generator_and_online(setting, generator_start, online_start, adapters)
         _, online = self.velocities()  # raises where guidance does not fit
         how = {"path": setting.path, "t_star": t_star, "c_in": c_in, "data_std": setting.data.std, "steps": steps}
         reading = partial(FewStepGenerator, **how)

@@ -70,7 +70,7 @@ class Measuring:
         panel, data = self.evaluation.panel, module.setting.data
         n = SHOWN_PROMPTS if isinstance(panel, Asking) else shown(data)
         found = {s.name: self.taken(s, module, n) for s in samplers}
-        sets = {name: shades(samples.x) for name, samples in found.items() if samples}
+        sets = {name: dequantise(samples.x) for name, samples in found.items() if samples}
         if not sets:
             return
         if isinstance(panel, Asking):
@@ -89,7 +89,7 @@ class Measuring:
         """A few samples of one sampler and nothing else."""
         samples = self.taken(sampler, module, max(DRAWN, shown(module.setting.data)))
         if samples is not None:
-            gallery(shades(samples.x), path)
+            gallery(dequantise(samples.x), path)
 
     def answers(self, sampler: Source, module: Method) -> list[Answer]:
         """The first prompts and what the sampler makes of them, as taken; none where the panel does not judge."""
@@ -102,10 +102,6 @@ class Measuring:
         prompts, verdicts = panel.captions(samples.labels), panel.verdicts(samples.x, samples.labels)
         pictures = samples.x.permute(0, 2, 3, 1).numpy()
         return [Answer(p, *v, x) for p, v, x in zip(prompts, verdicts, pictures, strict=bool(verdicts))]
-
-
-def shades(x: torch.Tensor) -> torch.Tensor:
-    return dequantise(x) if x.dtype == torch.uint8 else x
 
 
 def shown(data: Data) -> int:

@@ -44,7 +44,7 @@ def initialised(start: Start, setting: Setting) -> Velocity:
     return net
 
 
-def students(
+def generator_and_online(
     setting: Setting, generator_start: Start, online_start: Start, adapters: LoRA | None
 ) -> tuple[Velocity, Velocity]:
     """The generator's network and the online one.

@@ -1,7 +1,6 @@
 """Where scalars go: metrics.csv always; W&B if it is asked for and can work; and a line on the console."""
 
 import csv
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.console import Console
 
+from fgm.files import replacing
 from fgm.training.account import PROJECT, wandb_works
 from fgm.training.dashboard import CycleWandbLogger
 from fgm.training.method import Method
@@ -40,13 +40,10 @@ class ContinuedWriter(_ExperimentWriter):
         if not self.kept:
             return
         path = Path(self.metrics_file_path)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with suppress(OSError):
-            with temporary.open("w", newline="") as file:
-                writer = csv.DictWriter(file, sorted(set().union(*self.kept)))
-                writer.writeheader()
-                writer.writerows(self.kept)
-            os.replace(temporary, path)
+        with suppress(OSError), replacing(path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, sorted(set().union(*self.kept)))
+            writer.writeheader()
+            writer.writerows(self.kept)
 
 
 def rows_until(path: Path, step: int) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import Adam, AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from fgm.errors import EIGHT_BIT, require_installed
+from fgm.errors import require_installed
 
 Positive = Annotated[float, "(0, inf)"]
 Kernel = Literal["auto", "fused", "eight_bit"]
@@ -53,7 +53,7 @@ def of_kernel(kernel: Kernel, kinds: tuple[type[Optimizer], str], net: nn.Module
     settings |= {"fused": True} if kernel == "fused" else {}
     if kernel != "eight_bit":
         return kinds[0](parameters, **settings)
-    require_installed("bitsandbytes", "optimizer.kernel = eight_bit", EIGHT_BIT)
+    require_installed("bitsandbytes", "optimizer.kernel = eight_bit", "eight-bit")
     return getattr(import_module("bitsandbytes").optim, kinds[1])(parameters, **settings)
 
 

@@ -23,12 +23,12 @@ class Schedule:
     """How long, how much at once, and how often to report.
 
     Attributes:
-        cycles: number of training steps; a distillation's step is one whole cycle.
-        batch_size: samples a step and device.
+        cycles: of training; a pre-training's cycle is one step, a distillation's all its turns.
+        batch_size: samples a cycle and device.
         warmup: cycles of linear growth of the learning rate.
         decay: share of the cycles, at the end, of linear decay of the learning rate to zero.
         clip: largest L2 norm of a network's gradient.
-        ema_decay: of the averaged weights, per step.
+        ema_decay: of the averaged weights, a cycle.
         log_every, save_every: cycles between log entries and between checkpoints.
         save_minutes: after which there is a checkpoint in any case.
         keep_every: cycles between checkpoints that stay when newer ones come; 0 for none.

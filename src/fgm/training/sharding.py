@@ -35,13 +35,13 @@ def shard(net: Velocity, mesh: DeviceMesh, compute: torch.dtype | None = None) -
         compute: dtype of its arithmetic, wherever it is called from now on; None leaves that to the caller.
     """
     policy = MixedPrecisionPolicy(compute, compute and torch.float32, cast_forward_inputs=False)
-    for part in (*blocks_of(net), net):
+    for part in (*blocks_to_shard(net), net):
         fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     if compute:
         compute_in(net, compute)
 
 
-def blocks_of(net: nn.Module) -> list[nn.Module]:
+def blocks_to_shard(net: nn.Module) -> list[nn.Module]:
     """Those of a transformer; none of a network that is not made of equal blocks, which is sharded as one whole."""
     lists = (module for name, module in net.named_modules() if name.rpartition(".")[2] in BLOCKS)
     return [block for several in lists if isinstance(several, nn.ModuleList) for block in several]

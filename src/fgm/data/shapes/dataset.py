@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 from torch import Generator, Tensor
 
+from fgm.data import measured_std
 from fgm.data.shapes.grammar import draw_captions
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import draw_scenes
 from fgm.data.shapes.vocabulary import EASY, decode, encode
-from fgm.streams import stream
 
 
 @dataclass(frozen=True)
@@ -53,4 +53,4 @@ class Shapes:
 
     @cached_property
     def std(self) -> float:
-        return self.reference(2000, stream("data std", index=0)).std().item()
+        return measured_std(self.reference, 2000)

@@ -6,10 +6,10 @@ it. This module needs the standard library alone, so that a missing file is said
 
 import os
 import re
-from hashlib import file_digest
 from pathlib import Path
 
 from fgm.errors import Refusal
+from fgm.files import sha256_of
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_HASH = "6726825d"
@@ -54,8 +54,3 @@ def checked_hash(file: Path) -> str:
             "it is damaged or another file; fetch it again, or give it a name of its own"
         )
     return found[:8]
-
-
-def sha256_of(file: Path) -> str:
-    with file.open("rb") as opened:
-        return file_digest(opened, "sha256").hexdigest()

@@ -15,8 +15,8 @@ from typing import Any
 
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.detections import Detection, RecordedDetector
-from fgm.evaluation.geneval.files import parse_object, read_lines, read_text
 from fgm.evaluation.geneval.vocabulary import GENEVAL, Vocabulary
+from fgm.files import parse_object, read_lines, read_text
 
 HOLDS = "detections by picture"
 

@@ -21,8 +21,8 @@ from PIL import Image, ImageOps
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.completeness import require_complete
 from fgm.evaluation.geneval.detections import Pixels
-from fgm.evaluation.geneval.files import parse_object, read_text, write_bytes
 from fgm.evaluation.geneval.prompts import Metadata
+from fgm.files import parse_object, read_text, write_bytes
 
 FOLDER, FILE = re.compile(r"\d{4,5}"), re.compile(r"\d+\.png")
 PNG_END = b"IEND\xaeB`\x82"

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from fgm.errors import Refusal
-from fgm.evaluation.geneval.files import parse_object, read_lines, write_bytes
 from fgm.evaluation.geneval.vocabulary import GENEVAL, PROMPTS_PER_TAG, RELATIONS, Vocabulary
+from fgm.files import parse_object, read_lines, write_lines
 
 CONDITIONS: dict[str, set[str]] = {"include": {"color", "position"}, "exclude": set()}
 
@@ -70,7 +70,7 @@ def read_prompts(path: Path, vocabulary: Vocabulary = GENEVAL) -> list[Metadata]
 
 
 def write_prompts(path: Path, prompts: Iterable[Metadata]) -> None:
-    write_bytes(path, "".join(f"{metadata.line()}\n" for metadata in prompts).encode())
+    write_lines(path, (metadata.line() for metadata in prompts))
 
 
 def parse_metadata(text: str, where: str, vocabulary: Vocabulary = GENEVAL) -> Metadata:

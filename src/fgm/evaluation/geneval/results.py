@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fgm.errors import Refusal
-from fgm.evaluation.geneval.files import parse_object, read_lines, write_bytes
 from fgm.evaluation.geneval.prompts import Metadata, parse_metadata
 from fgm.evaluation.geneval.vocabulary import GENEVAL, Vocabulary
+from fgm.files import parse_object, read_lines, write_lines
 
 SAMPLE = re.compile(r"(?:.*/)?(\d+)/samples/(\d+)\.png")
 TYPES = {"filename": str, "correct": bool, "reason": str, "metadata": str, "details": str}
@@ -54,7 +54,7 @@ class Result:
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
-    write_bytes(path, "".join(f"{result.line()}\n" for result in results).encode())
+    write_lines(path, (result.line() for result in results))
 
 
 def read_results(path: Path, vocabulary: Vocabulary = GENEVAL) -> list[Result]:

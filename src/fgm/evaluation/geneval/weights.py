@@ -1,10 +1,10 @@
 """Published networks that the user holds in a local directory; nothing is downloaded, and nothing in it is executed."""
 
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from fgm.errors import Refusal
+from fgm.errors import Refusal, first_line
+from fgm.files import sha256_of
 
 MASK2FORMER = "facebook/mask2former-swin-small-coco-instance (config.json, model.safetensors)"
 CLIP = "openai/clip-vit-large-patch14 (config.json, model.safetensors, tokenizer.json)"
@@ -25,7 +25,7 @@ def load_pretrained(class_name: str, directory: Path | str | None, published_as:
     try:
         net, info = network.from_pretrained(directory, **local, **options)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        told = str(error).strip().splitlines()[0]
+        told = first_line(error)
         raise Refusal(f"{directory}: does not load ({told}); put the files of {published_as} there") from error
     lacking = sorted(set(info["missing_keys"]) & {name for name, _ in net.named_parameters()})
     if lacking:
@@ -47,5 +47,4 @@ def require_files(directory: Path | str | None, patterns: tuple[str, ...], publi
 
 def fingerprint(directory: Path | str) -> str:
     """Eight hex digits of the first weights file's sha256, to stand in a protocol."""
-    with min(Path(directory).glob("*.safetensors")).open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()[:8]
+    return sha256_of(min(Path(directory).glob("*.safetensors")))[:8]

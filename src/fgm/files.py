@@ -1,8 +1,10 @@
-"""Text and JSON that a user holds, read with one clear line where they are not as expected; files written whole."""
+"""Files that a user holds, read with one clear line where they are not as expected, and hashed; files written whole."""
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,26 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Atomically, also among processes that write the same file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
+    with replacing(path, shared=True) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+@contextmanager
+def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
+    """Where to write what then takes path's place at once: a reader sees the old file or the new one.
+
+    Args:
+        shared: whether other processes may write the same file; what a killed one leaves is then not written over.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
+    yield temporary
     os.replace(temporary, path)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

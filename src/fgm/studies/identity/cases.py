@@ -63,8 +63,8 @@ CASES = {
         Case("gaussian", "mixture_fgm", GAUSSIAN, True, MANY, 2000, 8192),
         Case("mixture", "mixture_fgm", PLAIN, True, MANY, 2000, 8192),
         Case("mixture_mlp", "mixture_fgm", (), False, MANY, 2000, 8192),
-        Case("digits", "digits_fgm", (), False, FEW, 1000, 2048),
-        Case("shapes", "shapes_fgm", (), False, (1, 3, 10, 30, 100), 300, 256),
+        Case("digits", "digits_fgm", (), False, FEW, 1000, 1024),
+        Case("shapes", "shapes_fgm", (), False, (1, 3, 10, 30, 100), 300, 512),
     )
 }
 

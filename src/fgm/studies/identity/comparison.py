@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+BEYOND = 1.02  # a cosine that noise has moved so far above 1 says nothing
+
 
 def products(parts: Sequence[Tensor]) -> Tensor:
     """Parts (k, p) -> (k, k), unbiased inner products of the k means: over pairs of different parts alone."""
@@ -43,9 +45,11 @@ class Comparison:
         return root(self.product((l_1, l_2, 0), (l_1, l_2, 0)) / self.product((0, 0, 1), (0, 0, 1)))
 
     def cosine(self, l_1: float, l_2: float) -> float:
+        """nan where noise leaves none, or takes it beyond what a cosine can be."""
         along = self.product((l_1, l_2, 0), (0, 0, 1)) / self.product((0, 0, 1), (0, 0, 1))
         size = self.norm(l_1, l_2)
-        return along / size if size else math.nan
+        found = along / size if size else math.nan
+        return found if abs(found) < BEYOND else math.nan
 
     def gap(self, l_1: float, l_2: float) -> float:
         """The norm of the difference, over the reference's; 0 where noise hides it."""

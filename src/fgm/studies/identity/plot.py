@@ -14,6 +14,7 @@ from fgm.studies.theme import FONT, MARKERS, PAPER, figure, keyed, named
 SHOWN = {"fgm": ("L₁ + L₂", 1.0), "l_2": ("L₂", 0.0), "sid": ("-0.4 L₁ + L₂ (SiD)", -0.4)}  # name, lambda_1
 WORST, LEAST, LAGGING = 3.0, 2e-4, 1 / 9  # fit errors shown; where L_1 stops to harm for a network that lags
 SHARES = [s / 200 for s in range(2, 200)]
+MATTERS = 5.0  # degrees that L_2 is off with v_theta itself
 DPI = 170
 
 
@@ -48,14 +49,15 @@ def draw_angles(axis: Axes, points: Sequence[Point]) -> None:
         dots = [dot for point in trained for dot in seeds(point, mixture)]
         axis.scatter(*columns(dots), s=10, color=colour, alpha=0.6, linewidths=0)
         for point in exact:
-            axis.plot(LEAST, fmean(point.angles(mixture)), "<", color=colour, markersize=5, clip_on=False)
+            axis.plot(LEAST, fmean(point.angles(mixture)), "<", color=colour, markersize=5, clip_on=False, zorder=5)
             told = "as it would be if v lagged on a line" if mixture == "fgm" else None
             lag = [((1 - s) ** 2, lagging(point, (2 - lambda_1) * s)) for s in SHARES]
             axis.plot(*columns(lag), color=colour, linestyle="--", linewidth=0.8, label=told)
     halves = fmean(degrees(value) for point in points for value in point.values("noise"))
     axis.axhline(halves, color=PAPER.faint, linewidth=1.2, label="two halves of the draws")
-    for found in crossings(points):
-        axis.axvspan(WORST, found, color=PAPER.colours[1], alpha=0.06, linewidth=0)
+    for i, found in enumerate(crossings(points)):
+        told = None if i else "L₁ harms, a shade for each seed"
+        axis.axvspan(WORST, found, color=PAPER.colours[1], alpha=0.08, linewidth=0, label=told)
     axis.set_ylim(0)
 
 
@@ -74,8 +76,10 @@ def lagging(exact: Point, less: float) -> float:
 
 
 def draw_best(axis: Axes, cases: dict[str, list[Point]]) -> None:
-    """With the lagging network's 2 - 1/s, at fit error (1 - s)^2."""
+    """With the lagging network's 2 - 1/s, at fit error (1 - s)^2; of cases where it matters for the direction."""
     for i, (case, points) in enumerate(cases.items()):
+        if not any(angle > MATTERS for p in points if p.turns is None for angle in p.angles("l_2")):
+            continue
         known = sorted((p.mean("fit_error"), p.mean("best_lambda_1")) for p in points if p.turns is not None)
         axis.plot(*columns(known), color=PAPER.colours[(i + 3) % 8], marker=MARKERS[i % 6], markersize=4, label=case)
     line = [((1 - s) ** 2, 2 - 1 / s) for s in SHARES]

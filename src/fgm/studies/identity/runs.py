@@ -26,7 +26,6 @@ class Result:
         turns: of the online network; None for v_theta itself.
         fit_error, covered: see gradients.fit.
         noise: cosine of the reference network's gradients on two halves of the draws.
-        reference: what it is compared with.
     """
 
     turns: int | None
@@ -59,9 +58,11 @@ def compared(
 ) -> list[Result]:
     """Each net's gradients beside the truths, or where there are none beside L_1 + L_2 of nets[None]."""
     reference, found = nets[None], []
-    known = [fgm_gradients(problem, reference, draws).sum(0) for draws in parts]
-    told, truths = noise(known), truths or known
+    known = [fgm_gradients(problem, reference, draws) for draws in parts]
+    both = [pair.sum(0) for pair in known]
+    told, truths = noise(both), truths or both
     for turns, v in nets.items():
-        rows = [torch.cat([fgm_gradients(problem, v, d), g[None]]) for d, g in zip(parts, truths, strict=True)]
+        pairs = known if v is reference else [fgm_gradients(problem, v, draws) for draws in parts]
+        rows = [torch.cat([pair, g[None]]) for pair, g in zip(pairs, truths, strict=True)]
         found.append(Result(turns, *fit(problem, v, reference, parts), Comparison(products(rows)), told))
     return found

@@ -10,11 +10,11 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train cache-prompts eval sample export score reference bench memory sweep report dashboard test check format \
-        table notebooks
+.PHONY: help setup train cache-prompts eval sample export score reference bench memory sweep report dashboard \
+        study-identity test check format table notebooks
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo; echo "  recipes:"; for f in configs/experiment/*.yaml; do \
 	  printf "  EXP=%-22s %s\n" "$$(basename $$f .yaml)" "$$(sed -n '3s/^# //p' $$f)"; done
 	@echo; echo "  studies:"; for f in configs/sweep/*.yaml; do \
@@ -67,6 +67,9 @@ report: setup ## page, plots and table of a study: SWEEP=t_star; outputs/t_star/
 
 dashboard: setup ## make or update a study's W&B dashboard: SWEEP=t_star, ARGS="entity=<team>"; without an account, a file
 	@$(RUN) fgm.dashboard sweep=$(SWEEP) $(ARGS)
+
+study-identity: setup ## FGM's gradient beside the one it stands for, by fit of the online network: ARGS="cases=gaussian,mixture"
+	@$(RUN) fgm.study_identity $(ARGS)
 
 # One thread: the tests compare bits between processes, and a sum split over two threads rounds otherwise.
 test: setup ## the whole test suite, on the CPU

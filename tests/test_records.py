@@ -109,7 +109,7 @@ def test_every_folder_of_experiments_belongs_to_a_recipe_and_has_a_verdict() -> 
     from fgm.studies.definition import sweeps
 
     for folder in (path.parent for path in (ROOT / "experiments").glob("*/runs.jsonl")):
-        assert folder.name in [*recipes(), *sweeps(), "bench"]
+        assert folder.name in [*recipes(), *sweeps(), "bench", "identity"]
         diary = (folder / "README.md").read_text()
         for word in ("Question", "Command", "Finding", "Verdict"):
             assert f"**{word}" in diary, f"{folder.name} says no {word.lower()}"

@@ -10,7 +10,9 @@ and the marginal velocity is the responsibility-weighted mean of the components'
     r_k(x)  = softmax_k( log w_k + log N(x; mean_k, var_k I) )
 
 A linear generator x_0 = a z + b is the case of one component, N(b, a^2): this is how the tests reach the exact
-gradient that FGM's loss must have.
+gradient that FGM's loss must have. With a matrix W in place of a, and S = W W^T,
+
+    v(x, t) = alpha'_t b + (alpha_t alpha'_t S + sigma_t sigma'_t I) (alpha_t^2 S + sigma_t^2 I)^-1 (x - alpha_t b)
 
 Shapes: x is (batch, d); t is (batch,) or a scalar tensor; results are (batch, d), log-densities (batch,).
 """
@@ -62,6 +64,16 @@ class GaussianMixture:
 def gaussian(mean: Tensor, std: Tensor) -> GaussianMixture:
     """N(mean, std^2 I): mean (d,), std a scalar tensor; differentiable in both."""
     return GaussianMixture(mean.new_ones(1), mean[None], std[None])
+
+
+def affine_velocity(x: Tensor, t: Tensor, path: Path, weight: Tensor, bias: Tensor) -> Tensor:
+    """v(x, t) of x_0 = W z + b, z ~ N(0, I): weight W (d, d), bias b (d,); differentiable in both."""
+    k = path.coefficients(expand_like(t, x[..., None]))
+    covariance, one = weight @ weight.T, torch.eye(len(bias), dtype=x.dtype, device=x.device)
+    joint = k.alpha * k.alpha_dot * covariance + k.sigma * k.sigma_dot * one
+    noisy = k.alpha**2 * covariance + k.sigma**2 * one
+    centred = x[..., None] - k.alpha * bias[:, None]
+    return (k.alpha_dot * bias[:, None] + joint @ torch.linalg.solve(noisy, centred))[..., 0]
 
 
 def ring(

@@ -14,6 +14,7 @@ from typing import Any
 from fgm.benchmarks.rows import table_of
 from fgm.errors import Refusal, entry
 from fgm.records import Measurement, read_rows, steps_named
+from fgm.studies.identity.table import table_of_identity
 from fgm.studies.table import table_of_study
 
 ROOT = Path(__file__).parents[2]
@@ -71,9 +72,11 @@ def table(recipes: list[str], experiments: Path, metrics: list[str] | None = Non
 
 
 def lines_of(name: str, runs: list[dict[str, Any]], metrics: list[str]) -> list[str]:
-    """By the kind of their rows: of a bench, a study, or a recipe's own runs."""
+    """By the kind of their rows: of a bench, the gradients' study, a sweep, or a recipe's own runs."""
     if "subject" in runs[-1]:
         return table_of(runs)
+    if "case" in runs[-1]:
+        return table_of_identity(runs)
     if "study" in runs[-1]:
         return table_of_study([shown(run, metrics) for run in runs])
     return rows_of(name, [shown(run, metrics) for run in newest(runs)])

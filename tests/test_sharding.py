@@ -152,7 +152,7 @@ class NanOnOneRank(Distillation):
 def skips_on_all_ranks(folder: Path) -> None:
     module = distillation(4, method=NanOnOneRank)
     run(module, folder, Shards(), 2)
-    assert [descent.skipped for descent in module.descents] == [1, 2]
+    (folder / f"skipped.{module.global_rank}").write_text(f"{[descent.skipped for descent in module.descents]}")
     sharded = [p for net in module.networks() for p in net.parameters()]
     assert len(module.networks()) == 4 and all(isinstance(p, DTensor) and p.dtype == torch.float32 for p in sharded)
     assert 2 * sum(local(p).numel() for p in sharded) == sum(p.numel() for p in sharded)
@@ -161,29 +161,30 @@ def skips_on_all_ranks(folder: Path) -> None:
 
 def test_every_network_is_sharded_and_nan_on_one_rank_is_skipped_on_all(tmp_path: Path) -> None:
     on_ranks(skips_on_all_ranks, tmp_path)
+    assert [(tmp_path / f"skipped.{rank}").read_text() for rank in range(2)] == ["[1, 2]", "[1, 2]"]
 
 
-def divides_and_joins() -> None:
+ROWS = {f"{shape}": torch.arange(1.0, 1 + torch.Size(shape).numel()).view(shape) for shape in ((5, 2), (1,), (7,))}
+
+
+def divides_and_joins(folder: Path) -> None:
     torch.distributed.init_process_group("gloo")
     mesh, held = init_device_mesh("cpu", (3,)), {}
-    tensors = {
-        f"{shape}": torch.arange(1.0, 1 + torch.Size(shape).numel()).view(shape) for shape in ((5, 2), (1,), (7,))
-    }
-    for name, tensor in tensors.items():
+    for name, tensor in ROWS.items():
         target = distribute_tensor(torch.zeros_like(tensor), mesh, [Shard(0)])
         held[name] = as_shards_of(target, tensor)
         assert isinstance(held[name], DTensor) and local(held[name]).shape[0] <= -(-len(tensor) // 3)
         assert torch.equal(whole(held[name]), tensor)
-    joined = gathered({"deep": [held, {"word": "kept", "own": as_shards_of(None, tensors["(7,)"])}]})["deep"]
-    if torch.distributed.get_rank():
-        assert set(joined[0].values()) == {None}
-    else:
-        assert all(torch.equal(joined[0][name], tensor) for name, tensor in tensors.items())
-        assert joined[1]["word"] == "kept" and torch.equal(joined[1]["own"], tensors["(7,)"])
+    joined = gathered({"deep": [held, {"word": "kept", "own": as_shards_of(None, ROWS["(7,)"])}]})["deep"]
+    torch.save(joined, folder / f"joined.{torch.distributed.get_rank()}")
 
 
-def test_what_three_ranks_hold_of_five_rows_is_put_together() -> None:
-    on_ranks(divides_and_joins, world=3)
+def test_what_three_ranks_hold_of_five_rows_is_put_together(tmp_path: Path) -> None:
+    on_ranks(divides_and_joins, tmp_path, world=3)
+    first, *others = (torch.load(tmp_path / f"joined.{rank}", weights_only=True) for rank in range(3))
+    assert all(torch.equal(first[0][name], tensor) for name, tensor in ROWS.items())
+    assert first[1]["word"] == "kept" and torch.equal(first[1]["own"], ROWS["(7,)"])
+    assert [set(joined[0].values()) for joined in others] == [{None}, {None}]
 
 
 def test_a_network_is_sharded_by_its_blocks_or_as_one() -> None:

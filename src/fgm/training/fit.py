@@ -20,7 +20,7 @@ from fgm.training.evaluation import Evaluate, Measuring
 from fgm.training.logs import Record, loggers, progress
 from fgm.training.method import Method
 from fgm.training.moved import Moved
-from fgm.training.precision import CpuMixedPrecision
+from fgm.training.precision import bf16_mixed
 from fgm.training.setting import Schedule
 from fgm.training.stopping import StopRequest, release
 from fgm.training.strategies import SINGLE, SameOnAllRanks, Strategy
@@ -116,9 +116,9 @@ def build_trainer(
     hardware: dict[str, Any] = {name: value for name, value in asdict(run.hardware).items() if name != "compile"}
     on_cpu = {"cpu": True, "gpu": False, "auto": not torch.accelerator.is_available()}[run.hardware.accelerator]
     plugins: list[Any] = [checkpoints]
-    if on_cpu and run.hardware.precision == "bf16-mixed":
+    if hardware["precision"] == "bf16-mixed":
         del hardware["precision"]
-        plugins.append(CpuMixedPrecision())
+        plugins.append(bf16_mixed("cpu" if on_cpu else "cuda"))
     return Trainer(
         max_epochs=1, **hardware, num_nodes=run.strategy.nodes,
         strategy=run.strategy.engine(run.hardware.devices),

@@ -21,3 +21,8 @@ class CpuMixedPrecision(MixedPrecision):
     def train_step_context(self) -> Generator[None, None, None]:
         with super().train_step_context(), sdpa_kernel(SDPBackend.MATH):
             yield
+
+
+def bf16_mixed(device: str) -> MixedPrecision:
+    """Of a training step on a kind of device."""
+    return CpuMixedPrecision() if device == "cpu" else MixedPrecision("bf16-mixed", device)

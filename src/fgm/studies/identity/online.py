@@ -14,7 +14,7 @@ from fgm.studies.identity.gradients import Draws, Problem
 from fgm.training.distillation import Distillation
 from fgm.training.ema import frozen_copy
 from fgm.training.optimizers import scheduled
-from fgm.training.precision import CpuMixedPrecision
+from fgm.training.precision import bf16_mixed
 
 
 def draws_of(module: Distillation, part: int, n: int) -> Draws:
@@ -53,6 +53,4 @@ def fitted(module: Distillation, problem: Problem, case: Case, precision: str) -
 
 def arithmetic(precision: str, device: str) -> AbstractContextManager[Any]:
     """Of a training step, as the recipe's trainer has it."""
-    if precision != "bf16-mixed":
-        return nullcontext()
-    return CpuMixedPrecision().train_step_context() if device == "cpu" else torch.autocast(device, torch.bfloat16)
+    return bf16_mixed(device).train_step_context() if precision == "bf16-mixed" else nullcontext()

@@ -15,7 +15,7 @@ from tiny_runs import light
 from fgm.records import append_row, read_curves
 from fgm.report import main
 from fgm.studies.rows import require_runs, studies_of
-from fgm.studies.table import table_of_study
+from fgm.studies.table import table_of_study, title
 from fgm.table import render
 
 NEW, OLD = "new", "old"
@@ -58,6 +58,14 @@ def written(rows: list[dict[str, Any]], place: Path) -> Path:
 def reported(place: Path, *more: str) -> str:
     main(["sweep=t_star", f"outputs={place}/outputs", f"experiments={place}/experiments", *more])
     return (place / "outputs" / "t_star" / "report.html").read_text()
+
+
+def test_an_axis_of_one_value_is_told_once_and_neither_tabled_nor_plotted() -> None:
+    (study,) = studies_of([row(0.7, c, seed, 1.0) for c in ("one", "t_star") for seed in (0, 1)])
+    assert (study.axes, study.fixed) == (["method.c_in"], {"method.t_star": 0.7})
+    assert "of digits_fgm, t_star 0.7, 4 runs of 2 points" in title(study)
+    (alone,) = studies_of([row(0.7, "one", 0, 1.0)])
+    assert (alone.axes, alone.fixed) == (["method.t_star", "method.c_in"], {})
 
 
 def test_the_newest_definition_counts_each_seed_once_and_what_is_not_finite_has_failed() -> None:

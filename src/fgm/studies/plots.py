@@ -8,6 +8,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.ticker import EngFormatter
 
 from fgm.studies.points import label, short
 from fgm.studies.rows import Cell, Study
@@ -53,7 +54,7 @@ def along_words(study: Study, along: str, theme: Theme, units: dict[str, str]) -
         dots = [(v, at) for cell, at in zip(cells, y, strict=True) for v in cell.values(study.metric)]
         axis.scatter(*zip(*dots, strict=True), s=14, color=colour, alpha=0.45, linewidths=0)
     axis.set_yticks(range(len(words)), [str(word) for word in words])
-    axis.invert_yaxis()
+    axis.set_ylim(len(words) - 0.5, -0.5)
     refer(axis, study, theme, upright=True)
     scale(axis.set_xscale, every_value(study))
     named(axis, theme, measured(study), quantity(along, study, units))
@@ -83,6 +84,7 @@ def curves_figure(study: Study, theme: Theme, units: dict[str, str]) -> Figure:
             draw_curves(axis, cell, name, look[label(cell.swept)])
         scale(axis.set_yscale, [y for run in study.runs for _, y in run.get("curves", {}).get(name, [])])
         named(axis, theme, "", f"{study.metric}, in training" if name.startswith("eval/") else "mismatch |u - v|²")
+    axes[-1].xaxis.set_major_formatter(EngFormatter(sep=""))
     named(axes[-1], theme, "images seen", axes[-1].get_ylabel())
     keyed(made, axes[0] if axes[0].lines else axes[1], theme)
     return made

@@ -49,12 +49,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """All points of one study on one recipe, in the order of their values."""
+    """All points of one study on one recipe, in the order of their values.
+
+    Attributes:
+        fixed: axes of the sweep that these points do not differ in, and their values.
+    """
 
     name: str
     recipe: str
     metrics: dict[str, str]
     cells: list[Cell]
+    fixed: dict[str, Any]
 
     @property
     def axes(self) -> list[str]:
@@ -113,12 +118,19 @@ def studies_of(rows: Sequence[Row]) -> list[Study]:
 def study_of(rows: Sequence[Row]) -> Study:
     last = rows[-1]
     alike = [row for row in rows if row["sweep_digest"] == last["sweep_digest"]]
-    newest = {(tuple(row["swept"].items()), row["seed"]): row for row in alike}
+    fixed = constants([row["swept"] for row in alike])
+    newest = {(tuple((k, v) for k, v in row["swept"].items() if k not in fixed), row["seed"]): row for row in alike}
     swept = sorted({key: None for key, _ in newest}, key=lambda key: order(key, list(newest)))
     cells = [
         cell_of(dict(key), [row for (k, _), row in sorted(newest.items(), key=seed_of) if k == key]) for key in swept
     ]
-    return Study(last["study"], last["recipe"], last["metrics"], cells)
+    return Study(last["study"], last["recipe"], last["metrics"], cells, fixed)
+
+
+def constants(swept: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Axes of which one value alone was run, where another axis was swept."""
+    same = {axis: value for axis, value in swept[0].items() if all(point[axis] == value for point in swept)}
+    return same if len(same) < len(swept[0]) else {}
 
 
 def seed_of(item: tuple[Any, Row]) -> int:

@@ -26,7 +26,8 @@ def title(study: Study) -> str:
     counts = f"{len(study.runs)} runs of {len(study.cells)} points"
     failed = f", {len(study.failed)} failed" if study.failed else ""
     device = f" on {study.runs[-1]['device']}" if study.runs else ""
-    return f"**{study.name}** of {study.recipe}, {counts}{failed}{device}"
+    fixed = f", {label(study.fixed)}" if study.fixed else ""
+    return f"**{study.name}** of {study.recipe}{fixed}, {counts}{failed}{device}"
 
 
 def line_of(cell: Cell, study: Study, metrics: Sequence[str]) -> str:

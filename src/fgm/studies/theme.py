@@ -99,8 +99,9 @@ def figure(theme: Theme, height: float, rows: int = 1) -> tuple[Figure, list[Axe
 
 
 def named(axis: Axes, theme: Theme, x: str, y: str) -> None:
+    """A label of the upright axis that is longer than a low plot's side goes on in a second line."""
     axis.set_xlabel(x, color=theme.ink, fontsize=FONT)
-    axis.set_ylabel(y, color=theme.ink, fontsize=FONT)
+    axis.set_ylabel(y.replace(" (", "\n("), color=theme.ink, fontsize=FONT)
 
 
 def keyed(made: Figure, axis: Axes, theme: Theme) -> None:

@@ -1,6 +1,8 @@
 """From a checked config to objects: the one place where the nouns of a recipe are put together."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +26,33 @@ FILES = tuple(f"fgm.networks.{kind}.pretrained" for kind in ("edm_checkpoints", 
 
 
 def build(config: dict[str, Any], console: Console) -> tuple[Method, Run]:
-    """The module to train and what to train it with; a missing teacher is trained on the way.
+    """The module to train and what to train it with.
 
     Raises:
-        Refusal: a constructor finds its arguments wrong.
+        Refusal: a constructor finds its arguments wrong, or a teacher is missing.
     """
+    run = build_run(config, console)
+    return build_module(config), run
+
+
+def build_module(config: dict[str, Any]) -> Method:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with refused(config["recipe"]):
+        return instantiate(config["method"])(build_setting(config))
+
+
+@contextmanager
+def refused(recipe: str) -> Iterator[None]:
+    """What a constructor finds wrong, as a Refusal that names the recipe."""
     try:
-        run = build_run(config, console)  # first: an evaluation that cannot be is said before a teacher is trained
-        return instantiate(config["method"])(build_setting(config)), run
+        yield
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, Refusal):
             raise cause from None
-        raise Refusal(f"{config['recipe']}: {cause or error}") from error
+        raise Refusal(f"{recipe}: {cause or error}") from error
     except ValueError as error:
-        raise Refusal(f"{config['recipe']}: {error}") from error
+        raise Refusal(f"{recipe}: {error}") from error
 
 
 def build_setting(config: dict[str, Any]) -> Setting:
@@ -102,9 +115,10 @@ def untrained_network(node: dict[str, Any], network: dict[str, Any]) -> dict[str
 
 
 def build_run(config: dict[str, Any], console: Console) -> Run:
-    return Run(
-        run_dir=Path(config["run_dir"]), name=config["recipe"], logger=config["logger"], console=console,
-        config=config | {"config_digest": digest(config)},
-        hardware=instantiate(config["trainer"]), evaluation=instantiate(config["evaluation"]),
-        strategy=instantiate(config["strategy"]), world_change=config.get("world_change", "refuse"),
-    )  # fmt: skip
+    with refused(config["recipe"]):
+        return Run(
+            run_dir=Path(config["run_dir"]), name=config["recipe"], logger=config["logger"], console=console,
+            config=config | {"config_digest": digest(config)},
+            hardware=instantiate(config["trainer"]), evaluation=instantiate(config["evaluation"]),
+            strategy=instantiate(config["strategy"]), world_change=config.get("world_change", "refuse"),
+        )  # fmt: skip

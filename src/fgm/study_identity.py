@@ -63,8 +63,9 @@ def run(case: Case, config: dict[str, Any], console: Console) -> None:
         return
     from fgm.studies.identity.rows import measurements
     from fgm.studies.identity.runs import results
-    from fgm.train import provenance
+    from fgm.train import provenance, train_teacher
 
+    train_teacher(config["teacher"])
     began = time.perf_counter()
     found = {result.turns: result for result in results(config, case, console)}
     shared = provenance(config) | {"study_digest": part, "study": STUDY, "case": case.name}

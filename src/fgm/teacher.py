@@ -15,6 +15,7 @@ from fgm.errors import Refusal
 from fgm.run_config import read_config
 
 WEIGHTS = "teacher.safetensors"
+RUN = ("recipe", "overrides", "outputs", "experiments")
 
 
 def run_of(recipe: str, overrides: list[str], outputs: str, experiments: str) -> dict[str, Any]:
@@ -30,28 +31,35 @@ def from_run(
     outputs: str,
     experiments: str,
 ) -> Any:
-    """The averaged network of a teacher's run, trained first if it is not there.
+    """The averaged network of a teacher's run.
 
     Args:
         recipe, overrides: which run.
-        train: whether to train it where it is missing.
+        train: whether `make train` trains it first where it is missing.
         guidance: scale of classifier-free guidance; 1 for none.
         outputs, experiments: as in the root config.
+
+    Raises:
+        Refusal: it is not there.
     """
     config = run_of(recipe, overrides, outputs, experiments)
     weights = Path(config["run_dir"]) / WEIGHTS
-    from fgm import train as command  # which needs this module
-
-    if not command.is_done(config, weights.parent):
-        command.train(config)
+    if not weights.exists():
+        may = "" if train else " and teacher.train is false"
+        raise Refusal(f"the teacher {weights} is missing{may}: make train EXP={recipe}")
     return from_file(str(weights), read_config(weights.parent / "config.yaml", config)["network"], guidance)
 
 
-def run_dir(node: dict[str, Any] | None) -> Path | None:
-    """Of the run that a `teacher` node names, if it names one."""
+def run_named(node: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The config of the run that a `teacher` node names, if it names one."""
     if not node or node["_target_"] != "fgm.teacher.from_run":
         return None
-    return Path(run_of(*(node[key] for key in ("recipe", "overrides", "outputs", "experiments")))["run_dir"])
+    return run_of(*(node[key] for key in RUN))
+
+
+def run_dir(node: dict[str, Any] | None) -> Path | None:
+    config = run_named(node)
+    return Path(config["run_dir"]) if config else None
 
 
 def require(node: dict[str, Any] | None) -> None:
@@ -74,7 +82,7 @@ def require(node: dict[str, Any] | None) -> None:
 
 def require_one_process(node: dict[str, Any]) -> None:
     """A teacher is trained on the way by one process on one device; others start processes of their own."""
-    config = run_of(*(node[key] for key in ("recipe", "overrides", "outputs", "experiments")))
+    config = run_of(*(node[key] for key in RUN))
     several = config["strategy"]["_target_"] != "fgm.training.strategies.Single"
     if several or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         told = f' ARGS="{" ".join(node["overrides"])}"' if node["overrides"] else ""

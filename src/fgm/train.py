@@ -46,13 +46,22 @@ def train(config: dict[str, Any]) -> None:
     require_data(config)
     require_files(config["evaluation"])
     console.print(f"{config['recipe']}: {run_dir}")
-    from fgm.build import build  # torch and Lightning, from here on
+    from fgm.build import build_module, build_run  # torch and Lightning, from here on
 
-    module, run = build(config, console)
+    run = build_run(config, console)  # first: an evaluation that cannot be is said before a teacher is trained
+    train_teacher(config["teacher"])
+    module = build_module(config)
     if rank() == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_yaml(config, run_dir / "config.yaml")
     fit_and_record(module, run, config)
+
+
+def train_teacher(node: dict[str, Any] | None) -> None:
+    """The run that a `teacher` node names, where it is not done yet."""
+    config = teacher.run_named(node)
+    if config and not is_done(config, Path(config["run_dir"])):
+        train(config)
 
 
 def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:

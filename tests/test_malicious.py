@@ -229,10 +229,14 @@ def test_a_run_s_config_calls_nothing_that_the_suite_does_not_name(
     assert line.startswith(f"error: {file}: {told}") and not ran.exists()
 
 
-def yaml_of(text: str) -> dict[str, Any]:
-    import yaml
-
-    return yaml.safe_load(text)
+@pytest.mark.parametrize("command", [fgm.sample.main, fgm.evaluate.main], ids=["sample", "evaluate"])
+@pytest.mark.parametrize("lacking", ["config.yaml", "generator.safetensors"])
+def test_a_run_that_lacks_a_file_is_one_line(
+    lacking: str, command: Any, capsys: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = finished(tmp_path, "digits_fgm", TINY)
+    (run_dir(run) / lacking).unlink()
+    assert f"{run_dir(run) / lacking} is missing" in refused(command, run, capsys, monkeypatch)
 
 
 def test_what_the_user_names_in_the_command_is_called(tmp_path: Path) -> None:

@@ -101,6 +101,9 @@ def from_file(file: str, network: Any, guidance: Annotated[float, "[0, inf)"] = 
         file: its path.
         network: config node of the architecture, or a network.
         guidance: scale of classifier-free guidance; 1 for none.
+
+    Raises:
+        Refusal: there is no such file, or it holds anything else.
     """
     from hydra.utils import instantiate
     from safetensors import SafetensorError
@@ -109,6 +112,8 @@ def from_file(file: str, network: Any, guidance: Annotated[float, "[0, inf)"] = 
     from fgm.networks.guidance import guided
     from fgm.networks.lora import trained_part
 
+    if not Path(file).is_file():
+        raise Refusal(f"{file} is missing: it should hold the weights of a network")
     net = instantiate(network) if isinstance(network, dict) else network
     try:
         trained_part(net).load_state_dict(load_file(file))

@@ -30,7 +30,8 @@ from fgm.evaluation.features.transformer import Clip, Dinov2
 from fgm.evaluation.geneval.json_detector import JsonDetector
 from fgm.evaluation.moments import load_moments
 from fgm.evaluation.shards import is_whole
-from fgm.networks import edm_checkpoints, published, torchcfm
+from fgm.networks import edm_checkpoints, published, rectified_flow, torchcfm
+from fgm.networks.rectified_flow import RectifiedFlow
 from fgm.networks.unet import UNet
 from fgm.paths import RectifiedPath
 from fgm.run_config import read_yaml, write_yaml
@@ -106,6 +107,10 @@ def small_unet() -> UNet:
     return UNet(width=8, multipliers=(1,), blocks=1, attention=(), size=8, head=8, time_scale=1.0)
 
 
+def small_ddpmpp() -> RectifiedFlow:
+    return RectifiedFlow(size=8, width=8, multipliers=(1,), blocks=1, attention=())
+
+
 DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "last.ckpt": (str(LAST), lambda f: last_checkpoint(f.parents[1], Console(quiet=True))),
     "previous.ckpt": (str(PREVIOUS), lambda f: last_checkpoint(f.parents[1], Console(quiet=True))),
@@ -114,6 +119,7 @@ DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "teacher of a .ckpt": ("t.ckpt", lambda f: teacher.from_file(str(f), torch.nn.Linear(1, 1))),
     "teacher of EDM's": ("t.pkl", lambda f: edm_checkpoints.pretrained(str(f), RectifiedPath())),
     "teacher of torchcfm's": ("t.pt", lambda f: torchcfm.pretrained(str(f), small_unet())),
+    "teacher of rectified flow's": ("t.pth", lambda f: rectified_flow.pretrained(str(f), small_ddpmpp())),
     "latents": ("x.safetensors", lambda f: Latents(str(f))),
     "latents in a folder": ("x/0.safetensors", lambda f: Latents(str(f.parent))),
     "zip of images": ("x.zip", lambda f: ZippedImages(str(f))),

@@ -13,11 +13,12 @@ from torch.testing import assert_close
 
 from fgm.analytic import gaussian
 from fgm.errors import Refusal
+from fgm.fingerprints import fingerprint
 from fgm.networks.diffusers_unet import DiffusersVelocity, pretrained, untrained
 from fgm.networks.unet import UNet
 from fgm.paths import Path as NoisePath
 from fgm.paths import RectifiedPath, VariancePreservingPath
-from fgm.pretrained import fingerprint, require_models, weight_files
+from fgm.pretrained import require_models, weight_files
 
 LINEAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
 COSINE = torch.cos(torch.linspace(0.02, 1.57, 300, dtype=torch.float64)) ** 2

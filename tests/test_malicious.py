@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from official_files import Code
 from rich.console import Console
 from tiny_runs import TINY, Said, finished, refused, run_dir
@@ -29,7 +30,8 @@ from fgm.evaluation.features.transformer import Clip, Dinov2
 from fgm.evaluation.geneval.json_detector import JsonDetector
 from fgm.evaluation.moments import load_moments
 from fgm.evaluation.shards import is_whole
-from fgm.networks import edm_checkpoints, published, torchcfm
+from fgm.networks import edm_checkpoints, published, rectified_flow, torchcfm
+from fgm.networks.rectified_flow import RectifiedFlow
 from fgm.networks.unet import UNet
 from fgm.paths import RectifiedPath
 from fgm.run_config import read_yaml, write_yaml
@@ -105,6 +107,10 @@ def small_unet() -> UNet:
     return UNet(width=8, multipliers=(1,), blocks=1, attention=(), size=8, head=8, time_scale=1.0)
 
 
+def small_ddpmpp() -> RectifiedFlow:
+    return RectifiedFlow(size=8, width=8, multipliers=(1,), blocks=1, attention=())
+
+
 DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "last.ckpt": (str(LAST), lambda f: last_checkpoint(f.parents[1], Console(quiet=True))),
     "previous.ckpt": (str(PREVIOUS), lambda f: last_checkpoint(f.parents[1], Console(quiet=True))),
@@ -113,6 +119,7 @@ DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "teacher of a .ckpt": ("t.ckpt", lambda f: teacher.from_file(str(f), torch.nn.Linear(1, 1))),
     "teacher of EDM's": ("t.pkl", lambda f: edm_checkpoints.pretrained(str(f), RectifiedPath())),
     "teacher of torchcfm's": ("t.pt", lambda f: torchcfm.pretrained(str(f), small_unet())),
+    "teacher of rectified flow's": ("t.pth", lambda f: rectified_flow.pretrained(str(f), small_ddpmpp())),
     "latents": ("x.safetensors", lambda f: Latents(str(f))),
     "latents in a folder": ("x/0.safetensors", lambda f: Latents(str(f.parent))),
     "zip of images": ("x.zip", lambda f: ZippedImages(str(f))),
@@ -203,6 +210,12 @@ def test_a_shard_with_code_counts_as_missing(handed: Callable[[str], Path]) -> N
             "network: [{{a: {{_target_: fgm.train.subprocess.run, args: [touch, '{ran}']}}}}]",
             "names fgm.train.subprocess",
         ),
+        (
+            "network: {{_target_: fgm.networks.mlp.VelocityMLP, "
+            "dim: \"${{oc.create:'{{_target_: os.mkdir, path: {ran}}}'}}\"}}",
+            "is no config of plain values (interpolates",
+        ),
+        ("network: &a [*a]", "is no config of plain values"),
         ("\x00\x01", "is no config of plain values"),
         ("a text", "is no config"),
     ],
@@ -215,17 +228,21 @@ def test_a_run_s_config_calls_nothing_that_the_suite_does_not_name(
     file, ran = run_dir(run) / "config.yaml", tmp_path / "ran"
     before = read_yaml(file)
     if text.startswith("network"):
-        write_yaml(before | yaml_of(text.format(ran=ran)), file)
+        file.write_text(yaml.dump(before | yaml.safe_load(text.format(ran=ran))))
     else:
         file.write_text(text.format(ran=ran))
     line = refused(command, run, capsys, monkeypatch)
     assert line.startswith(f"error: {file}: {told}") and not ran.exists()
 
 
-def yaml_of(text: str) -> dict[str, Any]:
-    import yaml
-
-    return yaml.safe_load(text)
+@pytest.mark.parametrize("command", [fgm.sample.main, fgm.evaluate.main], ids=["sample", "evaluate"])
+@pytest.mark.parametrize("lacking", ["config.yaml", "generator.safetensors"])
+def test_a_run_that_lacks_a_file_is_one_line(
+    lacking: str, command: Any, capsys: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = finished(tmp_path, "digits_fgm", TINY)
+    (run_dir(run) / lacking).unlink()
+    assert f"{run_dir(run) / lacking} is missing" in refused(command, run, capsys, monkeypatch)
 
 
 def test_what_the_user_names_in_the_command_is_called(tmp_path: Path) -> None:

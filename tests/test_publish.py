@@ -15,8 +15,8 @@ from torch.testing import assert_close
 
 from fgm import export
 from fgm.errors import Refusal
+from fgm.fingerprints import fingerprint
 from fgm.finished import finished_run, load_source
-from fgm.pretrained import fingerprint
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

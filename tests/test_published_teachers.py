@@ -188,7 +188,8 @@ def test_torchcfms_weights_compute_what_they_did_with_time_reversed(classes: int
 def test_a_torchcfm_file_of_another_size_or_with_code_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "cfm.pt"
     torch.save({"ema_model": guided_state(**{**SHAPE, "blocks": 1})}, file)
-    for content in (None, {"ema_model": Code(tmp_path / "ran")}, {"net_model": {}}):
+    scalar = {"label_emb.weight": torch.tensor(1.0)}
+    for content in (None, {"ema_model": Code(tmp_path / "ran")}, {"net_model": {}}, {"ema_model": scalar}):
         if content:
             torch.save(content, file)
         with pytest.raises(Refusal, match="holds no weights of this U-Net under ema_model") as refusal:

@@ -1,10 +1,8 @@
 """Stable Diffusion 3 behind our protocol, on a tiny random pipeline: diffusers' numbers, and what is refused."""
 
-import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,21 +155,6 @@ def test_half_precision_decodes_nearly_the_same(model: str) -> None:
     assert half.dtype == torch.float32 and 0 < (whole - half).abs().max() < 0.1 * whole.abs().max()
 
 
-def test_missing_weights_are_one_line_that_says_all(
-    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(Refusal) as refusal:
-        pretrained.require(pretrained.SD3_MEDIUM, ("transformer", "vae"))
-    for word in ("no transformer/ and no vae/", "hf download stabilityai/", "15 GB", "network.model=", "69 GB"):
-        assert word in str(refusal.value)
-    assert "\n" not in str(refusal.value)
-    shutil.copytree(model, tmp_path / "sd3")
-    (tmp_path / "sd3" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(Refusal, match="no vae/ on this machine"):
-        pretrained.require(str(tmp_path / "sd3"), ("transformer", "vae"))
-
-
 @pytest.mark.parametrize("part", ["transformer", "vae"])
 def test_spoilt_weights_are_refused_in_one_line(part: str, tmp_path: Path, model: str) -> None:
     """diffusers would fill what is missing at random, and only warn."""
@@ -203,92 +186,6 @@ def test_the_hubs_cache_is_read_without_the_hub(tmp_path: Path, model: str, monk
     assert sd3.pretrained(pretrained.SD3_MEDIUM, Table(), SIZE).shape == (4, 4, 4)
 
 
-def test_a_sharded_part_is_whole_only_with_all_its_shards(tmp_path: Path) -> None:
-    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-    weight_map = {"a": names[0], "b": names[1]}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    (tmp_path / names[0]).write_bytes(b"")
-    assert pretrained.weight_files(tmp_path) == []
-    (tmp_path / names[1]).write_bytes(b"")
-    assert pretrained.weight_files(tmp_path) == [tmp_path / name for name in names]
-
-
-def test_a_fingerprint_knows_weights_and_not_files(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    a, b = torch.randn(50, 50), torch.randn(7)
-    save_file({"a": a, "b": b}, tmp_path / "whole.safetensors", metadata={"made": "today"})
-    save_file({"a": a}, tmp_path / "part1.safetensors")
-    save_file({"b": b}, tmp_path / "part2.safetensors")
-    whole = pretrained.fingerprint([tmp_path / "whole.safetensors"])
-    assert whole == pretrained.fingerprint([tmp_path / "part1.safetensors", tmp_path / "part2.safetensors"])
-    for name, changed in (
-        ("value", {"a": a, "b": b + 1e-6}),
-        ("type", {"a": a, "b": b.half()}),
-        ("name", {"c": a, "b": b}),
-    ):
-        save_file(changed, tmp_path / f"{name}.safetensors")
-        assert pretrained.fingerprint([tmp_path / f"{name}.safetensors"]) != whole
-    content = (tmp_path / "whole.safetensors").read_bytes()
-    (tmp_path / "cut.safetensors").write_bytes(content[:-1])
-    with pytest.raises(Refusal, match="is cut short"):
-        pretrained.fingerprint([tmp_path / "cut.safetensors"])
-    (tmp_path / "cut.safetensors").write_bytes(b"garbage")
-    with pytest.raises(Refusal, match=r"is no \.safetensors file"):
-        pretrained.fingerprint([tmp_path / "cut.safetensors"])
-
-
 def test_the_tiny_pipeline_is_tiny(model: str) -> None:
     assert sum(file.stat().st_size for file in Path(model).rglob("*")) < 1_000_000
     assert "peft" not in sys.modules
-
-
-def billions(build: Callable[[], Any]) -> float:
-    with torch.device("meta"):
-        return sum(p.numel() for p in build().parameters()) / 1e9
-
-
-def published(layers: int, **options: Any) -> Callable[[], Any]:
-    from diffusers import SD3Transformer2DModel
-
-    width: dict[str, Any] = {"num_attention_heads": layers, "caption_projection_dim": 64 * layers}
-    return lambda: SD3Transformer2DModel(
-        num_layers=layers, attention_head_dim=64, joint_attention_dim=4096, pooled_projection_dim=2048,
-        out_channels=16, pos_embed_max_size=2, **width, **options,
-    )  # fmt: skip
-
-
-def test_the_sizes_that_a_refusal_tells_are_counted() -> None:
-    """Of the published configs, on the meta device; positions are a buffer, and left small."""
-    rms: dict[str, Any] = {"qk_norm": "rms_norm"}
-    medium, medium_35 = published(24), published(24, dual_attention_layers=tuple(range(13)), **rms)
-    counted = [billions(build) for build in (medium, medium_35, published(38, **rms))]
-    assert counted == pytest.approx(list(pretrained.BILLIONS.values()), abs=0.01)
-
-
-def test_what_lies_beside_the_transformer_is_counted() -> None:
-    from diffusers import AutoencoderKL
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
-
-    def clip(width: int, layers: int, heads: int) -> Any:
-        return CLIPTextModelWithProjection(
-            CLIPTextConfig(
-                hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=heads,
-                projection_dim=width,
-            )
-        )  # fmt: skip
-
-    def t5() -> Any:
-        return T5EncoderModel(
-            T5Config(d_model=4096, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu")
-        )
-
-    def vae() -> Any:
-        return AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=16, use_quant_conv=False,
-            use_post_quant_conv=False,
-        )  # fmt: skip
-
-    parts = (lambda: clip(768, 12, 12), lambda: clip(1280, 32, 20), t5, vae)
-    assert sum(map(billions, parts)) == pytest.approx(pretrained.BESIDE, abs=0.01)

@@ -1,10 +1,8 @@
 """A command's own key=value settings, read and checked before anything heavy is imported."""
 
-from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import TypeVar
 
-from fgm.errors import Refusal
+from fgm.errors import Refusal, hint
 
 T = TypeVar("T")
 
@@ -24,13 +22,6 @@ def read_settings(arguments: list[str], known: dict[str, str]) -> dict[str, str]
             raise Refusal(f"there is no setting {key}; {hint(key, known)}")
         given[key] = value
     return known | given
-
-
-def hint(name: str, known: Iterable[str]) -> str:
-    """The nearest known name, or all of them."""
-    names = list(known)
-    near = get_close_matches(name, names, 1, 0.5)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
 
 
 def whole(settings: dict[str, str], key: str, least: int = 0) -> int:

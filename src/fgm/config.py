@@ -7,7 +7,6 @@ always mean the same run directory, outputs/<name>[__<override>...], so that the
 import json
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from fgm.errors import Refusal, first_line, require_installed
+from fgm.errors import Refusal, first_line, hint, require_installed
 from fgm.signatures import check, check_arguments
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -65,11 +64,7 @@ def read_recipe(recipe: str, overrides: list[str]) -> dict[str, Any]:
         Refusal: unknown recipe, unknown key, wrong type or value out of range.
     """
     if recipe not in recipes():
-        near = get_close_matches(recipe, recipes(), 1)
-        hint = f"did you mean {near[0]}?" if near else "there are:"
-        raise Refusal(
-            f"no recipe {recipe!r} in configs/experiment; {hint} {', '.join(recipes()) if not near else ''}".rstrip()
-        )
+        raise Refusal(f"no recipe {recipe!r} in configs/experiment; {hint(recipe, recipes())}")
     try:
         with initialize_config_dir(str(CONFIGS), version_base=None):
             composed = compose("config", overrides=[f"experiment={recipe}", *overrides])
@@ -133,12 +128,8 @@ def one_line(error: Exception, recipe: str, overrides: list[str]) -> str:
         return first_line(error)
     key = unknown[1] or unknown[2]
     known = settings(read_recipe(recipe, []))
-    near = get_close_matches(key, known, 1, 0.5)
-    return f"there is no setting {key}" + (
-        f"; did you mean {near[0]}?"
-        if near
-        else f"; at the root there are {', '.join(k for k in known if '.' not in k)}"
-    )
+    at_root = ", ".join(k for k in known if "." not in k)
+    return f"there is no setting {key}; {hint(key, known, f'at the root there are {at_root}')}"
 
 
 def settings(config: dict[str, Any], prefix: str = "") -> list[str]:

@@ -5,7 +5,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Any, NoReturn
 
@@ -25,6 +26,18 @@ class Refusal(Exception):
 def first_line(error: BaseException) -> str:
     """Of another library's message; empty where it has none."""
     return str(error).strip().partition("\n")[0]
+
+
+def last_line(error: BaseException) -> str:
+    """Of load_state_dict's message, whose first one only names the module; the error's type where it has none."""
+    return str(error).strip().rpartition("\n")[2].strip() or type(error).__name__
+
+
+def hint(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """What to do about an unknown name: the nearest known one, or all of them, or what to say in their place."""
+    names = list(known)
+    near = get_close_matches(name, names, 1, 0.5)
+    return f"did you mean {near[0]}?" if near else otherwise or f"there are {', '.join(names) or 'none'}"
 
 
 def require_installed(package: str, option: str, extra: str) -> None:

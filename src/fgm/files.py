@@ -43,6 +43,11 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     return content
 
 
+def read_object(path: Path, should_hold: str) -> dict[str, Any]:
+    """The JSON object that a file is."""
+    return parse_object(read_text(path, should_hold), str(path))
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Atomically, also among processes that write the same file."""
     with replacing(path, shared=True) as temporary:

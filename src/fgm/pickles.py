@@ -24,6 +24,8 @@ CONTAINERS: dict[str, Callable[..., Any]] = {
     "__builtin__.set": set,
     "_codecs.encode": lambda text, encoding="utf-8": text.encode(encoding),  # bytes, as protocol 2 has them
 }
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, LookupError, EOFError, AttributeError, TypeError, ValueError)
+"""What load_tensors, or a walk through a state dict of another form than expected, can end in."""
 
 
 def arrays() -> dict[str, Callable[..., Any]]:

@@ -1,4 +1,4 @@
-"""Published diffusers pipelines on this machine: where they lie, whether they are whole, which weights they hold.
+"""Published diffusers pipelines on this machine: where they lie, whether they are whole, what they will need.
 
     DIRECTORY/transformer/            config.json, diffusion_pytorch_model.safetensors, or its shards and their index
               vae/                    the same
@@ -9,14 +9,13 @@ DIRECTORY is a path, or the snapshot of a hub id in the hub's cache. Nothing is 
 torch nor diffusers is imported to look: what is missing is said at once.
 """
 
-import json
 import os
 from collections.abc import Iterable
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from fgm.errors import Refusal
+from fgm.files import read_object
 
 PIXELS = 16  # a patch of 2 latents of 8 pixels each
 SD3_MEDIUM = "stabilityai/stable-diffusion-3-medium-diffusers"
@@ -44,7 +43,6 @@ SHARED = {
 }  # fmt: skip
 BESIDE = 5.66  # billions of parameters of two CLIPs (0.12, 0.69), T5-XXL's encoder (4.76) and the VAE (0.08)
 BYTES = 34  # a parameter: bfloat16 teacher; float32 generator, online, ema; a gradient; two times two moments of Adam
-HEAD = 4096  # bytes of a tensor that its fingerprint reads
 
 
 def locate(model: str) -> Path:
@@ -69,9 +67,21 @@ def weight_files(directory: Path) -> list[Path]:
         if single.is_file():
             return [single]
         if index.is_file():
-            shards = sorted({directory / name for name in json.loads(index.read_text())["weight_map"].values()})
+            shards = shards_of(index)
             return shards if all(shard.is_file() for shard in shards) else []
     return []
+
+
+def shards_of(index: Path) -> list[Path]:
+    """The files beside an index of shards, there or not.
+
+    Raises:
+        Refusal: the index tells none.
+    """
+    told = read_object(index, "the shards of a network").get("weight_map")
+    if not isinstance(told, dict) or not all(isinstance(name, str) for name in told.values()):
+        raise Refusal(f"{index}: tells no weight_map from weights to their files; download it again")
+    return sorted({index.with_name(name) for name in told.values()})
 
 
 def require(model: str, parts: Iterable[str]) -> Path:
@@ -100,7 +110,7 @@ def unet_directory(model: str) -> Path:
             f"{model}: no config.json and diffusion_pytorch_model.safetensors of a UNet2DModel on this machine, there "
             f"or in unet/; run hf download {model}, or give its directory"
         )
-    kind = read_object(folder / "config.json").get("_class_name")
+    kind = read_object(folder / "config.json", "a network's arguments").get("_class_name")
     if kind != "UNet2DModel":
         raise Refusal(f"{folder / 'config.json'}: is of a {kind}, and UNet2DModel is read")
     return folder
@@ -110,18 +120,8 @@ def scheduler_config(folder: Path) -> dict[str, Any]:
     """Of the scheduler beside a network, in scheduler/ of its pipeline or in its own directory; empty where none is."""
     for place in (folder / "scheduler_config.json", folder.parent / "scheduler" / "scheduler_config.json"):
         if place.is_file():
-            return read_object(place)
+            return read_object(place, "a scheduler's settings")
     return {}
-
-
-def read_object(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise Refusal(f"{file} is no JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise Refusal(f"{file} holds no JSON object; download it again")
-    return content
 
 
 def architecture(model: str) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def architecture(model: str) -> dict[str, Any]:
     """
     file = locate(model) / "transformer" / "config.json"
     if file.is_file():
-        found = json.loads(file.read_text())
+        found = read_object(file, "the transformer's arguments")
         return {key: value for key, value in found.items() if not key.startswith("_")}
     if model not in SHAPES:
         raise Refusal(
@@ -178,49 +178,3 @@ def require_models(node: Any) -> None:
         unet_directory(node["directory"])
     for value in node.values():
         require_models(value)
-
-
-def read_header(file: Path) -> tuple[dict[str, Any], int]:
-    """Of a .safetensors file: what it says of its tensors, and where their bytes begin.
-
-    Raises:
-        Refusal: it is no such file, or cut short.
-    """
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length)) if 0 < length < file.stat().st_size else {}
-        end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Refusal(f"{file} is no .safetensors file; remove it and make it again") from error
-    if file.stat().st_size != 8 + length + end:
-        raise Refusal(f"{file} is cut short: remove it and make it again")
-    return header, 8 + length
-
-
-def fingerprint(files: Iterable[Path]) -> str:
-    """Sixteen hex digits of every tensor's name, type, shape and first 4 KiB, however they are cut into files.
-
-    No training leaves a tensor's first thousand weights as they were, and gigabytes are told apart in a moment.
-    """
-    tensors: dict[str, list[Any]] = {}
-    for file in files:
-        header, start = read_header(file)
-        with file.open("rb") as stream:
-            for name, entry in sorted(header.items()):
-                if name != "__metadata__":
-                    begin, end = entry["data_offsets"]
-                    stream.seek(start + begin)
-                    head = sha256(stream.read(min(end - begin, HEAD))).hexdigest()
-                    tensors[name] = [entry["dtype"], entry["shape"], head]
-    return sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def require_fingerprint(folder: Path, expected: str | None) -> None:
-    """
-    Raises:
-        Refusal: the weights in folder have another fingerprint, or one that does not begin so.
-    """
-    found = fingerprint(weight_files(folder)) if expected else ""
-    if expected and not found.startswith(expected.lower()):
-        raise Refusal(f"{folder}: its weights have fingerprint {found}, and {expected} is asked for: they are others")

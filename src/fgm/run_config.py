@@ -3,6 +3,7 @@
 A run may come from anybody. What stands in its config is data; a _target_ is called, and so must be known here.
 """
 
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 
 from fgm.config import CONFIGS
 from fgm.errors import Refusal
-from fgm.files import replacing
+from fgm.files import read_text, replacing
 
 
 def write_yaml(config: dict[str, Any], path: Path) -> None:
@@ -22,16 +23,20 @@ def write_yaml(config: dict[str, Any], path: Path) -> None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A config that a run has written: plain values alone.
+    """A config that a run has written: plain values alone, of which none is computed from others.
 
     Raises:
         Refusal: it is none.
     """
+    text = read_text(path, "the config of a run")
     try:
-        found = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = yaml.safe_load(text)
+        plain = json.dumps(found)
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         said = " ".join(str(error).split())
         raise Refusal(f"{path}: is no config of plain values ({said}); nothing in it was run") from None
+    if "${" in plain:  # ${oc.create:...} would name what targets() does not see
+        raise Refusal(f"{path}: is no config of plain values (interpolates with ${{...}}); nothing in it was run")
     if not isinstance(found, dict):
         raise Refusal(f"{path}: is no config")
     return found

@@ -10,12 +10,11 @@ so that a bad value is refused in milliseconds, before torch is imported.
 
 import ast
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fgm.errors import Refusal
+from fgm.errors import Refusal, hint
 
 PLAIN = {"float": (int, float), "int": (int,), "str": (str,), "bool": (bool,)}
 
@@ -86,9 +85,7 @@ def check_arguments(node: dict[str, Any], target: str, where: str) -> None:
     given = {key: value for key, value in node.items() if not key.startswith("_")}
     for key, value in given.items():
         if key not in known:
-            near = get_close_matches(key, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'none'}"
-            raise Refusal(f"{where}.{key}: {target} has no such setting; {hint}")
+            raise Refusal(f"{where}.{key}: {target} has no such setting; {hint(key, known)}")
         complaint = mismatch(known[key].annotation, value, target.rsplit(".", 1)[0])
         if complaint:
             raise Refusal(f"{where}.{key} = {value}: {complaint}")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fgm import shipped
 from fgm.cards import require_checkpoint
 from fgm.config import read_recipe
-from fgm.errors import Refusal
+from fgm.errors import Refusal, hint, last_line
 from fgm.run_config import read_config
 
 WEIGHTS = "teacher.safetensors"
@@ -72,8 +72,8 @@ def require(node: dict[str, Any] | None) -> None:
     if node and directory and not (directory / WEIGHTS).exists():
         require_one_process(node)
     if node and node["_target_"] == "fgm.teacher.from_shipped" and node["recipe"] not in shipped.names():
-        known = ", ".join(shipped.names())
-        raise Refusal(f"teacher.recipe = {node['recipe']}: no such weights come with the suite; there are {known}")
+        other = hint(node["recipe"], shipped.names())
+        raise Refusal(f"teacher.recipe = {node['recipe']}: no such weights come with the suite; {other}")
     if node and node["_target_"] == "fgm.teacher.from_file" and not Path(node["file"]).is_file():
         raise Refusal(f"teacher.file: there is no file {node['file']}")
     if node and "checkpoint" in node:
@@ -109,6 +109,9 @@ def from_file(file: str, network: Any, guidance: Annotated[float, "[0, inf)"] = 
         file: its path.
         network: config node of the architecture, or a network.
         guidance: scale of classifier-free guidance; 1 for none.
+
+    Raises:
+        Refusal: there is no such file, or it holds anything else.
     """
     from hydra.utils import instantiate
     from safetensors import SafetensorError
@@ -117,12 +120,13 @@ def from_file(file: str, network: Any, guidance: Annotated[float, "[0, inf)"] = 
     from fgm.networks.guidance import guided
     from fgm.networks.lora import trained_part
 
+    if not Path(file).is_file():
+        raise Refusal(f"{file} is missing: it should hold the weights of a network")
     net = instantiate(network) if isinstance(network, dict) else network
     try:
         trained_part(net).load_state_dict(load_file(file))
     except (SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise Refusal(f"{file} does not hold the weights of this {type(net).__name__}: {reason}") from error
+        raise Refusal(f"{file} does not hold the weights of this {type(net).__name__}: {last_line(error)}") from error
     return guided(net, guidance)
 
 

@@ -1,8 +1,6 @@
 """What metrics need of the extractor, the reference and the number of samples; said before anything is measured."""
 
-from difflib import get_close_matches
-
-from fgm.errors import Refusal
+from fgm.errors import Refusal, hint
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.infinity import fewest
 from fgm.evaluation.metrics import KS, METRICS, MOMENTS_SUFFICE, READING
@@ -25,9 +23,7 @@ def known_metrics(metrics: tuple[str, ...], extractor: FeatureExtractor, moments
     where = "evaluation.panel.metrics"
     for metric in metrics:
         if metric not in METRICS:
-            near = get_close_matches(metric, METRICS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(METRICS)}"
-            raise Refusal(f"{where}: there is no metric {metric!r}; {hint}")
+            raise Refusal(f"{where}: there is no metric {metric!r}; {hint(metric, METRICS)}")
         if metric in READING and not extractor.reads_labels:
             raise Refusal(f"{where}: {extractor.id} does not read the data's labels: leave {metric} out")
         if moments_alone and metric not in (*MOMENTS_SUFFICE, "accuracy"):

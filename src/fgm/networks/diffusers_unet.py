@@ -19,7 +19,6 @@ Beyond the schedule's ends its nearest step is asked, with that step's a and s. 
 is one of the rectified path alone, in diffusers' convention: eps - x_0 at 1000 t, as FlowMatchEulerDiscreteScheduler.
 """
 
-import json
 from pathlib import Path as File
 from typing import Any, Literal, get_args
 
@@ -27,10 +26,12 @@ import torch
 from torch import Tensor
 
 from fgm.errors import Refusal
+from fgm.files import read_object
+from fgm.fingerprints import require_fingerprint
 from fgm.networks import Velocity
 from fgm.networks.published import load
 from fgm.paths import Path, RectifiedPath
-from fgm.pretrained import require_fingerprint, scheduler_config, unet_directory
+from fgm.pretrained import scheduler_config, unet_directory
 
 Predicts = Literal["velocity", "epsilon", "sample", "v_prediction"]
 FLOW = "FlowMatchEulerDiscreteScheduler"
@@ -104,7 +105,7 @@ def pretrained(
         directory: of a pipeline or of a UNet2DModel, or the hub id of one in the hub's cache.
         path: of the velocity.
         predicts: what it puts out; as its scheduler_config.json tells if None.
-        fingerprint: of its weights, or its beginning, see fgm.pretrained; unchecked if None.
+        fingerprint: of its weights, or its beginning, see fgm.fingerprints; unchecked if None.
 
     Raises:
         Refusal: there is no such directory, it holds another network, or what it predicts is not known.
@@ -119,7 +120,7 @@ def untrained(directory: str, path: Path, predicts: Predicts | None = None) -> D
     from diffusers import UNet2DModel
 
     folder = unet_directory(directory)
-    net: Any = UNet2DModel.from_config(json.loads((folder / "config.json").read_text()))
+    net: Any = UNet2DModel.from_config(read_object(folder / "config.json", "a network's arguments"))
     return velocity_of(net, folder, path, predicts)
 
 

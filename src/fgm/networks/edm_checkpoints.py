@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fgm.cards import require_checkpoint
-from fgm.errors import Refusal
+from fgm.errors import Refusal, last_line
 from fgm.networks.edm import EdmVelocity
 from fgm.networks.edm2_unet import Edm2UNet
 from fgm.networks.edm_unets import DhariwalUNet, SongUNet
@@ -121,5 +121,4 @@ def fill(model: torch.nn.Module, weights: dict[str, Tensor], file: File) -> None
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise Refusal(f"{file}: does not hold the weights of its architecture ({reason})") from error
+        raise Refusal(f"{file}: does not hold the weights of its architecture ({last_line(error)})") from error

@@ -14,18 +14,17 @@ weights_only; the averages are a list in the order of the model's own parameters
 """
 
 from collections.abc import Iterator, Sequence
-from pickle import UnpicklingError
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from fgm.cards import require_checkpoint
-from fgm.errors import Refusal
+from fgm.errors import Refusal, last_line
 from fgm.networks import Velocity
 from fgm.networks.edm_blocks import Block
 from fgm.networks.edm_unets import SongUNet
-from fgm.pickles import arrays
+from fgm.pickles import UNREADABLE, arrays, load_tensors
 
 TIMES = 999.0
 PLAIN = {"": ""}
@@ -78,15 +77,15 @@ def pretrained(
     file = require_checkpoint(checkpoint, sha256)
     try:
         with torch.serialization.safe_globals(scalars()):
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = load_tensors(file)
         state = {n.removeprefix("module."): w for n, w in content["model"].items() if not n.endswith("sigmas")}
         if weights == "ema":
             state = dict(zip(state, content["ema"]["shadow_params"], strict=True))
         network.net.load_state_dict(renamed(state, network.net))
-    except (UnpicklingError, RuntimeError, KeyError, EOFError, AttributeError, TypeError, ValueError) as error:
-        told = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+    except UNREADABLE as error:
         raise Refusal(
-            f"{file}: holds no DDPM++ of this size under {weights}, and no other network of theirs is read ({told})"
+            f"{file}: holds no DDPM++ of this size under {weights}, and no other network of theirs is read "
+            f"({last_line(error)})"
         ) from error
     return network
 

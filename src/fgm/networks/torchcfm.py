@@ -13,16 +13,15 @@ values, which lie together head by head, are cut apart. It reads t itself, not 1
 
 import re
 from collections.abc import Sequence
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
 
 from fgm.cards import require_checkpoint
-from fgm.errors import Refusal
+from fgm.errors import Refusal, last_line
 from fgm.networks import Velocity
 from fgm.networks.unet import UNet
-from fgm.pickles import load_tensors
+from fgm.pickles import UNREADABLE, load_tensors
 
 LEAVES = {
     "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
@@ -61,12 +60,9 @@ def pretrained(checkpoint: str, network: UNet, weights: str = "ema_model", sha25
     """
     file = require_checkpoint(checkpoint, sha256)
     try:
-        state = load_tensors(file)[weights]
-        converted = renamed(state, network)
-        network.net.load_state_dict(converted)
-    except (UnpicklingError, RuntimeError, KeyError, EOFError, AttributeError, TypeError) as error:
-        told = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-        raise Refusal(f"{file}: holds no weights of this U-Net under {weights} ({told})") from error
+        network.net.load_state_dict(renamed(load_tensors(file)[weights], network))
+    except UNREADABLE as error:
+        raise Refusal(f"{file}: holds no weights of this U-Net under {weights} ({last_line(error)})") from error
     return TimeReversed(network)
 
 

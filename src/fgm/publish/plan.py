@@ -8,8 +8,9 @@ from typing import Any
 
 from fgm import teacher
 from fgm.errors import Refusal
+from fgm.fingerprints import fingerprint
 from fgm.finished import generator_network, weights_file
-from fgm.pretrained import BILLIONS, fingerprint, locate, require, weight_files
+from fgm.pretrained import BILLIONS, locate, require, weight_files
 from fgm.text.index import ENCODERS, INDEX, Index
 
 PUBLISHED = "fgm.networks.sd3.pretrained"

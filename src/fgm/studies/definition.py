@@ -20,9 +20,8 @@ from typing import Any
 
 import yaml
 
-from fgm.arguments import hint
 from fgm.config import CONFIGS
-from fgm.errors import Refusal
+from fgm.errors import Refusal, hint
 
 Value = str | int | float | bool | None
 WORD = re.compile(r"[A-Za-z0-9_.+-]+")

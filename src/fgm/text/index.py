@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal, Self
 
 from fgm.errors import Refusal
 from fgm.files import write_bytes
-from fgm.pretrained import fingerprint, locate, read_header, remedy, weight_files
+from fgm.fingerprints import fingerprint, read_header
+from fgm.pretrained import locate, remedy, weight_files
 from fgm.text.sources import PromptSource
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -117,7 +118,7 @@ class PromptCache:
     def holds(self, number: int, digest: str) -> bool:
         """Whether a shard is there, whole, and of this cache."""
         path = self.shard(number)
-        return path.is_file() and read_header(path)[0].get("__metadata__", {}).get("digest") == digest
+        return path.is_file() and read_header(path)[1].get("digest") == digest
 
     def require(self) -> Index:
         """The index of a whole cache, made from these prompts by these encoders; cheap.

@@ -17,12 +17,11 @@ every shape. No training caption binds such a pair and no training scene shows i
 """
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor
 
-from fgm.errors import Refusal
+from fgm.errors import Refusal, hint
 
 COLOURS = {  # GenEval's ten, in sRGB
     "red": (228, 26, 28),
@@ -74,9 +73,7 @@ def encode_one(caption: str) -> list[int]:
 def identify(word: str, caption: str) -> int:
     if word in IDS and word != PAD:
         return IDS[word]
-    near = get_close_matches(word, WORDS[1:], 3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the words are {', '.join(WORDS[1:])}"
-    raise Refusal(f"unknown word {word!r} in the caption {caption!r}; {hint}")
+    raise Refusal(f"unknown word {word!r} in the caption {caption!r}; {hint(word, WORDS[1:])}")
 
 
 def decode(tokens: Tensor) -> list[str]:

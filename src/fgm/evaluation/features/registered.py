@@ -4,14 +4,13 @@ Those that torch-fidelity brings would fetch their weights, so that they need a 
 `torch_fidelity.register_feature_extractor("mine", Mine)` before the panel is built.
 """
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fgm.errors import Refusal
+from fgm.errors import Refusal, hint
 from fgm.evaluation.features.extractor import NetworkExtractor, three_channels, weights_hash
 from fgm.evaluation.features.states import harmless
 from fgm.evaluation.features.weights import checked_hash
@@ -48,9 +47,7 @@ def registered_class(name: str) -> Any:
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY  # seconds to import
 
     if name not in FEATURE_EXTRACTORS_REGISTRY:
-        near = get_close_matches(name, FEATURE_EXTRACTORS_REGISTRY, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(FEATURE_EXTRACTORS_REGISTRY)}"
-        raise Refusal(f"torch-fidelity has no extractor {name!r} registered; {hint}")
+        raise Refusal(f"torch-fidelity has no extractor {name!r} registered; {hint(name, FEATURE_EXTRACTORS_REGISTRY)}")
     return FEATURE_EXTRACTORS_REGISTRY[name]
 
 

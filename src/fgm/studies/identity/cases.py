@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fgm.arguments import choice, hint, whole
+from fgm.arguments import choice, whole
 from fgm.config import digest, read_recipe
-from fgm.errors import Refusal
+from fgm.errors import Refusal, hint
 
 PARTS = 8  # of the draws, see comparison.py
 

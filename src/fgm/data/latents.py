@@ -5,7 +5,10 @@
     conditions    (n, ...) int64: what each was drawn under, in the form in which the network takes it; may be missing
 
 A directory's files count in the order of their names. They are mapped into memory, not read, but for one look at
-every number when the set is opened.
+every number when the set is opened. Images (n, 3, size, size) in [-1, 1] become such a file by
+
+    latents = fgm.networks.latents.Autoencoder("<SD3's directory>").cuda().encode(images)
+    safetensors.torch.save_file({"latents": latents.cpu().contiguous()}, "latents/00000.safetensors")
 """
 
 from functools import cached_property

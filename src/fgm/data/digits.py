@@ -36,7 +36,7 @@ class Digits:
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
         images, labels = self.split["train"]
-        chosen = torch.randint(len(images), (n,), generator=generator)
+        chosen = torch.randint(len(images), (n,), generator=generator, device=generator.device).cpu()
         return images[chosen], labels[chosen]
 
     def conditions(self, n: int, generator: Generator) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgm.archives import require_data
+from fgm.archives import require_pyarrow
 from fgm.data.held import HeldImages, require_labels
 from fgm.errors import Refusal, first_line
 from fgm.evaluation.png import decode
@@ -36,7 +36,7 @@ class Cifar10Parquet(HeldImages):
 
     def __init__(self, directory: str, classes: bool = True, flips: bool = True) -> None:
         super().__init__(10, classes, flips)
-        require_data({"_target_": "fgm.data.parquet.Cifar10Parquet", "directory": directory})
+        require_pyarrow()
         self.files = {part: find(Path(directory), part) for part in ("train", "test")}
 
     def read(self, part: str) -> tuple[Tensor, Tensor]:

@@ -71,7 +71,7 @@ def train_teachers(points: Sequence[Point], processes: Processes, console: Conso
     for node in {json.dumps(node): node for node in (point.config["teacher"] for point in points)}.values():
         if not node or node["_target_"] != "fgm.teacher.from_run" or not node["train"]:
             continue
-        config = teacher.run_of(*(node[key] for key in ("recipe", "overrides", "outputs", "experiments")))
+        config = teacher.run_of(node)
         if is_done(config, Path(config["run_dir"])):
             continue
         console.print(f"the teacher first: {config['run_dir']}")

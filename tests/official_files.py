@@ -26,7 +26,7 @@ def idx(array: Tensor) -> bytes:
 
 
 def write_fashion(directory: Path, n: int = 40, side: int = 28, labels: Tensor | None = None) -> Tensor:
-    """The four files, the training ones gzipped and the others raw; the training pictures."""
+    """The four files, the training ones gzipped and the others raw; the training images."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, suffix in (("train", ".gz"), ("t10k", "")):
         images = bytes_of(n, side, side, role=name)

@@ -19,7 +19,7 @@ from fgm.errors import Refusal
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[tuple[Published, list[str]]]:
     """A server of one file that breaks its first answer off half-way; and the ranges that it was asked for."""
-    content, asked = gzip.compress(b"pictures " * 5000), []
+    content, asked = gzip.compress(b"images " * 5000), []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -41,7 +41,7 @@ def site(tmp_path: Path) -> Iterator[tuple[Published, list[str]]]:
     thread.start()
     (tmp_path / "whole").write_bytes(content)
     url = f"http://127.0.0.1:{server.server_port}/"
-    yield Published("pictures", url, {"a.gz": raw_sha256(tmp_path / "whole")}, raw_sha256), asked
+    yield Published("images", url, {"a.gz": raw_sha256(tmp_path / "whole")}, raw_sha256), asked
     server.shutdown()
     server.server_close()
     thread.join()

@@ -140,7 +140,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         "is no IDX file",
     ),
     "another size": (
-        lambda tmp: damaged_fashion(tmp, lambda d: write_fashion(d, side=32)), "pictures of (32, 32), not of (28, 28)"
+        lambda tmp: damaged_fashion(tmp, lambda d: write_fashion(d, side=32)), "images of (32, 32), not of (28, 28)"
     ),
     "label 11": (
         lambda tmp: damaged_fashion(tmp, lambda d: write_fashion(d, labels=torch.full((40,), 11, dtype=torch.uint8))),

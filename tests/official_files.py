@@ -26,7 +26,7 @@ def idx(array: Tensor) -> bytes:
 
 
 def write_fashion(directory: Path, n: int = 40, side: int = 28, labels: Tensor | None = None) -> Tensor:
-    """The four files, the training ones gzipped and the others raw; the training pictures."""
+    """The four files, the training ones gzipped and the others raw; the training images."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, suffix in (("train", ".gz"), ("t10k", "")):
         images = bytes_of(n, side, side, role=name)
@@ -83,6 +83,33 @@ def write_zip(path: Path, n: int = 12, size: int = 64, labels: Any = "given", od
         for i, name in enumerate(names):
             archive.writestr(name, encode(images[i, :, 1:] if i == odd else images[i]))
         archive.writestr("dataset.json", json.dumps({"labels": told}))
+    return images
+
+
+def write_parquet(directory: Path, files: int = 2, size: int = 32, label: int = 9) -> Tensor:
+    """As the hub keeps CIFAR-10: training files of six, and a test file; the training images. label: a file's last."""
+    import pyarrow
+    import pyarrow.parquet
+
+    folder, images = directory / "plain_text", bytes_of(6 * files, 3, size, size)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {f"train-{i:05d}-of-{files:05d}": part for i, part in enumerate(images.chunk(files))}
+    for name, part in (parts | {"test-00000-of-00001": images[:6]}).items():
+        pngs = [{"bytes": encode(image), "path": None} for image in part]
+        rows = pyarrow.table({"img": pngs, "label": [0, 1, 2, 3, 4, label]})
+        pyarrow.parquet.write_table(rows, folder / f"{name}.parquet")
+    return images
+
+
+def write_folder(directory: Path, n: int = 8, labelled: bool = True) -> Tensor:
+    """PNGs of 4 x 6, and a dataset.json that tells image i as of class i, if it is labelled."""
+    images = bytes_of(n, 3, 4, 6, role="folder")
+    directory.mkdir()
+    for i, image in enumerate(images):
+        (directory / f"{i}.png").write_bytes(encode(image))
+    if labelled:
+        told = [[f"{i}.png", i] for i in range(n)]
+        (directory / "dataset.json").write_text(json.dumps({"labels": told}))
     return images
 
 

@@ -164,6 +164,10 @@ def require_hash(published: Published, partial: Path, name: str) -> None:
         )
 
 
+def require_pyarrow() -> None:
+    require_installed("pyarrow", "data = cifar10_parquet, unlike data = cifar10,", "parquet")
+
+
 SETS = {"fgm.data.fashion.Fashion": FASHION, "fgm.data.cifar10.Cifar10": CIFAR10}
 
 
@@ -181,6 +185,6 @@ def require_data(node: Any) -> None:
     if node.get("_target_") == "fgm.data.zipped.ZippedImages" and not Path(node["path"]).is_file():
         raise Refusal(f"there is no archive {node['path']}: give data.path=<zip in the layout of EDM's dataset_tool>")
     if node.get("_target_") == "fgm.data.parquet.Cifar10Parquet":
-        require_installed("pyarrow", "data = cifar10_parquet, unlike data = cifar10,", "parquet")
+        require_pyarrow()
     for value in node.values():
         require_data(value)

@@ -110,7 +110,7 @@ def untrained_network(node: dict[str, Any], network: dict[str, Any]) -> dict[str
     if kind == "from_shipped" and node["recipe"] in shipped.names():
         network = shipped.run(node["recipe"])["config"]["network"]
     if kind == "from_run":
-        network = run_of(node["recipe"], node["overrides"], node["outputs"], node["experiments"])["network"]
+        network = run_of(node)["network"]
     return {"_target_": "fgm.teacher.untrained", "network": network, "guidance": node["guidance"]}
 
 

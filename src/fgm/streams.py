@@ -21,6 +21,14 @@ def stream(*key: int | str, index: int, device: torch.device | str = "cpu") -> G
     return torch.Generator(device).manual_seed(base + index)
 
 
+def on_host(generator: Generator) -> Generator:
+    """The generator itself where it lives on the CPU; else one there that it seeds, for what is made on the host."""
+    if generator.device.type == "cpu":
+        return generator
+    seed = torch.randint(2**32, (), generator=generator, device=generator.device)
+    return torch.Generator().manual_seed(int(seed))
+
+
 def sample_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...], role: str = "z") -> Tensor:
     """Standard normal noise (len(indices), *shape), float32; row i depends on seed, role and indices[i] alone."""
     rows = [torch.randn(shape, generator=stream(seed, role, index=i), dtype=torch.float32) for i in indices]

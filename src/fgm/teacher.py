@@ -5,6 +5,7 @@ Any other `_target_` that returns a velocity network, velocity(x_t, t, condition
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +16,12 @@ from fgm.errors import Refusal, hint, last_line
 from fgm.run_config import read_config
 
 WEIGHTS = "teacher.safetensors"
-RUN = ("recipe", "overrides", "outputs", "experiments")
 
 
-def run_of(recipe: str, overrides: list[str], outputs: str, experiments: str) -> dict[str, Any]:
-    """The config of the run that trains, or has trained, the teacher."""
-    return read_recipe(recipe, [*overrides, f"outputs={outputs}", f"experiments={experiments}"])
+def run_of(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the run that trains, or has trained, the teacher of a from_run node."""
+    places = [f"{key}={node[key]}" for key in ("outputs", "experiments")]
+    return read_recipe(node["recipe"], [*node["overrides"], *places])
 
 
 def from_run(
@@ -42,19 +43,17 @@ def from_run(
     Raises:
         Refusal: it is not there.
     """
-    config = run_of(recipe, overrides, outputs, experiments)
+    places = {"outputs": outputs, "experiments": experiments}
+    config = run_of({"recipe": recipe, "overrides": overrides} | places)
     weights = Path(config["run_dir"]) / WEIGHTS
     if not weights.exists():
-        may = "" if train else " and teacher.train is false"
-        raise Refusal(f"the teacher {weights} is missing{may}: make train EXP={recipe}")
+        raise Refusal(f"the teacher {weights} is missing: make train EXP={recipe}")
     return from_file(str(weights), read_config(weights.parent / "config.yaml", config)["network"], guidance)
 
 
 def run_named(node: dict[str, Any] | None) -> dict[str, Any] | None:
     """The config of the run that a `teacher` node names, if it names one."""
-    if not node or node["_target_"] != "fgm.teacher.from_run":
-        return None
-    return run_of(*(node[key] for key in RUN))
+    return run_of(node) if node and node["_target_"] == "fgm.teacher.from_run" else None
 
 
 def run_dir(node: dict[str, Any] | None) -> Path | None:
@@ -64,31 +63,33 @@ def run_dir(node: dict[str, Any] | None) -> Path | None:
 
 def require(node: dict[str, Any] | None) -> None:
     """Refuse a teacher that is missing and may not be trained; cheap, before anything heavy is imported."""
-    directory = run_dir(node)
-    if node and directory and not node["train"] and not (directory / WEIGHTS).exists():
-        raise Refusal(
-            f"the teacher {directory / WEIGHTS} is missing and teacher.train is false: make train EXP={node['recipe']}"
-        )
-    if node and directory and not (directory / WEIGHTS).exists():
-        require_one_process(node)
-    if node and node["_target_"] == "fgm.teacher.from_shipped" and node["recipe"] not in shipped.names():
+    if not node:
+        return
+    kind = node["_target_"].removeprefix("fgm.teacher.")
+    if kind == "from_run":
+        require_run(node)
+    if kind == "from_shipped" and node["recipe"] not in shipped.names():
         other = hint(node["recipe"], shipped.names())
         raise Refusal(f"teacher.recipe = {node['recipe']}: no such weights come with the suite; {other}")
-    if node and node["_target_"] == "fgm.teacher.from_file" and not Path(node["file"]).is_file():
+    if kind == "from_file" and not Path(node["file"]).is_file():
         raise Refusal(f"teacher.file: there is no file {node['file']}")
-    if node and "checkpoint" in node:
+    if "checkpoint" in node:
         require_checkpoint(node["checkpoint"], node.get("sha256"))
 
 
-def require_one_process(node: dict[str, Any]) -> None:
-    """A teacher is trained on the way by one process on one device; others start processes of their own."""
-    config = run_of(*(node[key] for key in RUN))
+def require_run(node: dict[str, Any]) -> None:
+    """A finished one, or one that can be trained on the way: by one process, as several start further ones."""
+    config, recipe = run_of(node), node["recipe"]
+    if (Path(config["run_dir"]) / "results.json").exists():
+        return
+    if not node["train"]:
+        raise Refusal(f"the teacher {config['run_dir']} is missing and teacher.train is false: make train EXP={recipe}")
     several = config["strategy"]["_target_"] != "fgm.training.strategies.Single"
     if several or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         told = f' ARGS="{" ".join(node["overrides"])}"' if node["overrides"] else ""
         raise Refusal(
-            f"the teacher {node['recipe']} is not trained yet, and cannot be on the way to a run of several processes: "
-            f"make train EXP={node['recipe']}{told} first"
+            f"the teacher {recipe} is not trained yet, and cannot be on the way to a run of several processes: "
+            f"make train EXP={recipe}{told} first"
         )
 
 

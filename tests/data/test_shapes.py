@@ -10,7 +10,7 @@ from fgm.data.shapes.dataset import Shapes
 from fgm.data.shapes.grammar import COLOR_ATTR, COUNTING, POSITION, RELATIONS, TAGS, draw_captions
 from fgm.data.shapes.metadata import every, metadata, parse
 from fgm.data.shapes.render import AREAS, coverage, render
-from fgm.data.shapes.scenes import CANVASES, DOMINANCE, JITTER, MARGIN, Scenes, canvas_of, draw_scenes, fill, scenes_at
+from fgm.data.shapes.scenes import CANVASES, DOMINANCE, JITTER, MARGIN, Scenes, canvas_of, draw_scenes, fill
 from fgm.data.shapes.vocabulary import (
     COLOUR_NAMES,
     EASY,
@@ -198,13 +198,6 @@ def test_positions_are_unambiguous(world: tuple[Scenes, int]) -> None:
     for k, relation in enumerate(RELATIONS):
         stands = scenes.captions.relation == k
         assert (along[relation][stands] >= DOMINANCE * across[relation][stands].abs() - 1e-4).all()
-
-
-def test_a_scene_is_a_function_of_seed_and_index() -> None:
-    some, other = scenes_at(7, [3, 5, 9]), scenes_at(7, [5])
-    assert torch.equal(render(some)[1], render(other)[0])
-    assert some.captions.prompts()[1] == other.captions.prompts()[0]
-    assert not torch.equal(render(scenes_at(8, [5])), render(other))
 
 
 def test_an_odd_size_is_refused() -> None:

@@ -22,11 +22,17 @@ class Data(Protocol):
     std: float
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
-        """n independent training examples: x_0 (n, *shape) float32 and labels (n,) int64 or None."""
+        """n independent training examples: x_0 (n, *shape) float32 and labels (n,) int64 or None.
+
+        The generator may live on any device; they lie there or on the host.
+        """
         ...
 
     def conditions(self, n: int, generator: Generator) -> Tensor | None:
-        """n conditions to generate under, as a data-free distillation draws them: (n, ...) int64 or None."""
+        """n conditions to generate under, as a data-free distillation draws them: (n, ...) int64 or None.
+
+        On the generator's device.
+        """
         ...
 
     def reference(self, n: int, generator: Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky 2009): 50,000 RGB pictures of 32 x 32 to train on, 10,000 held out, ten classes.
+"""CIFAR-10 (Krizhevsky 2009): 50,000 RGB images of 32 x 32 to train on, 10,000 held out, ten classes.
 
 cifar-10-python.tar.gz holds five training batches and one of tests. Each is a Python 2 pickle of a dict,
 
@@ -27,7 +27,7 @@ BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_bat
 
 
 class Cifar10(HeldImages):
-    """RGB pictures (3, 32, 32) in [-1, 1].
+    """RGB images (3, 32, 32) in [-1, 1].
 
     Args:
         directory: holds cifar-10-python.tar.gz or the unpacked cifar-10-batches-py; the cache if None.

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from fgm.data.held import class_by_class
+
 TEST_SHARE = 5  # every fifth scan of a class is held out
 
 
@@ -36,7 +38,7 @@ class Digits:
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
         images, labels = self.split["train"]
-        chosen = torch.randint(len(images), (n,), generator=generator)
+        chosen = torch.randint(len(images), (n,), generator=generator, device=generator.device).cpu()
         return images[chosen], labels[chosen]
 
     def conditions(self, n: int, generator: Generator) -> Tensor:
@@ -47,5 +49,4 @@ class Digits:
         """Held-out scans, class by class: row i is of class i modulo ten."""
         del generator
         images, labels = self.split["test"]
-        by_class = [images[labels == label] for label in range(10)]
-        return torch.stack([by_class[i % 10][i // 10 % len(by_class[i % 10])] for i in range(n)])
+        return images[class_by_class(labels, self.num_classes, n)]

@@ -1,7 +1,7 @@
-"""Fashion-MNIST (Xiao et al., arXiv 1708.07747): 60,000 grey pictures of clothes to train on, 10,000 held out.
+"""Fashion-MNIST (Xiao et al., arXiv 1708.07747): 60,000 grey images of clothes to train on, 10,000 held out.
 
 IDX, the files' format: two zero bytes, 8 for bytes, the number of axes, each axis as a big-endian int32, the bytes.
-Pictures stay 28 x 28: a border of made-up zeros would be learnt, measured and paid for, and 28 = 4 x 7 suits patches of
+Images stay 28 x 28: a border of made-up zeros would be learnt, measured and paid for, and 28 = 4 x 7 suits patches of
 2 and 4 as well as two halvings of a U-Net.
 """
 
@@ -22,7 +22,7 @@ CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
 
 
 class Fashion(HeldImages):
-    """Grey pictures (1, 28, 28) in [-1, 1], ten classes.
+    """Grey images (1, 28, 28) in [-1, 1], ten classes.
 
     Args:
         directory: holds the four IDX files, gzipped or raw; Debian's place or the cache if None.
@@ -46,7 +46,7 @@ class Fashion(HeldImages):
         images_file, labels_file = (self.files[f"{name}-{kind}-ubyte.gz"] for kind in ("images-idx3", "labels-idx1"))
         images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
         if images.shape[1:] != self.shape[1:]:
-            raise Refusal(f"{images_file}: holds pictures of {tuple(images.shape[1:])}, not of {self.shape[1:]}")
+            raise Refusal(f"{images_file}: holds images of {tuple(images.shape[1:])}, not of {self.shape[1:]}")
         return images[:, None], require_labels(labels, len(images), self.num_classes or len(CLASSES), labels_file)
 
 

@@ -1,5 +1,6 @@
 """Labelled images held in memory as bytes: what the sets that come in an archive have in common."""
 
+from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +14,7 @@ MEASURED = 10_000  # images from which std is taken
 Part = tuple[Tensor, Tensor | None]
 
 
-class HeldImages:
+class HeldImages(ABC):
     """Draws with replacement from a training split, on the device of the generator that asks.
 
     A subclass gives shape and read(part).
@@ -30,9 +31,9 @@ class HeldImages:
         self.num_classes, self.classes, self.flips = num_classes if classes else 0, classes, flips
         self.held: dict[str, Part] = {}
 
+    @abstractmethod
     def read(self, part: str) -> tuple[Tensor, Tensor]:
         """Images, uint8 (n, *shape), and labels, int64 (n,), of train or test."""
-        raise NotImplementedError
 
     @cached_property
     def split(self) -> dict[str, Part]:
@@ -66,10 +67,14 @@ class HeldImages:
         images, labels = self.split["test"]
         if labels is None:
             return dequantise(images[:n])
-        places = [(labels == label).nonzero()[:, 0] for label in range(self.num_classes)]
-        rows = [places[i % self.num_classes] for i in range(n)]
-        chosen = [row[i // self.num_classes % len(row)] for i, row in enumerate(rows) if len(row)]
-        return dequantise(images[torch.stack(chosen)])
+        return dequantise(images[class_by_class(labels, self.num_classes, n)])
+
+
+def class_by_class(labels: Tensor, num_classes: int, n: int) -> Tensor:
+    """Places in labels, (n,), of which the i-th is of class i modulo num_classes; a class without any is left out."""
+    places = [(labels == label).nonzero()[:, 0] for label in range(num_classes)]
+    rows = [places[i % num_classes] for i in range(n)]
+    return torch.stack([row[i // num_classes % len(row)] for i, row in enumerate(rows) if len(row)])
 
 
 def mirrored(x: Tensor, generator: Generator) -> Tensor:

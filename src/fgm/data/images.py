@@ -59,7 +59,8 @@ class ImageFolder:
 
     def conditions(self, n: int, generator: Generator) -> Tensor | None:
         """The labels of n images."""
-        return None if self.source.labels is None else self.draw(n, generator)[1]
+        labels = self.source.labels
+        return None if labels is None else labels[self.choose(n, generator)].to(generator.device)
 
     def reference(self, n: int, generator: Generator) -> Tensor:
         """Images in an order of chance, none twice while there are others."""

@@ -5,7 +5,10 @@
     conditions    (n, ...) int64: what each was drawn under, in the form in which the network takes it; may be missing
 
 A directory's files count in the order of their names. They are mapped into memory, not read, but for one look at
-every number when the set is opened.
+every number when the set is opened. Images (n, 3, size, size) in [-1, 1] become such a file by
+
+    latents = fgm.networks.latents.Autoencoder("<SD3's directory>").cuda().encode(images)
+    safetensors.torch.save_file({"latents": latents.cpu().contiguous()}, "latents/00000.safetensors")
 """
 
 from functools import cached_property
@@ -38,7 +41,7 @@ class Latents:
         self.parts = [read(file) for file in self.files]
         for file, part in zip(self.files, self.parts, strict=True):
             require_alike(file, part, self.files[0], self.parts[0])
-        self.shape = tuple(self.parts[0]["latents"].shape[1:])
+        self.shape, self.conditioned = tuple(self.parts[0]["latents"].shape[1:]), "conditions" in self.parts[0]
         self.ends = torch.tensor([len(part["latents"]) for part in self.parts]).cumsum(0)
 
     @property
@@ -57,13 +60,16 @@ class Latents:
         return torch.stack([self.parts[owner][name][row] for owner, row in places])
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
-        chosen = torch.randint(self.n, (n,), generator=generator, device=generator.device).cpu()
-        conditions = self.rows("conditions", chosen) if "conditions" in self.parts[0] else None
-        return self.rows("latents", chosen).float(), conditions
+        chosen = self.choose(n, generator)
+        return self.rows("latents", chosen).float(), self.rows("conditions", chosen) if self.conditioned else None
+
+    def choose(self, n: int, generator: Generator) -> Tensor:
+        """Numbers of latents, (n,), on the CPU."""
+        return torch.randint(self.n, (n,), generator=generator, device=generator.device).cpu()
 
     def conditions(self, n: int, generator: Generator) -> Tensor | None:
         """Those of n latents."""
-        return self.draw(n, generator)[1]
+        return self.rows("conditions", self.choose(n, generator)).to(generator.device) if self.conditioned else None
 
     def reference(self, n: int, generator: Generator) -> Tensor:
         return self.draw(n, generator)[0]

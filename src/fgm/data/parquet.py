@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgm.archives import require_data
+from fgm.archives import require_pyarrow
 from fgm.data.held import HeldImages, require_labels
 from fgm.errors import Refusal, first_line
 from fgm.evaluation.png import decode
 
 
 class Cifar10Parquet(HeldImages):
-    """RGB pictures (3, 32, 32) in [-1, 1].
+    """RGB images (3, 32, 32) in [-1, 1].
 
     Args:
         directory: of the parquet files, or of plain_text.
@@ -36,7 +36,7 @@ class Cifar10Parquet(HeldImages):
 
     def __init__(self, directory: str, classes: bool = True, flips: bool = True) -> None:
         super().__init__(10, classes, flips)
-        require_data({"_target_": "fgm.data.parquet.Cifar10Parquet", "directory": directory})
+        require_pyarrow()
         self.files = {part: find(Path(directory), part) for part in ("train", "test")}
 
     def read(self, part: str) -> tuple[Tensor, Tensor]:
@@ -60,11 +60,11 @@ def read_file(file: Path) -> tuple[Tensor, Tensor]:
     parquet: Any = importlib.import_module("pyarrow.parquet")
     try:
         rows = parquet.read_table(file, columns=["img", "label"]).to_pylist()
-        pictures, labels = [row["img"]["bytes"] for row in rows], torch.tensor([row["label"] for row in rows])
+        pngs, labels = [row["img"]["bytes"] for row in rows], torch.tensor([row["label"] for row in rows])
     except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's own are of these
         told = first_line(error)
         raise Refusal(f"{file}: is no parquet file of img (bytes, path) and label ({told}); fetch it again") from error
-    images = [decode(picture, file / str(i)) for i, picture in enumerate(pictures)]
+    images = [decode(png, file / str(i)) for i, png in enumerate(pngs)]
     odd = next((i for i, image in enumerate(images) if image.shape != Cifar10Parquet.shape), None)
     if odd is not None or not images:
         found = tuple(images[odd].shape) if odd is not None else "no images"

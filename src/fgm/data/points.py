@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from fgm.analytic import GaussianMixture, ring
 from fgm.data import measured_std
+from fgm.streams import on_host
 
 
 class Points(ABC):
@@ -20,10 +21,11 @@ class Points(ABC):
     num_classes = 0
 
     @abstractmethod
-    def points(self, n: int, generator: Generator) -> Tensor: ...
+    def points(self, n: int, generator: Generator) -> Tensor:
+        """(n, 2), made on the host as the generator is."""
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, None]:
-        return self.points(n, generator), None
+        return self.points(n, on_host(generator)), None
 
     def conditions(self, n: int, generator: Generator) -> None:
         del n, generator

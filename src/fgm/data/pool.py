@@ -20,7 +20,7 @@ class Pool:
 
     Args:
         data: images in [-1, 1] with conditions.
-        n: size of the pool, a multiple of 10,000.
+        n: size of the pool.
         seed: of the pool.
     """
 
@@ -43,7 +43,8 @@ class Pool:
     @cached_property
     def held(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Images and conditions by the device that asked for them."""
-        chunks = [self.data.draw(CHUNK, stream(self.seed, "pool", index=i)) for i in range(self.n // CHUNK)]
+        sizes = [min(CHUNK, self.n - start) for start in range(0, self.n, CHUNK)]
+        chunks = [self.data.draw(size, stream(self.seed, "pool", index=i)) for i, size in enumerate(sizes)]
         images = torch.cat([((x + 1) * 127.5).round().to(torch.uint8) for x, _ in chunks])
         return {"cpu": (images, torch.cat([condition for _, condition in chunks if condition is not None]))}
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from fgm.pretrained import architecture
+from fgm.text.encoders import CLIP_LENGTH
 
 PROMPTS = 16
-CLIP_TOKENS = 77
 
 
 class RandomText(nn.Module):
@@ -22,12 +22,10 @@ class RandomText(nn.Module):
     def __init__(self, model: str, max_length: int) -> None:
         super().__init__()
         shape, noise = architecture(model), torch.Generator().manual_seed(0)
-        words, pooled = (
-            (PROMPTS, CLIP_TOKENS + max_length, shape["joint_attention_dim"]),
-            shape["pooled_projection_dim"],
-        )
-        for name, size in (("words", words), ("pooled", (PROMPTS, pooled))):
-            self.register_buffer(name, torch.randn(size, generator=noise).bfloat16(), persistent=False)
+        words, pooled = (CLIP_LENGTH + max_length, shape["joint_attention_dim"]), (shape["pooled_projection_dim"],)
+        for name, size in (("words", words), ("pooled", pooled)):
+            encoded = torch.randn(PROMPTS, *size, generator=noise).bfloat16()
+            self.register_buffer(name, encoded, persistent=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self

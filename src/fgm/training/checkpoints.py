@@ -29,7 +29,6 @@ from fgm.training.stopping import StopRequest
 
 LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = LAST.with_name("previous.ckpt")
-BEST = Path("checkpoints") / "best.safetensors"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

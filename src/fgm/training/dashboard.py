@@ -1,4 +1,4 @@
-"""What a logger that can show pictures is given: the grids, and for captions a table of prompts. Others lose nothing.
+"""What a logger that can show images is given: the grids, and a table of prompts where there are some; others, nothing.
 
 On W&B the axis of everything is `cycle`, the number of finished cycles: of generator updates, or of a teacher's steps.
 Names that have no folder get train/; eval/ and warning/ keep theirs. In metrics.csv the names stay as they are.
@@ -36,7 +36,7 @@ class CycleWandbLogger(WandbLogger):
     def log_table(
         self, key: str, columns: Any = None, data: Any = None, dataframe: Any = None, step: Any = None
     ) -> None:
-        """Arrays in the cells become pictures."""
+        """Arrays in the cells become images."""
         import wandb
 
         shown = [[wandb.Image(cell) if hasattr(cell, "shape") else cell for cell in row] for row in data or []]
@@ -45,38 +45,38 @@ class CycleWandbLogger(WandbLogger):
 
 @dataclass(frozen=True)
 class Answer:
-    """One prompt and what a sampler made of it; picture (h, w, 3) uint8."""
+    """One prompt and what a sampler made of it; image (h, w, 3) uint8."""
 
     prompt: str
     correct: bool
     reason: str
-    picture: NDArray[Any]
+    image: NDArray[Any]
 
 
-def log_picture(loggers: Sequence[Any], path: Path, step: int) -> None:
+def log_grid(loggers: Sequence[Any], path: Path, step: int) -> None:
     for logger in loggers:
         if hasattr(logger, "log_image"):
             logger.log_image("eval/samples", [str(path)], step=step)
 
 
 def log_answers(loggers: Sequence[Any], answers: Sequence[Answer], step: int) -> None:
-    """A table to those that have tables, captioned pictures to the others that show pictures."""
+    """A table to those that have tables, captioned images to the others that show images."""
     for logger in loggers:
         if hasattr(logger, "log_table"):
-            rows = [[step + 1, a.prompt, a.correct, a.reason, a.picture] for a in answers]
+            rows = [[step + 1, a.prompt, a.correct, a.reason, a.image] for a in answers]
             logger.log_table("eval/prompts", [AXIS, "prompt", "correct", "reason", "picture"], rows, step=step)
         elif hasattr(logger, "log_image"):
             captions = [f"{a.prompt} ({'right' if a.correct else a.reason})" for a in answers]
-            logger.log_image("eval/prompts", [a.picture for a in answers], step=step, caption=captions)
+            logger.log_image("eval/prompts", [a.image for a in answers], step=step, caption=captions)
 
 
 def log_results(loggers: Sequence[Any], results: Sequence[Measurement], path: Path, step: int) -> None:
-    """The end of a run: its last picture, and its measurements as W&B's summary, final/<metric>/<weights>/<nfe>, and as
+    """The end of a run: its last grid, and its measurements as W&B's summary, final/<metric>/<weights>/<nfe>, and as
     a table.
 
     The W&B run is closed, since the next run of this process, a distillation after its teacher's, would go on with it.
     """
-    log_picture(loggers, path, step)
+    log_grid(loggers, path, step)
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             named = {f"final/{m.metric}/{m.weights}/{m.nfe}": m.value for m in results if m.weights != "real"}

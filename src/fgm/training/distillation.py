@@ -32,7 +32,7 @@ learning rates decay; times of both turns come from the same density unless onli
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -110,32 +110,34 @@ class Distillation(Turns):
         half_teacher: bool = False,
     ) -> None:
         super().__init__(setting)
-        self.online_turns, self.teacher_steps, self.guidance = online_turns, teacher_steps, guidance
-        self.online_time, self.online_optimizer = online_time or setting.time, online_optimizer or setting.optimizer
         if setting.teacher is None:
             raise ValueError("a distillation needs a teacher: choose teacher=run, file or exact")
+        if half_teacher and adapters:
+            raise ValueError("half_teacher is for whole networks: adapters.base is the dtype of what adapters share")
         self.unregistered = (setting.teacher,)  # in a tuple: frozen, and in no checkpoint
+        self.online_turns, self.teacher_steps, self.guidance = online_turns, teacher_steps, guidance
+        self.online_time, self.online_optimizer = online_time or setting.time, online_optimizer or setting.optimizer
         net, self.online = generator_and_online(setting, generator_start, online_start, adapters)
         _, online = self.velocities()  # raises where guidance does not fit
-        how = {"path": setting.path, "t_star": t_star, "c_in": c_in, "data_std": setting.data.std, "steps": steps}
-        reading = partial(FewStepGenerator, **how)
-        self.generator = reading(net)
-        self.average(self.generator)
         shares = generator_start == "teacher" and adapters is None
         start = unguided(setting.teacher) if shares else frozen_copy(net)  # as the teacher's own, it takes no memory
-        self.start = (reading(start).eval(),)
-        self.descents = [Descent(name, i, self.schedule.clip) for i, name in enumerate(("generator", "online network"))]
+        self.read_as_generators(net, start, t_star=t_star, c_in=c_in, steps=steps)
         self.adversary = adversary(setting, self.online) if adversary else None
         self.real_data = real_data(setting, online, self.online_time) if real_data else None
+        self.descents = [Descent(name, i, self.schedule.clip) for i, name in enumerate(("generator", "online network"))]
         self.descents += [self.adversary.descent] if self.adversary else []
         loss = self.real_data.generator_loss if self.real_data else losses.fgm
         together = two_stage or adapters is not None
         self.objective = Objective(setting.path, lambda_1, detach, weighting, normaliser, loss, together)
         self.half_teacher = half_teacher
-        if half_teacher and adapters:
-            raise ValueError("half_teacher is for whole networks: adapters.base is the dtype of what adapters share")
         if half_teacher:
             halve(unguided(setting.teacher))
+
+    def read_as_generators(self, net: Velocity, start: Velocity, **how: Any) -> None:
+        """The generator and its average, of net, and what the generator starts as; how: see FewStepGenerator."""
+        reading = partial(FewStepGenerator, path=self.setting.path, data_std=self.setting.data.std, **how)
+        self.generator, self.start = reading(net), (reading(start).eval(),)
+        self.average(self.generator)
 
     def on_fit_start(self) -> None:
         if self.half_teacher and self.weight_dtype != torch.float32:

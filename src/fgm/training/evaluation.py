@@ -22,7 +22,7 @@ from fgm.evaluation.symptoms import complaints
 from fgm.records import Measurement
 from fgm.streams import stream
 from fgm.training.best import SaveBest
-from fgm.training.dashboard import Answer, log_answers, log_picture
+from fgm.training.dashboard import Answer, log_answers, log_grid
 from fgm.training.ema import brought
 from fgm.training.method import Method
 from fgm.training.ranks import comm_of_training
@@ -100,8 +100,8 @@ class Measuring:
         if samples is None or samples.labels is None:
             return []
         prompts, verdicts = panel.captions(samples.labels), panel.verdicts(samples.x, samples.labels)
-        pictures = samples.x.permute(0, 2, 3, 1).numpy()
-        return [Answer(p, *v, x) for p, v, x in zip(prompts, verdicts, pictures, strict=bool(verdicts))]
+        images = samples.x.permute(0, 2, 3, 1).numpy()
+        return [Answer(p, *v, x) for p, v, x in zip(prompts, verdicts, images, strict=bool(verdicts))]
 
 
 def shown(data: Data) -> int:
@@ -142,7 +142,7 @@ class Evaluate(Callback):
         answers = self.measuring.answers(module.sources()[0], module)
         if module.global_rank:
             return
-        log_picture(module.loggers, path, cycle - 1)
+        log_grid(module.loggers, path, cycle - 1)
         if answers:
             log_answers(module.loggers, answers, cycle - 1)
 

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.console import Console
 
 from fgm.files import replacing
+from fgm.records import read_metrics
 from fgm.training.account import PROJECT, wandb_works
 from fgm.training.dashboard import CycleWandbLogger
 from fgm.training.method import Method
@@ -29,7 +30,8 @@ class ContinuedWriter(_ExperimentWriter):
     """
 
     def __init__(self, log_dir: str, step: int) -> None:
-        self.kept = rows_until(Path(log_dir) / self.NAME_METRICS_FILE, step)
+        rows: list[dict[str, Any]] = [*read_metrics(Path(log_dir) / self.NAME_METRICS_FILE)]
+        self.kept = [row for row in rows if int(row["step"]) < step]
         super().__init__(log_dir)
 
     def _check_log_dir_exists(self) -> None:
@@ -44,13 +46,6 @@ class ContinuedWriter(_ExperimentWriter):
             writer = csv.DictWriter(file, sorted(set().union(*self.kept)))
             writer.writeheader()
             writer.writerows(self.kept)
-
-
-def rows_until(path: Path, step: int) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if int(row["step"]) < step]
 
 
 class RunCsvLogger(CSVLogger):

@@ -14,6 +14,7 @@ that is drawn is drawn for the whole batch, so that m changes memory, and no num
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 Told = dict[str, Tensor]
+InTurn = tuple[Tensor, *tuple[Callable[[], Tensor], ...]]
 Work = Callable[..., tuple[Tensor, Told]]  # tensors of some samples -> mean over them, means to log
 
 
@@ -57,10 +59,14 @@ class Summed:
         self.told = added(self.told, told, share)
         return share * loss
 
-    def losses(self) -> tuple[Tensor, *tuple[Callable[[], Tensor], ...]]:
-        """The first part's, and what gives each other one when its turn comes."""
-        first, *others = self.slices
-        return self.part(first), *((lambda where=where: self.part(where)) for where in others)
+    def losses(self) -> InTurn:
+        return in_turn(self.part, self.slices)
+
+
+def in_turn(part: Callable[[slice], Tensor], parts: Sequence[slice]) -> InTurn:
+    """The first part's loss, and what gives each other one when its turn comes."""
+    first, *others = parts
+    return part(first), *(partial(part, where) for where in others)
 
 
 def rooted(work: Work, parts: int, through: Sequence[Tensor], *beside: Tensor | None) -> tuple[Tensor, Told]:
@@ -70,11 +76,9 @@ def rooted(work: Work, parts: int, through: Sequence[Tensor], *beside: Tensor | 
     summed = Summed(work, parts, *(x.detach().requires_grad_() for x in through), *beside)
     leaves: Any = summed.tensors[: len(through)]
     for where in summed.slices:
-        loss = summed.part(where)
-        loss.backward(inputs=leaves)
-    return torch.stack(
-        [(x * y.grad).sum() for x, y in zip(through, leaves, strict=True) if y.grad is not None]
-    ).sum(), (summed.told)
+        summed.part(where).backward(inputs=leaves)
+    products = [(x * y.grad).sum() for x, y in zip(through, leaves, strict=True) if y.grad is not None]
+    return torch.stack(products).sum(), summed.told
 
 
 def added(sums: Told, part: Told, share: float) -> Told:

@@ -8,7 +8,6 @@ Every backward runs while the network that it goes through is active, see Veloci
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from fgm.networks.guidance import Guidance, guided_pair
 from fgm.times import TimeDensity
 from fgm.training.adversary import Adversary
 from fgm.training.method import Method
-from fgm.training.micro_batches import Summed, Told, rooted, slices
+from fgm.training.micro_batches import InTurn, Summed, Told, in_turn, rooted, slices
 from fgm.training.objective import Objective
 from fgm.training.real_data import RealData
 from fgm.training.two_stage import Branch
@@ -91,9 +90,7 @@ class Turns(Method):
         u, v, loss, root = self.objective(x_0, x_t, c, teacher, online)
         return root, {"mismatch": losses.squared_norm(u - v).detach().mean(), "fgm_loss": loss.detach()}
 
-    def through_generator(
-        self, root: Tensor, x_0: Tensor, cycle: int
-    ) -> tuple[Tensor, *tuple[Callable[[], Tensor], ...]]:
+    def through_generator(self, root: Tensor, x_0: Tensor, cycle: int) -> InTurn:
         """What to descend for the gradient of root by the generator's weights: root, or a part at a time."""
         parts = self.schedule.micro_batches
         if parts == 1:
@@ -103,8 +100,7 @@ class Turns(Method):
         def part(where: slice) -> Tensor:
             return (self.generator(*self.latents(cycle, where)) * d_x_0[where]).sum()
 
-        first, *others = slices(len(x_0), parts)
-        return part(first), *((lambda where=where: part(where)) for where in others)
+        return in_turn(part, slices(len(x_0), parts))
 
     @abstractmethod
     def latents(self, cycle: int, where: slice) -> tuple[Any, ...]:

@@ -1,22 +1,22 @@
 """Weights that others can use: tensors and text alone, nothing that executes."""
 
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fgm.errors import Refusal
+from fgm.training.method import Method
 from fgm.training.sharding import gathered
 
 
-def exported_state(module: Any) -> dict[str, Tensor]:
+def exported_state(module: Method) -> dict[str, Tensor]:
     """The averaged network's, whole and on the host; on the first rank, and all must ask."""
     state = gathered(dict(module.result().state_dict()))
     return {name: tensor.contiguous() for name, tensor in state.items() if tensor is not None}
 
 
-def export_weights(module: Any, run_dir: Path) -> Path:
+def export_weights(module: Method, run_dir: Path) -> Path:
     """run_dir/<generator|teacher>.safetensors with the averaged network's state dict; all ranks must ask.
 
     Raises:

@@ -12,6 +12,7 @@ from fgm.data.shapes.grammar import draw_captions
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import draw_scenes
 from fgm.data.shapes.vocabulary import EASY, decode, encode
+from fgm.streams import on_host
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Shapes:
         return 3, self.size, self.size
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Images (n, 3, size, size) and tokens (n, LENGTH)."""
-        scenes = draw_scenes(n, generator, self.size, self.shapes)
+        """Images (n, 3, size, size) and tokens (n, LENGTH), made on the host."""
+        scenes = draw_scenes(n, on_host(generator), self.size, self.shapes)
         return render(scenes, self.size), scenes.captions.tokens()
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
@@ -46,7 +47,7 @@ class Shapes:
 
     def conditions(self, n: int, generator: Generator) -> Tensor:
         """Tokens of random captions, (n, LENGTH)."""
-        return draw_captions(n, generator, self.shapes).tokens()
+        return draw_captions(n, on_host(generator), self.shapes).tokens().to(generator.device)
 
     def reference(self, n: int, generator: Generator) -> Tensor:
         return self.draw(n, generator)[0]

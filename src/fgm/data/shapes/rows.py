@@ -1,10 +1,8 @@
 """Structs of tensors that share their first axis: n things, held column by column."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 
@@ -20,9 +18,3 @@ class Rows:
 
     def __getitem__(self, rows: slice | Tensor) -> Self:
         return type(self)(*(column[rows] for column in self.columns()))
-
-    @classmethod
-    def join(cls, parts: Sequence[Self]) -> Self:
-        """One after the other."""
-        columns = zip(*(part.columns() for part in parts), strict=True)
-        return cls(*(torch.cat(c) if isinstance(c[0], Tensor) else type(c[0]).join(c) for c in columns))

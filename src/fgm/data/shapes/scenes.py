@@ -10,7 +10,6 @@ by rejection: proposals are independent and the first that fits is taken. A colo
 jitter of +-JITTER in each channel. Colours that a caption does not state avoid the held-out pairs.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -21,7 +20,6 @@ from fgm.data.shapes.grammar import COUNTING, MOST, Captions, draw_captions, dra
 from fgm.data.shapes.rows import Rows
 from fgm.data.shapes.vocabulary import EASY, PALETTE
 from fgm.errors import Refusal
-from fgm.streams import stream
 
 OBJECTS = MOST
 MARGIN, DOMINANCE, JITTER = 1.0, 1.6, 8.0
@@ -73,11 +71,6 @@ class Scenes(Rows):
 def draw_scenes(n: int, generator: Generator, size: int = 32, shapes: int = EASY) -> Scenes:
     """n training scenes with their captions."""
     return fill(draw_captions(n, generator, shapes), generator, canvas_of(size))
-
-
-def scenes_at(seed: int, indices: Sequence[int], size: int = 32, shapes: int = EASY) -> Scenes:
-    """Training scenes of which each is a pure function of seed and index."""
-    return Scenes.join([draw_scenes(1, stream(seed, "scene", index=i), size, shapes) for i in indices])
 
 
 def fill(captions: Captions, generator: Generator, canvas: Canvas) -> Scenes:

@@ -109,6 +109,17 @@ def test_a_part_of_a_sweep_is_named_by_its_axes_and_may_lie_off_the_grid() -> No
     assert with_metrics(small(), "kid:min,recall:max").metrics == {"kid": "min", "recall": "max"}
 
 
+def test_a_value_is_read_as_hydra_reads_it() -> None:
+    axis = definition.read_axis("optimizer.lr", [1e-5, 0.1, True, None], "here")
+    for given, values in {"1e-5,1e-05": [1e-5], "0.10": [0.1], "True,true": [True], "None,null": [None]}.items():
+        assert list(axis.restricted(given).values) == values, "a value of the grid, however it is written"
+    (new,) = axis.restricted("3e-4").values.items()
+    assert new == (3e-4, ["optimizer.lr=0.0003"])
+    for wrong in ("[1", "{a: 1}", "choice(1)"):
+        with pytest.raises(Refusal, match=r"optimizer\.lr = "):
+            axis.restricted(wrong)
+
+
 # W&B
 
 

@@ -85,6 +85,19 @@ def test_the_table_is_of_the_rows_alone(tmp_path: Path) -> None:
     assert text in fresh
 
 
+def test_a_run_that_did_not_measure_what_decides_has_failed_and_the_page_says_so(tmp_path: Path) -> None:
+    """As a call leaves it whose metrics= the recipe does not measure."""
+    other = [{**result, "metric": "kid"} for result in ROWS[1]["results"]]
+    rows = [row(0.5, "two", 0, 1.0, results=other), *ROWS[1:4]]
+    (study,) = studies_of(rows)
+    assert [run["failed"] for run in study.failed] == ["fd was not measured"]
+    assert "t_star 0.5, c_in two, seed 0: fd was not measured" in Page(reported(written(rows, tmp_path))).text
+
+
+def test_a_table_of_some_metrics_leaves_the_runs_as_they_are() -> None:
+    assert "| 0.7 | one | 2 | 60 s |" in table_of_study(ROWS, ["recall"])
+
+
 def test_studies_of_two_recipes_stand_one_below_the_other() -> None:
     other = [told | {"recipe": "mixture_fgm", "sweep_digest": "else"} for told in ROWS[2:4]]
     assert [study.recipe for study in studies_of([*ROWS, *other])] == ["digits_fgm", "mixture_fgm"]

@@ -105,7 +105,6 @@ BAD = {
         ["subject=evaluation", "experiment=mixture_fgm"],
         "subject = evaluation measures pictures, and mixture_fgm draws points",
     ),
-    "unknown recipe": (["experiment=digit_fgm"], "did you mean digits_fgm"),
 }
 
 

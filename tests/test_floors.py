@@ -12,7 +12,7 @@ FLOORS = {
         "cards", "files", "fingerprints",
     ),
     1: ("networks",),
-    2: ("records", "data", "evaluation", "text"),
+    2: ("records", "markdown", "data", "evaluation", "text"),
     3: ("training", "benchmarks"),
     4: (
         "signatures", "arguments", "config", "run_config", "build", "teacher", "train", "finished", "evaluators",

@@ -1,13 +1,23 @@
-"""make hands a prompt on as it is, whatever signs it holds: what make -n shows is what the shell would run."""
+"""make hands a prompt on as it is, whatever signs it holds; help, and a word mistyped, cost no import of torch."""
 
 import os
+import re
+import resource
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from tiny_runs import light
+
+from fgm.config import recipes
+from fgm.studies.definition import sweeps
 
 ROOT = Path(__file__).parents[1]
+MODULES = sorted(set(re.findall(r"\bfgm\.(\w+)", (ROOT / "Makefile").read_text())))
+OF_A_RECIPE = ("bench", "cache_prompts", "evaluate", "export", "memory", "sample", "sweep", "train")
+HEAVY = ("torch", "lightning", "matplotlib", "diffusers", "transformers", "sklearn", "wandb")
 PROMPTS = [
     "a photo of a red circle left of a blue square",
     "a photo of a dog's bowl",
@@ -47,3 +57,33 @@ def test_a_prompt_arrives_letter_by_letter(prompt: str, venv: Path) -> None:
 
 def test_without_a_prompt_none_is_given_even_if_the_shell_has_a_prompt_of_its_own(venv: Path) -> None:
     assert shown(venv, "sample", PROMPT="%n@%m $ ")[1:] == ["-m", "fgm.sample", "experiment=digits_fgm"]
+
+
+def told(*command: str) -> subprocess.CompletedProcess[str]:
+    """What is printed by a command that ends well, within two seconds of the processor's time."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+    return done
+
+
+def test_help_lists_every_target_recipe_and_study() -> None:
+    said = told("make", "help").stdout
+    assert {f"EXP={name}" for name in recipes()} | {f"SWEEP={name}" for name in sweeps()} <= set(said.split())
+    assert re.findall(r"^  make ([\w-]+)", said, re.M) == re.findall(
+        r"^([\w-]+):.*## ", (ROOT / "Makefile").read_text(), re.M
+    )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_command_says_what_it_takes_and_imports_nothing_for_it(module: str) -> None:
+    done = told(sys.executable, "-X", "importtime", "-m", f"fgm.{module}", "--help")
+    assert f"python -m fgm.{module}" in done.stdout
+    assert not re.search(rf"\| +({'|'.join(HEAVY)})$", done.stderr, re.M)
+
+
+@pytest.mark.parametrize("module", OF_A_RECIPE)
+def test_a_mistyped_recipe_is_one_line_before_torch(module: str) -> None:
+    study = ["sweep=t_star"] if module == "sweep" else []
+    assert "did you mean digits_fgm?" in light(module, [*study, "experiment=digits_fmg"])

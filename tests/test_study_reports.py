@@ -14,8 +14,11 @@ from tiny_runs import light
 
 from fgm.records import append_row, read_curves
 from fgm.report import main
+from fgm.studies.page import PLOTS
+from fgm.studies.plots import metric_figure
 from fgm.studies.rows import require_runs, studies_of
 from fgm.studies.table import table_of_study, title
+from fgm.studies.theme import PAPER
 from fgm.table import render
 
 NEW, OLD = "new", "old"
@@ -93,6 +96,20 @@ def test_the_table_is_of_the_rows_alone(tmp_path: Path) -> None:
     assert text in fresh
 
 
+def test_a_run_that_did_not_measure_what_decides_has_failed_and_the_rest_is_drawn() -> None:
+    """As a call leaves it whose metrics= the recipe does not measure."""
+    other = [{**result, "metric": "kid"} for result in ROWS[1]["results"]]
+    rows = [row(0.5, "two", 0, 1.0, results=other), *ROWS[1:4]]
+    (study,) = studies_of(rows)
+    assert [run["failed"] for run in study.failed] == ["fd was not measured"]
+    assert "- t_star 0.5, c_in two, seed 0: fd was not measured" in table_of_study(rows)
+    assert all(plot(study, PAPER, {}).axes for plot in PLOTS.values())
+
+
+def test_a_table_of_some_metrics_leaves_the_runs_as_they_are() -> None:
+    assert "| 0.7 | one | 2 | 60 s |" in table_of_study(ROWS, ["recall"])
+
+
 def test_studies_of_two_recipes_stand_one_below_the_other() -> None:
     other = [told | {"recipe": "mixture_fgm", "sweep_digest": "else"} for told in ROWS[2:4]]
     assert [study.recipe for study in studies_of([*ROWS, *other])] == ["digits_fgm", "mixture_fgm"]
@@ -149,10 +166,13 @@ def test_what_a_hand_has_written_stays(tmp_path: Path) -> None:
     assert "<strong>Finding.</strong> 0.7 is <code>best</code> &amp; &lt;cheap&gt;." in text
 
 
-def test_words_along_an_axis_are_drawn_too(tmp_path: Path) -> None:
+def test_words_along_an_axis_stand_at_its_side() -> None:
     worded = [told | {"swept": {"generator": f"density_{i % 3}"}, "seed": i} for i, told in enumerate(ROWS[1:6])]
-    reported(written(worded, tmp_path))
-    assert len(list((tmp_path / "experiments" / "t_star").glob("*.png"))) == 3
+    (study,) = studies_of(worded)
+    (axis,) = metric_figure(study, PAPER, {}).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["density_0", "density_1", "density_2"]
+    dots = [y for x, y in axis.collections[-1].get_offsets()]
+    assert dots == [0.0, 0.0, 1.0, 1.0, 2.0], "a dot for each finished run beside its word"
 
 
 def test_bad_input_is_one_line_before_torch(tmp_path: Path) -> None:

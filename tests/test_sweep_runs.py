@@ -1,6 +1,7 @@
 """A sweep loses nothing: what is done is not run again, what fails is a row, and a kill leaves the same table."""
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -9,10 +10,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
 from rich.console import Console
 
 import fgm.build  # here and not in each fork
@@ -23,7 +29,7 @@ from fgm.errors import RESUMABLE, SIGNALS, Refusal
 from fgm.evaluation.points import PointPanel
 from fgm.records import append_row, read_rows, write_json
 from fgm.run_config import write_yaml
-from fgm.studies import definition, running
+from fgm.studies import definition, multirun, running
 from fgm.studies import point as of_one
 from fgm.studies.definition import Sweep
 from fgm.studies.points import Point, points
@@ -55,12 +61,14 @@ def committed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "commit", lambda: "0123456789ab")
 
 
-def sweep_of(
-    place: Path, seeds: list[int], recipe: str = "mixture_fgm", *more: str, values: Any = (0.7, 0.9)
-) -> list[Point]:
+def toy(seeds: list[int], recipe: str, *more: str, values: Any = (0.7, 0.9)) -> Sweep:
     axis = definition.read_axis("method.t_star", list(values), "here")
-    sweep = Sweep("toy", "?", {"sliced_w2": "min"}, {"method.t_star": axis}, recipe, seeds, list(more))
-    return points(sweep, recipe, [f"outputs={place}/outputs", f"experiments={place}/experiments"])
+    return Sweep("toy", "?", {"sliced_w2": "min"}, {"method.t_star": axis}, recipe, seeds, list(more))
+
+
+def points_of(place: Path, seeds: list[int], recipe: str = "mixture_fgm", *more: str, **values: Any) -> list[Point]:
+    places = [f"outputs={place}/outputs", f"experiments={place}/experiments"]
+    return points(toy(seeds, recipe, *more, **values), recipe, places)
 
 
 def rows_of(made: list[Point]) -> list[dict[str, Any]]:
@@ -91,7 +99,7 @@ def acted(failing: float = -1.0, metric: str = "sliced_w2", ran: list[str] | Non
 
 
 def test_one_failure_is_a_row_and_a_second_call_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, ran = sweep_of(tmp_path, [0, 1]), []
+    made, ran = points_of(tmp_path, [0, 1]), []
     monkeypatch.setattr(Processes, "run", acted(failing=0.7, ran=ran))
     for _ in range(2):
         running.run_all(made, False, SILENT)
@@ -110,17 +118,17 @@ def test_one_failure_is_a_row_and_a_second_call_runs_nothing(tmp_path: Path, mon
 def test_when_all_points_failed_or_measured_something_else_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = sweep_of(tmp_path, [0])[:1]
+    made = points_of(tmp_path, [0])[:1]
     monkeypatch.setattr(Processes, "run", acted(failing=0.7))
     with pytest.raises(Refusal, match=r"all 1 points of toy failed, the first one: Diverged: .*log.txt.*retry=true"):
         running.run_all(made, False, SILENT)
     monkeypatch.setattr(Processes, "run", acted(metric="energy"))
     with pytest.raises(Refusal, match="does not measure sliced_w2: give metrics=<one of energy>"):
-        running.run_all(sweep_of(tmp_path / "other", [0]), False, SILENT)
+        running.run_all(points_of(tmp_path / "other", [0]), False, SILENT)
 
 
 def test_a_run_that_an_older_definition_made_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, ran = sweep_of(tmp_path, [0]), []
+    made, ran = points_of(tmp_path, [0]), []
     monkeypatch.setattr(Processes, "run", acted(ran=ran))
     running.run_all(made, False, SILENT)
     newer = [Point(p.config | {"study": p.config["study"] | {"sweep_digest": "newer"}}) for p in made]
@@ -134,14 +142,103 @@ def test_a_run_that_an_older_definition_made_is_taken_over(tmp_path: Path, monke
 def test_a_teacher_is_trained_once_before_all_points_and_is_no_part_of_the_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, ran = sweep_of(tmp_path, [0, 1], "digits_fgm"), []
+    made, ran = points_of(tmp_path, [0, 1], "digits_fgm"), []
     monkeypatch.setattr(Processes, "run", acted(ran=ran))
     running.run_all(made, False, SILENT)
     assert ran[0] == f"{tmp_path}/outputs/digits_teacher" and len(ran) == 5
     assert len(rows_of(made)) == 4 and len(read_rows(tmp_path / "experiments/digits_teacher/runs.jsonl")) == 1
     monkeypatch.setattr(Processes, "run", lambda *_: Outcome("error: disk", False, 1.0))
     with pytest.raises(Refusal, match=r"the teacher failed: error: disk \(.*digits_teacher/log.txt\)"):
-        running.run_all(sweep_of(tmp_path / "other", [0], "digits_fgm"), False, SILENT)
+        running.run_all(points_of(tmp_path / "other", [0], "digits_fgm"), False, SILENT)
+
+
+# through Hydra
+
+
+class Chooser(Sweeper):
+    """What is ours of Optuna's part: a trial is a value of each axis, comes to one number, and no nan is taken."""
+
+    __module__ = "hydra_plugins.stand_in"
+
+    def __init__(self, direction: str) -> None:
+        self.direction, self.values = direction, list[float]()
+
+    def setup(self, **given: Any) -> None:
+        self.launcher = Plugins.instance().instantiate_launcher(**given)
+
+    def sweep(self, arguments: list[str]) -> None:
+        axes = [OverridesParser.create().parse_override(argument) for argument in arguments]
+        for trial in zip(*(axis.sweep_string_iterator() for axis in axes), strict=True):
+            chosen = [f"{axis.get_key_element()}={value}" for axis, value in zip(axes, trial, strict=True)]
+            (found,) = self.launcher.launch([chosen], len(self.values))
+            self.values.append(float(found.return_value))
+        assert self.direction == "minimize" and not any(map(math.isnan, self.values))
+        print("told", self.values)
+
+
+@pytest.fixture
+def optuna(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chooser under its name."""
+    package, module = ModuleType("hydra_plugins"), ModuleType(Chooser.__module__)
+    package.__path__, package.stand_in, module.Chooser = [], module, Chooser  # type: ignore[attr-defined]
+    for found in (package, module):
+        monkeypatch.setitem(sys.modules, found.__name__, found)
+    Plugins.instance().register(Chooser)
+    node = {"_target_": f"{Chooser.__module__}.Chooser", "direction": "?"}
+    ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=node)
+    monkeypatch.setattr(multirun, "installed", lambda package: True)
+
+
+def multirun_of(sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str, **own: str) -> None:
+    monkeypatch.setattr(multirun, "read_sweep", lambda name: {"toy": sweep}[name])
+    monkeypatch.setattr(sys, "argv", ["fgm.sweep"])
+    for name in (multirun.JOB, "HYDRA_FULL_ERROR"):
+        monkeypatch.setenv(name, "")
+    places = [f"outputs={place}/outputs", f"experiments={place}/experiments"]
+    own = {"launcher": "", "sweeper": "", "metrics": "", "retry": "false"} | own
+    multirun.multirun(sweep, "mixture_fgm", places, own, [*arguments], SILENT)
+
+
+def test_a_sweeper_that_chooses_is_told_means_over_seeds_and_a_failure_is_the_worst_value(
+    optuna: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Processes, "run", acted(failing=0.7))
+    multirun_of(toy([0, 1], "mixture_fgm"), tmp_path, monkeypatch, sweeper="optuna")
+    rows = read_rows(tmp_path / "experiments" / "toy" / "runs.jsonl")
+    assert [(row["swept"]["method.t_star"], row["seed"], "failed" in row) for row in rows] == [
+        (0.7, 0, True), (0.7, 1, True), (0.9, 0, False), (0.9, 1, False),
+    ]  # fmt: skip
+    said = capfd.readouterr().out
+    assert "told [inf, 0.5]" in said and "t_star 0.9, seed 1: sliced_w2 0.5" in said and "failed, Diverged" in said
+
+
+def test_launchers_run_again_what_failed_only_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(Processes, "run", acted(failing=0.7, ran=ran))
+    for retry, count in {"false": 2, "true": 3}.items():
+        multirun_of(toy([0], "mixture_fgm"), tmp_path, monkeypatch, launcher="basic", retry=retry)
+        assert len(ran) == count
+
+
+REFUSED = {
+    r"all 1 points of toy failed, the first one: Diverged: .*retry=true": (acted(failing=0.7), []),
+    r"does not measure sliced_w2: give metrics=<one of energy>": (acted(metric="energy"), []),
+    r"Could not override 'hydra.launcher.job'": (acted(), ["hydra.launcher.job=2"]),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_launchers_refuse_in_one_line(message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    acts, arguments = REFUSED[message]
+    monkeypatch.setattr(Processes, "run", acts)
+    with pytest.raises(Refusal, match=message):
+        multirun_of(toy([0], "mixture_fgm", values=[0.7]), tmp_path, monkeypatch, *arguments, launcher="basic")
+
+
+def test_a_plugin_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multirun, "installed", lambda package: package == "hydra")
+    with pytest.raises(Refusal, match=r"joblib is not installed: pip install -e '.\[joblib\]'"):
+        multirun_of(toy([0], "mixture_fgm"), tmp_path, monkeypatch, launcher="joblib")
 
 
 # processes
@@ -228,7 +325,7 @@ def test_killed_half_way_and_started_again_it_gives_the_same_table(
     monkeypatch.setattr(Processes, "code_of", forked)
     monkeypatch.setattr(PointPanel, "bounds", lambda panel: [])  # seconds a run
     three = (0.5, 0.7, 0.9)
-    whole, cut = (sweep_of(tmp_path / name, [3], "mixture_fgm", *TINY, values=three) for name in ("whole", "cut"))
+    whole, cut = (points_of(tmp_path / name, [3], "mixture_fgm", *TINY, values=three) for name in ("whole", "cut"))
     undisturbed = in_process(whole)
     undisturbed.join()
     assert undisturbed.exitcode == 0 and len(rows_of(whole)) == 3

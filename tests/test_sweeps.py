@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft7Validator
+from rich.console import Console
 from tiny_runs import light
 
 from fgm import sweep as command
@@ -29,7 +30,7 @@ BAD = {
     "mistyped setting": (["sweep=t_star", "training.cyclez=4"], "did you mean training.cycles?"),
     "no such seed": (["sweep=t_star", "seed=first"], "seed = first: must be a whole number"),
     "no such mode": (["sweep=t_star", "metrics=fd:least"], "say fd:min or fd:max"),
-    "no launcher": (["sweep=t_star", "launcher=joblib"], "joblib is not installed: pip install -e '.[joblib]'"),
+    "no such launcher": (["sweep=t_star", "launcher=jobli"], "launcher = jobli: unknown; did you mean joblib?"),
 }
 
 
@@ -109,6 +110,17 @@ def test_a_part_of_a_sweep_is_named_by_its_axes_and_may_lie_off_the_grid() -> No
     assert with_metrics(small(), "kid:min,recall:max").metrics == {"kid": "min", "recall": "max"}
 
 
+def test_a_value_is_read_as_hydra_reads_it() -> None:
+    axis = definition.read_axis("optimizer.lr", [1e-5, 0.1, True, None], "here")
+    for given, values in {"1e-5,1e-05": [1e-5], "0.10": [0.1], "True,true": [True], "None,null": [None]}.items():
+        assert list(axis.restricted(given).values) == values, "a value of the grid, however it is written"
+    (new,) = axis.restricted("3e-4").values.items()
+    assert new == (3e-4, ["optimizer.lr=0.0003"])
+    for wrong in ("[1", "{a: 1}", "choice(1)"):
+        with pytest.raises(Refusal, match=r"optimizer\.lr = "):
+            axis.restricted(wrong)
+
+
 # W&B
 
 
@@ -151,12 +163,13 @@ def test_hydras_multirun_runs_the_same_points(tmp_path: Path, monkeypatch: pytes
     sweep, ran = small(), []
     monkeypatch.setattr(multirun, "read_sweep", lambda name: {"small": sweep}[name])
     monkeypatch.setattr(multirun, "train_teachers", lambda *_: None)
-    monkeypatch.setattr(multirun, "run", lambda point: ran.append(point) or 1.0)
+    monkeypatch.setattr(multirun, "run", lambda point, retry: ran.append(point) or {"results": []})
     monkeypatch.setattr(sys, "argv", ["fgm.sweep"])
-    monkeypatch.setenv(multirun.JOB, "")
-    own = {"launcher": "basic", "sweeper": "", "metrics": ""}
+    for name in (multirun.JOB, "HYDRA_FULL_ERROR"):
+        monkeypatch.setenv(name, "")
+    own = {"launcher": "basic", "sweeper": "", "metrics": "", "retry": "false"}
     sweep, _ = restrict(sweep, ["loss=sid", "seed=3"])
-    multirun.multirun(sweep, "digits_fgm", [f"outputs={tmp_path}"], own, [])
+    multirun.multirun(sweep, "digits_fgm", [f"outputs={tmp_path}"], own, [], Console(quiet=True))
     assert len(ran) == 2 and digests(ran) == digests(points(sweep, "digits_fgm", []))
     chosen = multirun.grid(sweep, "optuna")
     assert chosen == ["+method.t_star=0.7,1.0", "+loss=sid"], "a seed is nothing to choose; a trial has all of them"

@@ -1,5 +1,7 @@
 """Recipes: from a name and overrides to one resolved, checked config. Imports neither torch nor Lightning.
 
+python -m fgm.config composes every recipe and prints its digest.
+
 A recipe is configs/experiment/<name>.yaml, a few values over nouns that configs/ defines. The same name and overrides
 always mean the same run directory, outputs/<name>[__<override>...], so that the same command again resumes.
 """
@@ -16,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from fgm.errors import Refusal, first_line, hint, require_installed
+from fgm.errors import Refusal, entry, first_line, hint, require_installed
 from fgm.signatures import check, check_arguments
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -184,6 +186,12 @@ def parse_arguments(arguments: list[str], default: str = "digits_fgm") -> tuple[
     return (named or [default])[-1] or default, [a for a in arguments if not a.startswith("experiment=")]
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> None:
+    if arguments:
+        raise Refusal(f"{arguments[0]!r}: fgm.config takes nothing")
     for name in recipes():
         print(f"{name}: {digest(read_recipe(name, []))}")
+
+
+if __name__ == "__main__":
+    entry(main, __doc__)

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
     if own["format"] == "wandb":
         console.print(write_sweep(sweep, recipe, overrides, own["out"]))
     elif own["launcher"] or own["sweeper"] or hydra:
-        multirun(sweep, recipe, overrides, own, hydra)
+        multirun(sweep, recipe, overrides, own, hydra, console)
     else:
         run_all(points(sweep, recipe, overrides), retry, console)
 

@@ -8,11 +8,12 @@ configs stay in runs.jsonl. Rows of fgm.bench, which name a subject, and of stud
 import re
 from collections import defaultdict
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import fmean
 from typing import Any
 
 from fgm.benchmarks.rows import table_of
 from fgm.errors import Refusal, entry
+from fgm.markdown import mean_and_sd, protocols, table_head, table_row
 from fgm.records import Measurement, read_rows, steps_named
 from fgm.studies.identity.table import table_of_identity
 from fgm.studies.table import table_of_study
@@ -72,14 +73,14 @@ def table(recipes: list[str], experiments: Path, metrics: list[str] | None = Non
 
 
 def lines_of(name: str, runs: list[dict[str, Any]], metrics: list[str]) -> list[str]:
-    """By the kind of their rows: of a bench, the gradients' study, a sweep, or a recipe's own runs."""
+    """By the kind of their rows: of a bench, the identity's study, a sweep's study, or a recipe's own runs."""
     if "subject" in runs[-1]:
         return table_of(runs)
     if "case" in runs[-1]:
         return table_of_identity(runs)
     if "study" in runs[-1]:
-        return table_of_study([shown(run, metrics) for run in runs])
-    return rows_of(name, [shown(run, metrics) for run in newest(runs)])
+        return table_of_study(runs, metrics)
+    return rows_of(name, [with_metrics(run, metrics) for run in newest(runs)])
 
 
 def newest(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -90,30 +91,26 @@ def newest(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({run["seed"]: run for run in alike}.values())
 
 
-def shown(run: dict[str, Any], metrics: list[str]) -> dict[str, Any]:
+def with_metrics(run: dict[str, Any], metrics: list[str]) -> dict[str, Any]:
     """The run with these metrics alone, where any are named."""
     return run | {"results": [row for row in run["results"] if not metrics or row["metric"] in metrics]}
 
 
 def rows_of(recipe: str, runs: list[dict[str, Any]]) -> list[str]:
     """One Markdown table: samplers down, metrics across."""
-    values, metrics = collect(runs), []
-    for _, _, metric in values:
-        metrics += [metric] if metric not in metrics else []
-    seeds, minutes = len(runs), mean(run["train_s"] for run in runs) / 60
+    values = collect(runs)
+    metrics = list(dict.fromkeys(metric for _, _, metric in values))
+    seeds, minutes = len(runs), fmean(run["train_s"] for run in runs) / 60
     head = [
         f"**{recipe}**, {seeds} seed{'s' if seeds > 1 else ''}, {minutes:.1f} min training on {runs[-1]['device']}",
         "",
     ]
-    head += ["| sampler | calls | " + " | ".join(metrics) + " |", "| --- | --- |" + " --- |" * len(metrics)]
-    samplers = list(dict.fromkeys((name, nfe) for name, nfe, _ in values))
     body = [
-        f"| {name} | {nfe or ''} | "
-        + " | ".join(cell(values.get((name, nfe, metric), [])) for metric in metrics)
-        + " |"
-        for name, nfe in samplers
+        table_row([name, str(nfe or ""), *(mean_and_sd(values.get((name, nfe, metric), [])) for metric in metrics)])
+        for name, nfe in dict.fromkeys((name, nfe) for name, nfe, _ in values)
     ]
-    return [*head, *body, "", *footnotes(runs[-1])]
+    below = protocols(row for row in runs[-1]["results"] if row["weights"] != "real")
+    return [*head, *table_head(["sampler", "calls", *metrics]), *body, "", below]
 
 
 def collect(runs: list[dict[str, Any]]) -> dict[Key, list[float]]:
@@ -132,22 +129,6 @@ def sampler_name(m: Measurement) -> str:
     if m.weights == "teacher":
         return "start: teacher at t*" if m.nfe == 1 else "teacher's ODE"
     return "start: teacher at t*" if m.weights == "start" else f"{steps_named(m.nfe)}, {m.weights}"
-
-
-def cell(values: list[float]) -> str:
-    if not values:
-        return ""
-    spread = f" ± {stdev(values):.2g}" if len(values) > 1 and stdev(values) > 0 else ""
-    return f"{mean(values):.3g}{spread}"
-
-
-def footnotes(run: dict[str, Any]) -> list[str]:
-    """Protocol and n of every metric, each pair of them once."""
-    metrics: dict[str, dict[str, None]] = defaultdict(dict)
-    for row in run["results"]:
-        if row["weights"] != "real":
-            metrics[f"{row['protocol']}, n = {row['n']}"][row["metric"]] = None
-    return ["; ".join(f"{', '.join(names)}: {protocol}" for protocol, names in metrics.items()) + "."]
 
 
 if __name__ == "__main__":

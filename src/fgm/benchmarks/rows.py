@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fgm.markdown import table_head, table_row
 from fgm.records import Measurement
 
 
@@ -20,8 +21,7 @@ def identity(run: dict[str, Any]) -> tuple[Any, ...]:
 def subject_table(runs: list[dict[str, Any]]) -> list[str]:
     metrics = list(dict.fromkeys(row["metric"] for run in runs for row in run["results"]))
     columns = ["recipe", runs[0]["subject"], "n", *metrics, "device"]
-    head = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
-    return [*head, *(line_of(run, metrics) for run in runs), ""]
+    return [*table_head(columns), *(line_of(run, metrics) for run in runs), ""]
 
 
 def line_of(run: dict[str, Any], metrics: list[str]) -> str:
@@ -29,7 +29,7 @@ def line_of(run: dict[str, Any], metrics: list[str]) -> str:
     measured = {row["metric"]: Measurement.from_row(row) for row in run["results"]}
     first = next(iter(measured.values()))
     cells = [shown(measured[metric]) if metric in measured else "" for metric in metrics]
-    return f"| {' | '.join([run['recipe'], first.protocol, str(first.n), *cells, run['device']])} |"
+    return table_row([run["recipe"], first.protocol, str(first.n), *cells, run["device"]])
 
 
 def shown(m: Measurement) -> str:

@@ -8,6 +8,7 @@ import yaml
 from hydra.utils import instantiate
 
 from fgm.files import sha256_of
+from fgm.markdown import table_head, table_row
 from fgm.networks.generator import input_scale
 from fgm.networks.sd3 import FACTOR
 from fgm.pretrained import BILLIONS
@@ -106,10 +107,10 @@ def measured(results: dict[str, Any]) -> str:
     rows = [row for row in results["results"] if row["weights"] in ("ema", "teacher")]
     if not rows:
         return "Nothing yet.\n"
-    lines = ["| sampler | metric | value | n | protocol |", "| --- | --- | --- | --- | --- |"]
+    lines = table_head(["sampler", "metric", "value", "n", "protocol"])
     for row in rows:
         told = (f"{row['value']:.4g}", str(row["n"]), row["protocol"])
-        lines.append(" | ".join((f"| {steps_named(row['nfe'])}, {row['weights']}", row["metric"], *told)) + " |")
+        lines.append(table_row([f"{steps_named(row['nfe'])}, {row['weights']}", row["metric"], *told]))
     return "\n".join(lines) + "\n"
 
 

@@ -18,10 +18,12 @@ import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 from fgm.config import CONFIGS
-from fgm.errors import Refusal, hint
+from fgm.errors import Refusal, first_line, hint
 
 Value = str | int | float | bool | None
 WORD = re.compile(r"[A-Za-z0-9_.+-]+")
@@ -51,10 +53,14 @@ class Axis:
         unknown = [word for word in words if word not in self.values and not self.free]
         if unknown:
             raise Refusal(f"{self.name} = {unknown[0]}: unknown; {hint(unknown[0], map(str, self.values))}")
-        return replace(self, values=dict(self.named(yaml.safe_load(w) if self.free else w) for w in words))
+        return replace(self, values=dict(self.named(word) for word in words))
 
-    def named(self, value: Value) -> tuple[Value, list[str]]:
-        """As it stands here, where 1 is 1.0."""
+    def named(self, word: str) -> tuple[Value, list[str]]:
+        """As it stands here, where 1 is 1.0 and W&B's None is null."""
+        known = [item for item in self.values.items() if str(item[0]) == word]
+        if known:
+            return known[0]
+        value = parsed(self.name, word)
         same = [item for item in self.values.items() if item[0] == value]
         return same[0] if same else (value, [f"{self.name}={text(value)}"])
 
@@ -87,6 +93,21 @@ def text(value: Value) -> str:
     return {True: "true", False: "false", None: "null"}[value] if isinstance(value, bool | None) else str(value)
 
 
+def parsed(name: str, word: str) -> Value:
+    """As Hydra reads it: 1e-5 is a number, which plain YAML takes for a string.
+
+    Raises:
+        Refusal: it is no single value.
+    """
+    try:
+        value = OverridesParser.create().parse_override(f"{name}={word}").value()
+    except HydraException as error:
+        raise Refusal(f"{name} = {word}: {first_line(error)}") from error
+    if not isinstance(value, Value):
+        raise Refusal(f"{name} = {word}: must be one value, or several with commas between them")
+    return value
+
+
 def sweeps() -> list[str]:
     return sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml"))
 
@@ -100,7 +121,7 @@ def read_sweep(name: str) -> Sweep:
         raise Refusal(
             f"sweep = {name}: unknown; {hint(name, sweeps())}" if name else f"sweep= is missing; {hint('', sweeps())}"
         )
-    node = yaml.safe_load((CONFIGS / "sweep" / f"{name}.yaml").read_text())
+    node: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "sweep" / f"{name}.yaml"))
     where, known = f"configs/sweep/{name}.yaml", [f.name for f in fields(Sweep) if f.name != "name"]
     for key in node:
         if key not in known:

@@ -6,7 +6,8 @@
                                          a trial is a point with all its seeds, and its value their mean
 
 Hydra composes nothing here: a job hands its overrides, axis by axis, to the same code as the loop, one point in a
-process of its own. So points that are done are not run again, and a point that fails is a row, here too.
+process of its own. So points that are done are not run again, and a point that fails is a row, here too. To a sweeper
+its value is the worst there is: Optuna takes no nan.
 """
 
 import math
@@ -21,15 +22,15 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from rich.console import Console
 
-from fgm.config import read_recipe
-from fgm.errors import Refusal
+from fgm.errors import Refusal, first_line
 from fgm.studies.definition import Sweep, read_sweep, restrict, text, with_metrics
 from fgm.studies.points import Point, points
 from fgm.studies.process import Processes
 from fgm.studies.rows import value_of
-from fgm.studies.running import finished, known_rows, record, stop_if_asked, train_teachers
+from fgm.studies.running import conclude, finished, known_rows, run_point, said, train_teachers
 
 LAUNCHERS = {
     "basic": "hydra",
@@ -43,27 +44,37 @@ JOB = "FGM_SWEEP_JOB"  # what all jobs share, in the environment that launchers 
 SEPARATOR = "\n"
 
 
-def multirun(sweep: Sweep, recipe: str, overrides: list[str], own: dict[str, str], arguments: list[str]) -> None:
+def multirun(
+    sweep: Sweep, recipe: str, overrides: list[str], own: dict[str, str], arguments: list[str], console: Console
+) -> None:
     """
+    Args:
+        own: the command's settings launcher, sweeper, metrics and retry.
+        arguments: hydra.<key>=<value>.
+
     Raises:
-        Refusal: the plugin that is asked for is not installed.
+        Refusal: the plugin that is asked for is not installed, Hydra has no such setting, or all points failed.
     """
     launcher, sweeper = own["launcher"] or "basic", own["sweeper"] or "basic"
     for name, package in ((launcher, LAUNCHERS[launcher]), (sweeper, SWEEPERS[sweeper])):
         if not installed(package):
             raise Refusal(f"{name} is not installed: pip install -e '.[{EXTRAS[name]}]'")
-    train_teachers(points(sweep, recipe, overrides), Processes(), Console(highlight=False, soft_wrap=True))
+    made = points(sweep, recipe, overrides)
+    train_teachers(made, Processes(), console)
     seeds = ",".join(map(str, sweep.seeds))
-    os.environ[JOB] = SEPARATOR.join([sweep.name, own["metrics"], seeds, recipe, *overrides])
-    outputs = read_recipe(recipe, overrides)["outputs"]
-    sys.argv = [
-        sys.argv[0],
-        "--multirun",
-        *grid(sweep, sweeper),
-        *hydra_settings(sweep, launcher, sweeper, outputs),
-        *arguments,
-    ]
-    hydra.main(version_base=None, config_path=None)(job)()
+    os.environ[JOB] = SEPARATOR.join([sweep.name, own["metrics"], own["retry"], seeds, recipe, *overrides])
+    settings = [*hydra_settings(sweep, launcher, sweeper, made[0].config["outputs"]), *arguments]
+    with_hydra([*grid(sweep, sweeper), *settings])
+    conclude(made, known_rows(made), console)
+
+
+def with_hydra(arguments: list[str]) -> None:
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # an error is raised, not told in Hydra's own way
+    sys.argv = [sys.argv[0], "--multirun", *arguments]
+    try:
+        hydra.main(version_base=None, config_path=None)(job)()
+    except HydraException as error:
+        raise Refusal(first_line(error)) from error
 
 
 def installed(package: str) -> bool:
@@ -83,19 +94,18 @@ def grid(sweep: Sweep, sweeper: str) -> list[str]:
 def hydra_settings(sweep: Sweep, launcher: str, sweeper: str, outputs: str) -> list[str]:
     places = [f"hydra.sweep.dir={outputs}/{sweep.name}/multirun", "hydra.output_subdir=null", "hydra/job_logging=none"]
     chosen = [f"hydra/launcher={launcher}", f"hydra/sweeper={sweeper}"]
-    optuna = [f"hydra.sweeper.direction={sweep.mode}imize", "hydra.sweeper.max_failure_rate=1.0"]
-    return [*places, *chosen, *(optuna if sweeper == "optuna" else [])]
+    return [*places, *chosen, *([f"hydra.sweeper.direction={sweep.mode}imize"] if sweeper == "optuna" else [])]
 
 
 def job(config: Any) -> float:
-    """One point, or one with all seeds; the mean of the values that decide, or nan where a run failed."""
+    """One point, or one with all seeds; the mean of the values that decide."""
     del config
-    name, metrics, seeds, recipe, *overrides = os.environ[JOB].split(SEPARATOR)
+    name, metrics, retry, seeds, recipe, *overrides = os.environ[JOB].split(SEPARATOR)
     chosen = [override.removeprefix("+") for override in HydraConfig.get().overrides.task]
     sweep, rest = restrict(with_metrics(read_sweep(name), metrics), [f"seed={seeds}", *overrides, *chosen])
     with without_hydra():
         made = points(sweep, recipe, rest)
-    return fmean([run(point) for point in made])
+    return fmean([value_for_sweeper(point, run(point, retry == "true"), sweep.mode) for point in made])
 
 
 @contextmanager
@@ -107,11 +117,15 @@ def without_hydra() -> Iterator[None]:
     GlobalHydra.instance().hydra = outer
 
 
-def run(point: Point) -> float:
+def run(point: Point, retry: bool) -> dict[str, Any]:
+    """Its row, which is there already where it is done."""
     rows = known_rows([point])
-    if not finished(point, rows):
-        outcome = Processes().run(point.config)
-        stop_if_asked(outcome)
-        rows[point.digest] = record(point, outcome)
-    value = value_of(rows[point.digest], next(iter(point.config["study"]["metrics"])))
-    return math.nan if value is None else value
+    row = rows[point.digest] if finished(point, rows, retry) else run_point(point, Processes())[0]
+    print(f"{point.label}: {said(point, row)}", flush=True)
+    return row
+
+
+def value_for_sweeper(point: Point, row: dict[str, Any], mode: str) -> float:
+    value = value_of(row, point.metric)
+    worst = math.inf if mode == "min" else -math.inf
+    return value if value is not None and math.isfinite(value) else worst

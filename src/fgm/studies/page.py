@@ -16,7 +16,7 @@ from fgm.studies.diary import as_html
 from fgm.studies.plots import cost_figure, curves_figure, metric_figure, samples_figure
 from fgm.studies.points import label, short
 from fgm.studies.rows import Cell, Study
-from fgm.studies.table import failures, protocols, references, seeds, spread, title
+from fgm.studies.table import cost, failures, protocols, references, seeds, title, told
 from fgm.studies.theme import DARK, LIGHT, PAPER, Theme
 
 PLOTS: dict[str, Callable[[Study, Theme, dict[str, str]], Figure]] = {
@@ -57,24 +57,23 @@ def write_report(sweep: Sweep, studies: Sequence[Study], found: str, places: dic
 
 
 def section(study: Study, sweep: Sweep, places: dict[str, Path]) -> dict[str, Any]:
-    metrics = [metric for metric in study.metrics if any(cell.values(metric) for cell in study.cells)]
+    metrics = study.measured
     return {
         "title": as_html(title(study))[0],
         "axes": [short(axis, study.axes) for axis in study.axes],
         "metrics": metrics,
-        "cells": [cell_told(cell, study, metrics) for cell in study.cells],
-        "notes": [line.lstrip("- ") for line in [*references(study, metrics), protocols(study, metrics)] if line],
-        "failures": [line[2:] for line in failures(study) if line.startswith("- ")],
+        "cells": [line_of(cell, study) for cell in study.cells],
+        "notes": [*references(study, metrics), protocols(study, metrics)],
+        "failures": failures(study),
         "figures": [shown(name, study, sweep.units) for name in PLOTS],
         "samples": {name: data_uri(file.read_bytes()) for name, file in drawn(study, places).items()},
         "sample_caption": CAPTIONS["samples"],
     }
 
 
-def cell_told(cell: Cell, study: Study, metrics: Sequence[str]) -> dict[str, Any]:
-    told = {m: spread(cell.mean(m), cell.spread(m)) if cell.values(m) else "failed" for m in metrics}
-    cost = f"{cell.seconds:.0f} s" if cell.runs else ""
-    return {"swept": list(cell.swept.values()), "told": told, "seeds": seeds(cell), "cost": cost,
+def line_of(cell: Cell, study: Study) -> dict[str, Any]:
+    values = {metric: told(cell, metric) for metric in study.measured}
+    return {"swept": list(cell.swept.values()), "told": values, "seeds": seeds(cell), "cost": cost(cell),
             "best": cell is study.best}  # fmt: skip
 
 

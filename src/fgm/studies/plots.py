@@ -36,7 +36,7 @@ def along_numbers(study: Study, along: str, theme: Theme, units: dict[str, str])
         axis.scatter(*zip(*dots, strict=True), s=12, color=colour, alpha=0.6, linewidths=0)
     refer(axis, study, theme)
     scale(axis.set_yscale, every_value(study))
-    named(axis, theme, quantity(along, study, units), measured(study))
+    named(axis, theme, axis_label(along, study, units), metric_label(study))
     keyed(made, axis, theme)
     return made
 
@@ -57,7 +57,7 @@ def along_words(study: Study, along: str, theme: Theme, units: dict[str, str]) -
     axis.set_ylim(len(words) - 0.5, -0.5)
     refer(axis, study, theme, upright=True)
     scale(axis.set_xscale, every_value(study))
-    named(axis, theme, measured(study), quantity(along, study, units))
+    named(axis, theme, metric_label(study), axis_label(along, study, units))
     keyed(made, axis, theme)
     return made
 
@@ -109,7 +109,7 @@ def cost_figure(study: Study, theme: Theme, units: dict[str, str]) -> Figure:
                       marker=look.marker, markersize=5, linestyle="none", label=label(cell.swept))  # fmt: skip
     scale(axis.set_yscale, every_value(study))
     axis.set_xlim(left=0)
-    named(axis, theme, "training, seconds a run", measured(study))
+    named(axis, theme, "training, seconds a run", metric_label(study))
     keyed(made, axis, theme)
     return made
 
@@ -138,11 +138,11 @@ def every_value(study: Study) -> list[float]:
     return [value for cell in study.cells for value in cell.values(study.metric)]
 
 
-def quantity(axis: str, study: Study, units: dict[str, str]) -> str:
+def axis_label(axis: str, study: Study, units: dict[str, str]) -> str:
     return short(axis, study.axes) + (f" ({units[axis]})" if axis in units else "")
 
 
-def measured(study: Study) -> str:
+def metric_label(study: Study) -> str:
     """The metric, what its number stands on, and which way is better."""
     n = next(r["n"] for r in study.runs[0]["results"] if r["metric"] == study.metric and r["weights"] != "real")
     better = "less" if study.metrics[study.metric] == "min" else "more"

@@ -27,6 +27,11 @@ class Point:
         return self.config["study"]["study"]
 
     @property
+    def metric(self) -> str:
+        """The one that decides."""
+        return next(iter(self.config["study"]["metrics"]))
+
+    @property
     def digest(self) -> str:
         return digest(self.config)
 

@@ -1,7 +1,7 @@
 """Rows of a study as points with seeds: what tables, plots and pages are made of.
 
 A recipe's newest definition of the study counts, that of its last row; of each point and seed the last row. A run whose
-deciding metric is not finite has failed, whatever else it says.
+deciding metric is not finite, or was not measured, has failed, whatever else it says.
 """
 
 import math
@@ -78,15 +78,20 @@ class Study:
         """The one that decides."""
         return next(iter(self.metrics))
 
-    @cached_property
-    def best(self) -> Cell:
-        sign = -1 if self.metrics[self.metric] == "max" else 1
-        known = [cell for cell in self.cells if cell.values(self.metric)]
-        return min(known or self.cells, key=lambda cell: sign * cell.mean(self.metric))
-
     @property
     def finished(self) -> list[Cell]:
         return [cell for cell in self.cells if cell.runs]
+
+    @cached_property
+    def best(self) -> Cell | None:
+        """Of the finished ones."""
+        sign = -1 if self.metrics[self.metric] == "max" else 1
+        return min(self.finished, key=lambda cell: sign * cell.mean(self.metric), default=None)
+
+    @property
+    def measured(self) -> list[str]:
+        """Those of the metrics that have values."""
+        return [metric for metric in self.metrics if any(cell.values(metric) for cell in self.cells)]
 
     def values(self, axis: str) -> list[Any]:
         return list(dict.fromkeys(cell.swept[axis] for cell in self.cells))
@@ -120,9 +125,11 @@ def study_of(rows: Sequence[Row]) -> Study:
     alike = [row for row in rows if row["sweep_digest"] == last["sweep_digest"]]
     fixed = constants([row["swept"] for row in alike])
     newest = {(tuple((k, v) for k, v in row["swept"].items() if k not in fixed), row["seed"]): row for row in alike}
-    swept = sorted({key: None for key, _ in newest}, key=lambda key: order(key, list(newest)))
+    by_seed = sorted(newest.items(), key=lambda item: item[1]["seed"])
+    metric, swept = next(iter(last["metrics"])), dict.fromkeys(key for key, _ in newest)
     cells = [
-        cell_of(dict(key), [row for (k, _), row in sorted(newest.items(), key=seed_of) if k == key]) for key in swept
+        cell_of(dict(key), [row for (k, _), row in by_seed if k == key], metric)
+        for key in sorted(swept, key=lambda key: order(key, list(newest)))
     ]
     return Study(last["study"], last["recipe"], last["metrics"], cells, fixed)
 
@@ -133,33 +140,30 @@ def constants(swept: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return same if len(same) < len(swept[0]) else {}
 
 
-def seed_of(item: tuple[Any, Row]) -> int:
-    return item[1]["seed"]
-
-
 def order(key: tuple[tuple[str, Any], ...], keys: list[Any]) -> list[Any]:
     """Numbers by size, words as they first came."""
     words = [[value for k, _ in keys for name, value in k if name == axis] for axis, _ in key]
     return [(0, v) if isinstance(v, int | float) else (1, words[i].index(v)) for i, (_, v) in enumerate(key)]
 
 
-def cell_of(swept: dict[str, Any], rows: list[Row]) -> Cell:
-    told = [row | ({"failed": why} if (why := trouble(row)) else {}) for row in rows]
+def cell_of(swept: dict[str, Any], rows: list[Row], metric: str) -> Cell:
+    told = [row | ({"failed": why} if (why := trouble(row, metric)) else {}) for row in rows]
     return Cell(swept, [row for row in told if "failed" not in row], [row for row in told if "failed" in row])
 
 
-def trouble(row: Row) -> str | None:
+def trouble(row: Row, metric: str) -> str | None:
     if "failed" in row:
         return row["failed"]
-    metric = next(iter(row["metrics"]))
     value = value_of(row, metric)
-    return None if value is None or math.isfinite(value) else f"{metric} is {value}"
+    if value is None:
+        return f"{metric} was not measured"
+    return None if math.isfinite(value) else f"{metric} is {value}"
 
 
 def require_runs(studies: Sequence[Study], name: str) -> None:
     """
     Raises:
-        Refusal: no point has finished, or none has measured what decides.
+        Refusal: no point has finished.
     """
     if not studies:
         raise Refusal(f"no point of {name} has been run: make sweep SWEEP={name}")
@@ -167,5 +171,3 @@ def require_runs(studies: Sequence[Study], name: str) -> None:
         if not study.runs:
             why = study.failed[0]["failed"]
             raise Refusal(f"all {len(study.failed)} points of {name} on {study.recipe} failed, the first one: {why}")
-        if not any(cell.values(study.metric) for cell in study.cells):
-            raise Refusal(f"no run of {name} on {study.recipe} has measured {study.metric}")

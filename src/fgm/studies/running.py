@@ -39,15 +39,12 @@ def run_all(points: Sequence[Point], retry: bool, console: Console) -> None:
         task = progress.add_task("", total=len(pending))
         for i, point in enumerate(pending, 1):
             progress.update(task, description=f"point {i} of {len(pending)}: {point.label}{left(seconds, i, pending)}")
-            outcome = processes.run(point.config)
-            stop_if_asked(outcome)
-            rows[point.digest] = row = record(point, outcome)
-            seconds.append(outcome.seconds)
-            told = f"point {i} of {len(pending)}: {point.label}: {said(point, row)}, {outcome.seconds:.0f} s"
+            rows[point.digest], took = run_point(point, processes)
+            seconds.append(took)
+            told = f"point {i} of {len(pending)}: {point.label}: {said(point, rows[point.digest])}, {took:.0f} s"
             progress.console.print(told + left(seconds, i + 1, pending))
             progress.advance(task)
-    require_some(points, rows)
-    console.print(f"rows in {diary(points[0].config)} (make report SWEEP={points[0].study})")
+    conclude(points, rows, console)
 
 
 def require_one_process() -> None:
@@ -77,6 +74,13 @@ def train_teachers(points: Sequence[Point], processes: Processes, console: Conso
         stop_if_asked(outcome)
         if outcome.failed:
             raise Refusal(f"the teacher failed: {outcome.failed} ({config['run_dir']}/{LOG})")
+
+
+def run_point(point: Point, processes: Processes) -> tuple[dict[str, Any], float]:
+    """Its row, and the seconds that it took."""
+    outcome = processes.run(point.config)
+    stop_if_asked(outcome)
+    return record(point, outcome), outcome.seconds
 
 
 def stop_if_asked(outcome: Outcome) -> None:
@@ -117,23 +121,30 @@ def said(point: Point, row: dict[str, Any]) -> str:
     """
     if "failed" in row:
         return f"failed, {row['failed']}"
-    metric = next(iter(point.config["study"]["metrics"]))
-    value = value_of(row, metric)
+    value = value_of(row, point.metric)
     if value is None:
         measured = dict.fromkeys(result["metric"] for result in row["results"])
         raise Refusal(
-            f"{row['recipe']} does not measure {metric}: give metrics=<one of {', '.join(measured)}>:min or :max"
+            f"{row['recipe']} does not measure {point.metric}: give metrics=<one of {', '.join(measured)}>:min or :max"
         )
-    return f"{metric} {value:.4g}"
+    return f"{point.metric} {value:.4g}"
 
 
-def require_some(points: Sequence[Point], rows: Rows) -> None:
-    failures = [rows[point.digest] for point in points if "failed" in rows[point.digest]]
-    if len(failures) == len(points):
+def conclude(points: Sequence[Point], rows: Rows, console: Console) -> None:
+    """
+    Args:
+        points: of the whole sweep, of which a sweeper may have chosen some.
+
+    Raises:
+        Refusal: all that were run have failed.
+    """
+    tried = [point for point in points if point.digest in rows]
+    if tried and all("failed" in rows[point.digest] for point in tried):
         raise Refusal(
-            f"all {len(points)} points of {points[0].study} failed, the first one: {failures[0]['failed']} "
-            f"({points[0].config['run_dir']}/{LOG}); retry=true runs them again"
+            f"all {len(tried)} points of {tried[0].study} failed, the first one: {rows[tried[0].digest]['failed']} "
+            f"({tried[0].config['run_dir']}/{LOG}); retry=true runs them again"
         )
+    console.print(f"rows in {diary(points[0].config)} (make report SWEEP={points[0].study})")
 
 
 def left(seconds: Sequence[float], i: int, pending: Sequence[Point]) -> str:

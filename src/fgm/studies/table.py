@@ -3,23 +3,25 @@
 The tables are made of the rows alone, whatever has become of the sweep's own file.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
+from fgm.markdown import mean_and_sd, table_head, table_row
+from fgm.markdown import protocols as protocols_of
 from fgm.studies.points import label, short
-from fgm.studies.rows import Cell, Study, reference_name, studies_of
+from fgm.studies.rows import Cell, Study, studies_of
 
 
-def table_of_study(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return [line for study in studies_of(rows) for line in [*lines_of(study), ""]]
+def table_of_study(rows: Sequence[dict[str, Any]], only: Sequence[str] = ()) -> list[str]:
+    """Of these metrics alone, where any are named."""
+    return [line for study in studies_of(rows) for line in [*lines_of(study, only), ""]]
 
 
-def lines_of(study: Study) -> list[str]:
-    metrics = [metric for metric in study.metrics if any(cell.values(metric) for cell in study.cells)]
-    columns = [*(short(axis, study.axes) for axis in study.axes), *metrics, "seeds", "training"]
-    head = [title(study), "", f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
-    return [*head, *(line_of(cell, study, metrics) for cell in study.cells), *below(study, metrics)]
+def lines_of(study: Study, only: Sequence[str]) -> list[str]:
+    metrics = [metric for metric in study.measured if not only or metric in only]
+    head = table_head([*(short(axis, study.axes) for axis in study.axes), *metrics, "seeds", "training"])
+    body = [table_row(cells_of(cell, study, metrics)) for cell in study.cells]
+    return [title(study), "", *head, *body, *below(study, metrics)]
 
 
 def title(study: Study) -> str:
@@ -30,52 +32,48 @@ def title(study: Study) -> str:
     return f"**{study.name}** of {study.recipe}{fixed}, {counts}{failed}{device}"
 
 
-def line_of(cell: Cell, study: Study, metrics: Sequence[str]) -> str:
-    swept = [str(value) for value in cell.swept.values()]
-    cost = f"{cell.seconds:.0f} s" if cell.runs else ""
-    return f"| {' | '.join([*swept, *(told(cell, study, m) for m in metrics), seeds(cell), cost])} |"
+def cells_of(cell: Cell, study: Study, metrics: Sequence[str]) -> list[str]:
+    values = {metric: told(cell, metric) for metric in metrics}
+    if cell is study.best and study.metric in values:
+        values[study.metric] = f"**{values[study.metric]}**"
+    return [*map(str, cell.swept.values()), *values.values(), seeds(cell), cost(cell)]
 
 
-def told(cell: Cell, study: Study, metric: str) -> str:
-    mean = cell.mean(metric)
-    if math.isnan(mean):
-        return "failed" if cell.failed else ""
-    text = spread(mean, cell.spread(metric))
-    return f"**{text}**" if metric == study.metric and cell is study.best else text
-
-
-def spread(mean: float, sd: float) -> str:
-    return f"{mean:.3g} ± {sd:.2g}" if sd else f"{mean:.3g}"
+def told(cell: Cell, metric: str) -> str:
+    return mean_and_sd(cell.values(metric)) or ("failed" if cell.failed else "")
 
 
 def seeds(cell: Cell) -> str:
     return f"{len(cell.runs)}" + (f" of {len(cell.runs) + len(cell.failed)}" if cell.failed else "")
 
 
+def cost(cell: Cell) -> str:
+    return f"{cell.seconds:.0f} s" if cell.runs else ""
+
+
 def below(study: Study, metrics: Sequence[str]) -> list[str]:
     """What the values are to be compared with, each failure, and the protocols."""
-    return [*references(study, metrics), *failures(study), *(["", protocols(study, metrics)] if metrics else [])]
+    parts = [[line] for line in references(study, metrics)]
+    if failed := failures(study):
+        parts.append(["Failed:", "", *(f"- {line}" for line in failed)])
+    parts += [[protocols(study, metrics)]] if metrics else []
+    return [line for part in parts for line in ("", *part)]
 
 
 def references(study: Study, metrics: Sequence[str]) -> list[str]:
-    """A paragraph for the teacher's ODE and one for real data."""
+    """One for the teacher's ODE and one for real data."""
     known: dict[str, list[str]] = {}
     for metric in metrics:
         for name, value in study.reference(metric).items():
             known.setdefault(name, []).append(f"{metric} {value:.3g}")
-    return [line for name, values in known.items() for line in ("", f"{name}: {', '.join(values)}.")]
+    return [f"{name}: {', '.join(values)}." for name, values in known.items()]
 
 
 def failures(study: Study) -> list[str]:
-    told = [f"- {label(cell.swept, row['seed'])}: {row['failed']}" for cell in study.cells for row in cell.failed]
-    return ["", "Failed:", "", *told] if told else []
+    return [f"{label(cell.swept, row['seed'])}: {row['failed']}" for cell in study.cells for row in cell.failed]
 
 
 def protocols(study: Study, metrics: Sequence[str]) -> str:
-    """Of the one-step generator's values, each once."""
-    known: dict[str, dict[str, None]] = {}
-    for run in study.runs:
-        for r in run["results"]:
-            if r["metric"] in metrics and r["weights"] == "ema" and not reference_name(r):
-                known.setdefault(f"{r['protocol']}, n = {r['n']}", {})[r["metric"]] = None
-    return "; ".join(f"{', '.join(names)}: {protocol}" for protocol, names in known.items()) + "."
+    """Of the one-step generator's values."""
+    results = (r for run in study.runs for r in run["results"])
+    return protocols_of(r for r in results if r["metric"] in metrics and r["weights"] == "ema")

@@ -12,8 +12,7 @@ from typing import Any
 from fgm import shipped
 from fgm.config import parse_arguments
 from fgm.errors import Refusal, entry
-from fgm.evaluation.preflight import require_files
-from fgm.evaluators import device_of_rank, evaluator_settings, make, make_evaluation, read_evaluator
+from fgm.evaluators import device_of_rank, evaluator_settings, make, make_evaluation, read_evaluator, require_evaluator
 from fgm.files import sha256_of
 from fgm.finished import WEIGHTS, finished_run, sampler_source, split, weights_file
 from fgm.records import Measurement, write_json
@@ -29,7 +28,7 @@ def main(arguments: list[str]) -> None:
     if own["evaluator"]:
         asked = parse_arguments(split(rest, own)[1])
         config = config | {"evaluation": read_evaluator(own["evaluator"], settings, *asked)}
-    require_files(config["evaluation"])
+    require_evaluator(config["evaluation"])
     file = round_weights(weights_file(config), shipped.weights(config["recipe"]))
     results = measured(config | {WEIGHTS: str(file)})
     row = json.loads((Path(config["run_dir"]) / "results.json").read_text())

@@ -124,6 +124,12 @@ SCORE = {
     ),
     "no weights": (lambda a: [*a, "detector=mask2former"], "detector_dir= is missing"),
     "too few samples": (lambda a: [*a, "samples=3"], "of 30 samples are missing"),
+    "unknown vocabulary": (lambda a: [*a, "metadata=grammar", "vocabulary=x"], "vocabulary = x: unknown; there are"),
+    "words of two kinds": (lambda a: [*a, "metadata=grammar", "vocabulary=shapes"], "leave vocabulary=shapes out"),
+    "a detector of other words": (
+        lambda a: [*a, "detector=shapes"],
+        "sees nothing but the classes of vocabulary=shapes",
+    ),
     "no folder": (lambda a: [*a, "geneval_dir=/no/where"], "geneval_dir = /no/where is no folder"),
 }
 

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -168,6 +169,16 @@ def test_other_files_are_no_png(tmp_path: Path) -> None:
     for path in (tmp_path / "0.png", tmp_path / "nowhere.png", tmp_path):
         with pytest.raises(Refusal, match="is no whole PNG"):
             read_png(path)
+
+
+def test_a_picture_that_is_larger_than_any_is_refused_unopened(tmp_path: Path) -> None:
+    """200,000 x 200,000 pixels by its header: Pillow would not unpack it, and says so by an error of its own kind."""
+    content = bytearray(write_sample(tmp_path, 0, 0, PROMPTS[0], noise(0, 0)).read_bytes())
+    content[16:24] = 2 * (200_000).to_bytes(4)
+    content[29:33] = crc32(content[12:29]).to_bytes(4)
+    (tmp_path / "0.png").write_bytes(content)
+    with pytest.raises(Refusal, match=r"0\.png: is no whole PNG \(does not decode\)"):
+        read_png(tmp_path / "0.png")
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])

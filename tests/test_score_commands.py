@@ -149,6 +149,10 @@ REFERENCE = {
     "unknown split": (["data=digits", "split=validation"], "split = validation: digits has train, test"),
     "neither": ([], "give data=<name> or samples_dir=<folder>"),
     "too many": (["data=digits", "n=5000"], "holds 1433 images, and n = 5000 are promised"),
+    "no features": (
+        ["data=digits", "evaluator=shape_eval", "evaluator.panel.size=32", "evaluator.panel.shapes=4"],
+        "evaluator = shape_eval has no features; choose one that has, such as digits",
+    ),
     "no npz": (["data=digits", "out=refs.npy"], "must end with .npz"),
 }
 

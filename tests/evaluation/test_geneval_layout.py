@@ -9,13 +9,13 @@ from zlib import crc32
 
 import numpy as np
 import pytest
+from geneval_files import write_layout
 from PIL import Image
 
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.detections import Pixels
 from fgm.evaluation.geneval.grammar import generate_prompts
-from fgm.evaluation.geneval.layout import read_layout, read_png, write_layout, write_sample
-from fgm.evaluation.geneval.prompts import Metadata
+from fgm.evaluation.geneval.layout import read_layout, read_png, write_sample
 
 PROMPTS = generate_prompts(seed=1)[::50]  # twelve, of all tags
 
@@ -186,7 +186,3 @@ def test_all_kinds_of_png_become_rgb(tmp_path: Path, mode: str) -> None:
     picture = Image.fromarray(np.full((4, 6, 3), 255, np.uint8)).convert(mode)
     picture.save(tmp_path / "0.png")
     assert np.array_equal(read_png(tmp_path / "0.png"), np.full((4, 6, 3), 255))
-
-
-def test_prompts_are_metadata() -> None:
-    assert all(isinstance(metadata, Metadata) for metadata in PROMPTS) and len({m.tag for m in PROMPTS}) == 6

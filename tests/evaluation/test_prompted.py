@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from geneval_files import write_layout, write_prompts
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -20,9 +21,7 @@ from fgm.evaluation.features.convolutions import RandomConvolutions
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.evaluation.geneval.evaluate import GenEval
 from fgm.evaluation.geneval.grammar import generate_prompts
-from fgm.evaluation.geneval.layout import write_layout
 from fgm.evaluation.geneval.panel import GenEvalPanel
-from fgm.evaluation.geneval.prompts import write_prompts
 from fgm.evaluation.geneval.scores import summarise
 from fgm.evaluation.panel import FeaturePanel
 from fgm.evaluation.preflight import require_files

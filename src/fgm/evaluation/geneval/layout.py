@@ -10,7 +10,7 @@ prompts that were asked for, and decode.
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,15 +44,6 @@ class Sample:
         return read_png(self.path)
 
 
-def write_layout(
-    directory: Path, prompts: Sequence[Metadata], draw: Callable[[int, int], Pixels], per_prompt: int = 4
-) -> None:
-    """Export draw(index, ordinal), uint8 (h, w, 3), for all prompts."""
-    for index, metadata in enumerate(prompts):
-        for ordinal in range(per_prompt):
-            write_sample(directory, index, ordinal, metadata, draw(index, ordinal))
-
-
 def write_sample(directory: Path, index: int, ordinal: int, metadata: Metadata, pixels: Pixels) -> Path:
     """Export one picture and, before it, its prompt.
 
@@ -70,7 +61,7 @@ def write_sample(directory: Path, index: int, ordinal: int, metadata: Metadata, 
     return path
 
 
-def read_layout(directory: Path, prompts: Sequence[Metadata], per_prompt: int = 4) -> list[Sample]:
+def read_layout(directory: Path, prompts: Sequence[Metadata], per_prompt: int) -> list[Sample]:
     """All samples, by index and ordinal.
 
     Raises:

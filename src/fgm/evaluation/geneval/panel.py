@@ -80,10 +80,8 @@ class GenEvalPanel(PromptPanel):
         return [(verdict.correct, verdict.reason) for _, verdict in looked]
 
     def protocol(self, questions: Tensor) -> str:
-        parts = [self.judging.rules.protocol, self.detector.protocol]
-        parts += [self.judging.colours.protocol] if self.judging.colours else []
         whole = self.shape if len(questions) == len(self.asked) else f" of {len(set(self.asked))}"
-        return "; ".join([*parts, self.distinct(questions) + whole])
+        return f"{self.judging.eyes}; {self.distinct(questions)}{whole}"
 
     def identity(self) -> dict[str, Any]:
         return {"protocol": self.protocol(self.questions(torch.arange(len(self.asked)))), "asked": digest(self.asked)}

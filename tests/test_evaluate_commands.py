@@ -19,6 +19,7 @@ import fgm.export
 from fgm.data.shapes.dataset import Shapes
 from fgm.data.shapes.metadata import every, metadata
 from fgm.data.shapes.vocabulary import decode
+from fgm.errors import Refusal
 from fgm.evaluation.geneval.prompts import read_prompts
 from fgm.evaluation.panel import DISTANCES
 from fgm.evaluation.quantise import dequantise
@@ -27,6 +28,7 @@ from fgm.evaluation.shape_prompts import VOCABULARY
 from fgm.evaluation.sources.folder import FolderSource
 from fgm.evaluation.sources.geneval import GenEvalSource
 from fgm.evaluation.sources.sampler import SamplerSource
+from fgm.evaluators import make_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +192,14 @@ EVALUATE: dict[str, tuple[Case, str]] = {
         lambda run, png, tmp: [f"samples_dir={png}", "evaluator=points", "data=ring", f"outputs={tmp}/out"],
         r"points are measured at \(2,\), and these samples are \(1, 8, 8\)",
     ),
+    "evaluator of prompts without data": (
+        lambda run, png, tmp: [f"samples_dir={png}", "evaluator=shape_eval"],
+        "evaluator = shape_eval compares with data, .*: give data=<name> of configs/data$",
+    ),
+    "files that an evaluator needs": (
+        lambda run, png, tmp: [f"samples_dir={png}", "evaluator=geneval", "data=shapes"],
+        "^error: evaluator.panel.metadata = None: give prompts/evaluation_metadata.jsonl",
+    ),
     "unknown data": (
         lambda run, png, tmp: [f"samples_dir={png}", "evaluator=points", "data=rings"],
         "data = rings: unknown; did you mean ring",
@@ -227,7 +237,24 @@ def test_what_cannot_be_measured_is_one_line(
 ) -> None:
     line = refused(fgm.evaluate.main, case(run, exported, tmp_path), capsys, monkeypatch)
     assert re.search(message, line)
-    assert not list(tmp_path.glob("**/evaluation/*/results.json"))
+    assert not list(tmp_path.glob("**/evaluation/*"))
+
+
+def test_a_complaint_names_settings_as_the_command_takes_them_and_modules_as_they_are(tmp_path: Path) -> None:
+    line = {"tag": "single_object", "include": [{"class": "unicorn", "count": 1}], "prompt": "a photo of a unicorn"}
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(line))
+    detector = {"_target_": "fgm.evaluation.shape_detector.ShapeDetector"}
+    panel = {"_target_": "fgm.evaluation.geneval.panel.GenEvalPanel", "detector": detector}
+    node = {
+        "_target_": "fgm.evaluation.evaluation.Evaluation",
+        "panel": panel | {"metadata": str(tmp_path / "prompts.jsonl")},
+    }
+    with pytest.raises(Refusal, match=r"unknown class 'unicorn'; see fgm\.evaluation\.geneval\.vocabulary$"):
+        make_evaluation(node)
+    inception = {"_target_": "fgm.evaluation.features.inception.Inception", "weights": "nowhere"}
+    features = {"_target_": "fgm.evaluation.panel.FeaturePanel", "extractor": inception, "reference": "r.npz"}
+    with pytest.raises(Refusal, match=r"give evaluator\.panel\.extractor\.weights=<path>"):
+        make_evaluation(node | {"panel": features})
 
 
 @pytest.mark.parametrize("case", ["truncated PNG", "unknown evaluator"])

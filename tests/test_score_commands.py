@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from geneval_files import truth, write_layout, write_prompts
 from PIL import Image
 from tiny_runs import Said, light, refused
 
@@ -18,8 +19,6 @@ from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import draw_scenes
 from fgm.evaluation.exporting import export_images
 from fgm.evaluation.geneval.grammar import generate_prompts
-from fgm.evaluation.geneval.layout import write_layout
-from fgm.evaluation.geneval.prompts import write_prompts
 from fgm.evaluation.images import DigitPanel
 from fgm.evaluation.sources.dataset import dataset_source
 from fgm.streams import stream
@@ -63,13 +62,8 @@ def geneval(tmp_path: Path) -> list[str]:
 
 
 def entries(index: int) -> list[dict]:
-    shifts = {"left of": (-40, 0), "right of": (40, 0), "above": (0, -40), "below": (0, 40)}
-    found = []
-    for clause in PROMPTS[index].include:
-        dx, dy = shifts[clause.position[0]] if clause.position else (0, 0)
-        box = [40 + dx, 40 + dy, 50 + dx, 50 + dy]
-        found += [{"class": clause.cls, "box": box, "score": 0.95, "color": clause.colour or "red"}] * clause.count
-    return found
+    found = [vars(one) for one in truth(PROMPTS[index])]
+    return [{"class": d["cls"], "box": d["box"], "score": d["score"], "color": d["colour"] or "red"} for d in found]
 
 
 def test_a_layout_is_scored_from_detections(geneval: list[str], tmp_path: Path, capsys: Said) -> None:
@@ -124,6 +118,12 @@ SCORE = {
     ),
     "no weights": (lambda a: [*a, "detector=mask2former"], "detector_dir= is missing"),
     "too few samples": (lambda a: [*a, "samples=3"], "of 30 samples are missing"),
+    "unknown vocabulary": (lambda a: [*a, "metadata=grammar", "vocabulary=x"], "vocabulary = x: unknown; there are"),
+    "words of two kinds": (lambda a: [*a, "metadata=grammar", "vocabulary=shapes"], "leave vocabulary=shapes out"),
+    "a detector of other words": (
+        lambda a: [*a, "detector=shapes"],
+        "sees nothing but the classes of vocabulary=shapes",
+    ),
     "no folder": (lambda a: [*a, "geneval_dir=/no/where"], "geneval_dir = /no/where is no folder"),
 }
 
@@ -143,6 +143,10 @@ REFERENCE = {
     "unknown split": (["data=digits", "split=validation"], "split = validation: digits has train, test"),
     "neither": ([], "give data=<name> or samples_dir=<folder>"),
     "too many": (["data=digits", "n=5000"], "holds 1433 images, and n = 5000 are promised"),
+    "no features": (
+        ["data=digits", "evaluator=shape_eval", "evaluator.panel.size=32", "evaluator.panel.shapes=4"],
+        "evaluator = shape_eval has no features; choose one that has, such as digits",
+    ),
     "no npz": (["data=digits", "out=refs.npy"], "must end with .npz"),
 }
 

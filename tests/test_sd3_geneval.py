@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from geneval_files import write_prompts
 from sd3_runs import PROMPTS, settings_of
 
 from fgm import cache_prompts, train
@@ -14,7 +15,6 @@ from fgm.config import read_recipe
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.evaluation.geneval.grammar import generate_prompts
-from fgm.evaluation.geneval.prompts import write_prompts
 from fgm.evaluators import make
 
 os.environ["HF_HUB_OFFLINE"] = "1"

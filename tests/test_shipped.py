@@ -102,6 +102,18 @@ def test_a_finished_run_is_rounded_measured_and_put_there(
     assert values == {m["metric"]: (m["value"], m["n"]) for m in again if m["weights"] == "ema"}
 
 
+def test_weights_come_with_the_suite_once_they_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(config: dict) -> list:
+        raise KeyboardInterrupt
+
+    run = finished(tmp_path, "digits_fgm", TINY)
+    monkeypatch.setattr(shipped, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(ship, "measured", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ship.main(run)
+    assert not shipped.names()
+
+
 def test_weights_too_large_for_a_repository_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:

@@ -24,7 +24,6 @@ from rich.console import Console
 from fgm.arguments import read_settings, required, whole_or, yes
 from fgm.config import parse_arguments
 from fgm.errors import Refusal, entry
-from fgm.evaluation.preflight import require_files
 from fgm.evaluators import (
     device_of_rank,
     evaluator_of_folder,
@@ -32,6 +31,7 @@ from fgm.evaluators import (
     make,
     make_evaluation,
     read_evaluator,
+    require_evaluator,
 )
 from fgm.finished import finished_run, sampler_source, split
 from fgm.records import Measurement, write_json
@@ -58,7 +58,7 @@ def measure_run(arguments: list[str]) -> None:
         raise Refusal(f"{settings[0]}: is a setting of evaluator=<name>, and none is given")
     n, seed = whole_or(own, "n", node["n"], 1), whole_or(own, "eval_seed", node["seed"])
     repeats, cut = whole_or(own, "repeats", 1, 1), whole_or(own, "shard_size", None, 1)
-    require_files(node)
+    require_evaluator(node)
 
     def ready() -> tuple[Any, list[Any]]:
         data, evaluation, device = make(config["data"], "data"), make_evaluation(node), device_of_rank()
@@ -75,7 +75,7 @@ def measure_folder(arguments: list[str]) -> None:
     cut, recursive = whole_or(own, "shard_size", None, 1), yes(own, "recursive")
     if not Path(own["samples_dir"]).is_dir():
         raise Refusal(f"samples_dir = {own['samples_dir']} is no folder: it should hold PNGs")
-    require_files(node)
+    require_evaluator(node)
 
     def ready() -> tuple[Any, list[Any]]:
         from fgm.evaluation.sources.folder import FolderSource

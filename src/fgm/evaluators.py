@@ -1,10 +1,15 @@
 """The evaluators that a command may be asked for by name: configs/evaluation/<name>.yaml, and what they need."""
 
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fgm.arguments import choice
 from fgm.config import CONFIGS, read_recipe
 from fgm.errors import Refusal
+from fgm.evaluation.preflight import require_files
 
 RECIPE = "digits_fgm"  # that a noun is composed within where no recipe is asked for
 PREFIX = "evaluator."
@@ -29,10 +34,8 @@ def read_evaluator(name: str, settings: list[str], recipe: str, overrides: list[
     """
     choice({"evaluator": name}, "evaluator", names("evaluation"))
     own = [f"evaluation.{setting.removeprefix(PREFIX)}" for setting in settings]
-    try:
+    with as_commands_name_it():
         return read_recipe(recipe, [*overrides, f"evaluation={name}", *own])["evaluation"]
-    except Refusal as refusal:
-        raise Refusal(str(refusal).replace("evaluation.", PREFIX)) from refusal
 
 
 def evaluator_of_folder(name: str, settings: list[str], data: str) -> dict[str, Any]:
@@ -45,12 +48,14 @@ def evaluator_of_folder(name: str, settings: list[str], data: str) -> dict[str, 
         choice({"data": data}, "data", names("data"))
         return read_evaluator(name, settings, RECIPE, [f"data={data}"])
     choice({"evaluator": name}, "evaluator", names("evaluation"))
-    if "${data}" not in (CONFIGS / "evaluation" / f"{name}.yaml").read_text():
+    text = (CONFIGS / "evaluation" / f"{name}.yaml").read_text()
+    if "${data" not in text:
         return read_evaluator(name, settings, RECIPE, [])
-    if not any(setting.startswith(f"{PREFIX}panel.reference=") for setting in settings):
+    reference = f"{PREFIX}panel.reference="
+    if not any(setting.startswith(reference) for setting in settings):
         raise Refusal(
             f"evaluator = {name} compares with data, and a folder does not say with which: give data=<name> of "
-            f"configs/data, or {PREFIX}panel.reference=<file>.npz"
+            f"configs/data" + (f", or {reference}<file>.npz" if "reference:" in text else "")
         )
     return read_evaluator(name, [*settings, f"{PREFIX}panel.data=null"], RECIPE, [])
 
@@ -73,18 +78,29 @@ def make(node: dict[str, Any], what: str) -> Any:
         raise Refusal(str(cause) if isinstance(cause, Refusal) else f"{what}: {cause or error}") from error
 
 
+def require_evaluator(node: dict[str, Any]) -> None:
+    """Its files, before anything heavy is imported."""
+    with as_commands_name_it():
+        require_files(node)
+
+
 def make_evaluation(node: dict[str, Any]) -> Any:
-    """An evaluator; what it complains of is named as these commands take it."""
-    try:
+    """An evaluator."""
+    with as_commands_name_it():
         return make(node, "evaluator")
+
+
+@contextmanager
+def as_commands_name_it() -> Iterator[None]:
+    """What a Refusal says of evaluation.<key>, it says of evaluator.<key>."""
+    try:
+        yield
     except Refusal as refusal:
-        raise Refusal(str(refusal).replace("evaluation.", PREFIX)) from refusal
+        raise Refusal(re.sub(r"(?<![\w./])evaluation\.", PREFIX, str(refusal))) from refusal
 
 
 def device_of_rank() -> Any:
     """This process's accelerator, or the CPU."""
-    import os
-
     import torch
 
     return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")

@@ -6,6 +6,8 @@ those of evaluator=digits or another one of configs/evaluation (evaluator.<key>=
 unless given.
 """
 
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ def main(arguments: list[str]) -> None:
     data = read_data(own["data"]) if own["data"] else None
     node = read_evaluator(own["evaluator"], settings, RECIPE, [])
     source = folder(own["samples_dir"], n, recursive) if data is None else dataset(data, own, n)
-    statistics = moments(source, make_evaluation(node).panel)
+    statistics = moments(source, feature_panel(node, own["evaluator"]))
     save(out, statistics)
     print(f"{out}: mu and sigma of {statistics.n} images, {len(statistics.mean)} features of {own['evaluator']}")
 
@@ -49,16 +51,26 @@ def dataset(node: dict[str, Any], own: dict[str, str], n: int | None) -> Any:
     return dataset_source(make(node, "data"), own["data"], own["split"], n)
 
 
+def feature_panel(node: dict[str, Any], name: str) -> Any:
+    """
+    Raises:
+        Refusal: the evaluator of that name compares no features.
+    """
+    from fgm.evaluation.panel import FeaturePanel
+
+    panel = make_evaluation(node).panel
+    if not isinstance(panel, FeaturePanel):
+        raise Refusal(f"evaluator = {name} has no features; choose one that has, such as digits")
+    return panel
+
+
 def moments(source: Any, panel: Any) -> Any:
     """FeatureStatistics of all images of a source, step by step."""
     from fgm.evaluation.frechet import FeatureStatistics
+    from fgm.evaluation.sources import in_steps
 
-    total = None
-    for start in range(0, source.n, STEP):
-        samples = source.take(range(start, min(start + STEP, source.n)))
-        part = FeatureStatistics.of(panel.rows(samples.x, None)["features"])
-        total = part if total is None else total + part
-    return total
+    parts = (FeatureStatistics.of(panel.rows(samples.x, None)["features"]) for _, samples in in_steps(source, STEP))
+    return reduce(add, parts)
 
 
 def save(path: Path, statistics: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from fgm.arguments import choice, read_settings, required, whole
 from fgm.errors import Refusal, entry
+from fgm.evaluation.geneval.vocabulary import GRAMMAR
 from fgm.evaluators import device_of_rank
 from fgm.files import sha256_of
 from fgm.records import write_json
@@ -24,9 +25,9 @@ OWN = {
     "geneval_dir": "", "metadata": "", "detections": "", "detector": "json", "detector_dir": "", "clip_dir": "",
     "samples": "4", "vocabulary": "geneval", "out": "", "nfe": "0", "weights": "folder",
 }  # fmt: skip
-GRAMMAR = "grammar"
 WEIGHTS = ("folder", "ema", "raw", "teacher", "real")
-FILES = {"json": ("detections",)}
+METRICS = {"geneval": "geneval", "shapes": "shapeeval"}  # by vocabulary
+SEES = {"mask2former": "geneval", "shapes": "shapes"}  # vocabularies of the detectors that have one
 NEEDS = {"json": ("detections",), "mask2former": ("detector_dir", "clip_dir"), "shapes": ()}
 
 
@@ -35,6 +36,9 @@ def main(arguments: list[str]) -> None:
     required(own, "geneval_dir", "metadata", *NEEDS[choice(own, "detector", tuple(NEEDS))])
     each, nfe = whole(own, "samples", 1), whole(own, "nfe")
     choice(own, "weights", WEIGHTS)
+    sees = SEES.get(own["detector"], own["vocabulary"])
+    if choice(own, "vocabulary", tuple(METRICS)) != sees:
+        raise Refusal(f"detector = {own['detector']} sees nothing but the classes of vocabulary={sees}: give that")
     if not Path(own["geneval_dir"]).is_dir():
         raise Refusal(f"geneval_dir = {own['geneval_dir']} is no folder: it should hold folders such as 00000/samples")
     prompts = read_questions(own)
@@ -44,36 +48,34 @@ def main(arguments: list[str]) -> None:
     from fgm.evaluation.sources.geneval import GenEvalSource
 
     scores, source = summarise(results, prompts, each), GenEvalSource(Path(own["geneval_dir"]), prompts, each)
-    measurement = scores.measurement(judge.protocol(prompts), nfe, own["weights"], metric_of(own))
+    measurement = scores.measurement(judge.protocol(prompts), nfe, own["weights"], METRICS[own["vocabulary"]])
     out = Path(own["out"] or f"{own['geneval_dir']}/score")
     write(out, own, source, results, measurement, time.perf_counter() - began)
     tell(scores, measurement)
 
 
 def read_questions(own: dict[str, str]) -> list[Any]:
-    """The prompts of metadata=."""
+    """The prompts of metadata=, of which those of the grammar are GenEval's words."""
+    vocabulary = vocabulary_of(own)
+    if own["metadata"] == GRAMMAR and own["vocabulary"] != "geneval":
+        raise Refusal(f"metadata = {GRAMMAR} speaks of GenEval's objects: leave vocabulary={own['vocabulary']} out")
     if own["metadata"] == GRAMMAR:
         from fgm.evaluation.geneval.grammar import generate_prompts
 
         return generate_prompts()
-    vocabulary = vocabulary_of(own)
     from fgm.evaluation.geneval.prompts import read_prompts
 
     return read_prompts(Path(own["metadata"]), vocabulary)
 
 
 def vocabulary_of(own: dict[str, str]) -> Any:
-    if choice(own, "vocabulary", ("geneval", "shapes")) == "shapes":
+    if choice(own, "vocabulary", tuple(METRICS)) == "shapes":
         from fgm.evaluation.shape_prompts import VOCABULARY
 
         return VOCABULARY
     from fgm.evaluation.geneval.vocabulary import GENEVAL
 
     return GENEVAL
-
-
-def metric_of(own: dict[str, str]) -> str:
-    return {"geneval": "geneval", "shapes": "shapeeval"}[own["vocabulary"]]
 
 
 def judge_of(own: dict[str, str]) -> Any:
@@ -111,8 +113,8 @@ def write(out: Path, own: dict[str, str], source: Any, results: list[Any], measu
     from fgm.evaluation.provenance import definition, record
     from fgm.train import commit
 
-    files = [key for key in ("metadata", *FILES.get(own["detector"], ())) if own[key] != GRAMMAR]
-    hashes = {f"{key}_sha256": sha256_of(Path(own[key])) for key in files}
+    files = ("metadata", "detections") if own["detector"] == "json" else ("metadata",)
+    hashes = {f"{key}_sha256": sha256_of(Path(own[key])) for key in files if own[key] != GRAMMAR}
     panel = {"metric": measurement.metric, "protocol": measurement.protocol} | hashes
     evaluation = definition(source.describe(), panel, source.n, source.n)
     told = record(evaluation, [measurement], device_of_rank(), 1, {"wall": round(seconds, 2)})

@@ -12,9 +12,8 @@ from typing import Any
 from fgm import shipped
 from fgm.config import parse_arguments
 from fgm.errors import Refusal, entry
-from fgm.evaluation.preflight import require_files
-from fgm.evaluators import device_of_rank, evaluator_settings, make, make_evaluation, read_evaluator
-from fgm.files import sha256_of
+from fgm.evaluators import device_of_rank, evaluator_settings, make, make_evaluation, read_evaluator, require_evaluator
+from fgm.files import replacing, sha256_of
 from fgm.finished import WEIGHTS, finished_run, sampler_source, split, weights_file
 from fgm.records import Measurement, write_json
 
@@ -29,16 +28,18 @@ def main(arguments: list[str]) -> None:
     if own["evaluator"]:
         asked = parse_arguments(split(rest, own)[1])
         config = config | {"evaluation": read_evaluator(own["evaluator"], settings, *asked)}
-    require_files(config["evaluation"])
-    file = round_weights(weights_file(config), shipped.weights(config["recipe"]))
-    results = measured(config | {WEIGHTS: str(file)})
+    require_evaluator(config["evaluation"])
+    file = shipped.weights(config["recipe"])
+    with replacing(file) as rounded:
+        round_weights(weights_file(config), rounded)
+        results = measured(config | {WEIGHTS: str(rounded)})
     row = json.loads((Path(config["run_dir"]) / "results.json").read_text())
     told = {"sha256": sha256_of(file), "row": row | {"results": [m.row() for m in results]}, "config": config}
     write_json(file.with_suffix(".json"), told)
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, measured; commit it with {file.stem}.json")
 
 
-def round_weights(trained: Path, file: Path) -> Path:
+def round_weights(trained: Path, file: Path) -> None:
     """To bfloat16.
 
     Raises:
@@ -52,7 +53,6 @@ def round_weights(trained: Path, file: Path) -> Path:
     if len(rounded) > LARGEST:
         raise Refusal(f"{trained}: {len(rounded) / 1e6:.1f} MB in bfloat16, and at most 8 MB come with the suite")
     file.write_bytes(rounded)
-    return file
 
 
 def measured(config: dict[str, Any]) -> list[Measurement]:

@@ -4,11 +4,10 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from fgm.errors import Refusal
-from fgm.evaluation.geneval.detections import Detection, OracleDetector
+from fgm.evaluation.geneval.detections import Detection
 from fgm.evaluation.geneval.json_detector import JsonDetector
 from fgm.evaluation.geneval.vocabulary import Vocabulary
 
@@ -51,11 +50,6 @@ def test_nothing_found_is_not_never_looked(tmp_path: Path) -> None:
     assert detector.recall(KEY) == []
     with pytest.raises(Refusal, match=r"has no entry for 00004.*needs an empty list"):
         detector.recall("00004/samples/00001.png")
-
-
-def test_the_oracle_gives_back_what_it_was_told() -> None:
-    dog = Detection("dog", (0, 0, 5, 5), 1.0, np.ones((5, 5), bool), "black")
-    assert OracleDetector({KEY: [dog]}).recall(KEY) == [dog]
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,17 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
+from geneval_files import write_layout
 from PIL import Image
 
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.detections import Pixels
 from fgm.evaluation.geneval.grammar import generate_prompts
-from fgm.evaluation.geneval.layout import read_layout, read_png, write_layout, write_sample
-from fgm.evaluation.geneval.prompts import Metadata
+from fgm.evaluation.geneval.layout import read_layout, read_png, write_sample
 
 PROMPTS = generate_prompts(seed=1)[::50]  # twelve, of all tags
 
@@ -170,12 +171,18 @@ def test_other_files_are_no_png(tmp_path: Path) -> None:
             read_png(path)
 
 
+def test_a_picture_that_is_larger_than_any_is_refused_unopened(tmp_path: Path) -> None:
+    """200,000 x 200,000 pixels by its header: Pillow would not unpack it, and says so by an error of its own kind."""
+    content = bytearray(write_sample(tmp_path, 0, 0, PROMPTS[0], noise(0, 0)).read_bytes())
+    content[16:24] = 2 * (200_000).to_bytes(4)
+    content[29:33] = crc32(content[12:29]).to_bytes(4)
+    (tmp_path / "0.png").write_bytes(content)
+    with pytest.raises(Refusal, match=r"0\.png: is no whole PNG \(does not decode\)"):
+        read_png(tmp_path / "0.png")
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
 def test_all_kinds_of_png_become_rgb(tmp_path: Path, mode: str) -> None:
     picture = Image.fromarray(np.full((4, 6, 3), 255, np.uint8)).convert(mode)
     picture.save(tmp_path / "0.png")
     assert np.array_equal(read_png(tmp_path / "0.png"), np.full((4, 6, 3), 255))
-
-
-def test_prompts_are_metadata() -> None:
-    assert all(isinstance(metadata, Metadata) for metadata in PROMPTS) and len({m.tag for m in PROMPTS}) == 6

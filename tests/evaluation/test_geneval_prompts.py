@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from geneval_files import write_prompts
 
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.grammar import article, generate_prompts, plural
@@ -16,7 +17,6 @@ from fgm.evaluation.geneval.prompts import (
     has_official_counts,
     parse_metadata,
     read_prompts,
-    write_prompts,
 )
 from fgm.evaluation.geneval.vocabulary import COLOURS, OBJECTS, PROMPTS_PER_TAG, RELATIONS, Vocabulary
 

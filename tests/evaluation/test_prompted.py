@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from geneval_files import write_layout, write_prompts
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -15,13 +16,12 @@ from fgm.data.digits import Digits
 from fgm.data.shapes.dataset import Shapes
 from fgm.errors import Refusal
 from fgm.evaluation import Asking, measure
+from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.features.convolutions import RandomConvolutions
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.evaluation.geneval.evaluate import GenEval
 from fgm.evaluation.geneval.grammar import generate_prompts
-from fgm.evaluation.geneval.layout import write_layout
 from fgm.evaluation.geneval.panel import GenEvalPanel
-from fgm.evaluation.geneval.prompts import write_prompts
 from fgm.evaluation.geneval.scores import summarise
 from fgm.evaluation.panel import FeaturePanel
 from fgm.evaluation.preflight import require_files
@@ -139,6 +139,14 @@ def test_several_panels_are_their_parts(tmp_path: Path) -> None:
     assert not isinstance(several({"pixels": pixels}), Asking)
     with pytest.raises(Refusal, match="a and b ask questions of their own"):
         several({"a": shapes, "b": shapes})
+
+
+def test_too_few_samples_for_one_of_several_are_refused_before_anything_is_trained() -> None:
+    pixels = FeaturePanel(RandomConvolutions(8), FEW, metrics=("fd",))
+    both = several({"shapes": ShapeEvalPanel(prompts_per_tag=4, images_per_tag=4), "pixels": pixels})
+    with pytest.raises(Refusal, match="fd in the 8 features of random-convolutions needs 9 samples or more, not 8"):
+        Evaluation(both, n=8, every=0)
+    assert Evaluation(both, n=9, every=0).n == 9
 
 
 def test_a_metric_that_two_panels_have_is_named_after_the_second() -> None:

@@ -19,6 +19,7 @@ from fgm.evaluation.conditioning import conditioning
 from fgm.evaluation.panel import FeaturePanel
 from fgm.evaluation.provenance import definition, key_of
 from fgm.evaluation.sampling import Source, decoded
+from fgm.evaluation.several import Panels
 from fgm.evaluation.shards import Plan, evaluate
 from fgm.evaluation.sources import SampleSource
 from fgm.evaluation.sources.sampler import SamplerSource
@@ -58,8 +59,12 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.best and not self.every:
             raise Refusal(f"evaluation.best = {self.best} needs measurements in training: give evaluation.every")
-        if isinstance(self.panel, FeaturePanel):
-            self.panel.require(min(self.n, self.n_training) if self.every else self.n)
+        self.require(min(self.n, self.n_training) if self.every else self.n)
+
+    def require(self, n: int) -> None:
+        """Refuse an n that is too small for the panel's features."""
+        if isinstance(self.panel, FeaturePanel | Panels):
+            self.panel.require(n)
 
     def source(
         self, sampler: Source, data: Data, device: Any, n: int | None = None, seed: int | None = None, **identity: Any
@@ -74,8 +79,9 @@ class Evaluation:
         """Where the source's shards lie, <place>/evaluation/<key>, and all that the key stands for.
 
         Raises:
-            Refusal: the borders of shards would cut a sampler's batches.
+            Refusal: the borders of shards would cut a sampler's batches, or the source is too small for the panel.
         """
+        self.require(source.n)
         size = whole_batches(source.batch if isinstance(source, SamplerSource) else 1, shard_size)
         told = definition(source.describe(), self.panel.identity(), source.n, size)
         return Plan(source.n, size, place / "evaluation" / key_of(told)), told

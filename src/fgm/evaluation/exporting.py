@@ -1,6 +1,6 @@
 """Samples as PNGs for other tools, in a layout of layouts.py; png and edm with the labels as EDM's tools tell them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,7 +9,7 @@ from fgm.evaluation.geneval.layout import write_sample
 from fgm.evaluation.geneval.prompts import Metadata
 from fgm.evaluation.layouts import NAMES, whole_or_absent
 from fgm.evaluation.png import LABELS, encode, labels_json
-from fgm.evaluation.sources import Samples, SampleSource
+from fgm.evaluation.sources import Samples, SampleSource, in_steps
 from fgm.files import write_bytes
 
 
@@ -41,9 +41,3 @@ def export_geneval(
                 index, ordinal = divmod(i, per_prompt)
                 pixels = image.expand(3, -1, -1).movedim(0, -1).contiguous().cpu().numpy()
                 write_sample(folder, index, ordinal, prompts[index], pixels)
-
-
-def in_steps(source: SampleSource, step: int) -> Iterator[tuple[range, Samples]]:
-    for start in range(0, source.n, step):
-        indices = range(start, min(start + step, source.n))
-        yield indices, source.take(indices)

@@ -1,17 +1,21 @@
-"""PNGs as tensors of bytes, grey (1, h, w) or RGB (3, h, w), with nothing converted on the way in or out."""
+"""PNGs, whole or refused; as tensors of bytes, grey (1, h, w) or RGB (3, h, w), nothing is converted on the way."""
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from fgm.errors import Refusal
 from fgm.files import parse_object, read_text
+
+if TYPE_CHECKING:  # GenEval's layouts are read and refused without waiting for torch
+    from torch import Tensor
 
 MODES = {
     "L": "grey",
@@ -26,44 +30,70 @@ END = b"IEND\xaeB`\x82"
 LABELS = "dataset.json"  # {"labels": [[name, label], ...]}, as StyleGAN's and EDM's tools have it
 
 
-def encode(image: Tensor) -> bytes:
+def encode(image: "Tensor") -> bytes:
     """The PNG of one image, uint8 (1 or 3, h, w)."""
-    pixels, png = image.cpu().numpy(), io.BytesIO()
-    Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)).save(png, "PNG")
+    pixels = image.cpu().numpy()
+    return png_of(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
+
+
+def png_of(pixels: NDArray[np.uint8]) -> bytes:
+    """Of (h, w) or (h, w, 3)."""
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
     return png.getvalue()
 
 
-def decode(content: bytes, path: Path) -> Tensor:
+def opened(content: bytes) -> Image.Image:
+    """A PNG with its end, within refusing_damage; its pixels are decoded when they are asked for."""
+    image = Image.open(io.BytesIO(content), formats=["PNG"])
+    if not content.endswith(END):
+        raise EOFError
+    return image
+
+
+@contextmanager
+def refusing_damage(path: Path) -> Iterator[None]:
+    """
+    Raises:
+        Refusal: what is read within is not there, truncated, no PNG, or larger than any image.
+    """
+    try:
+        yield
+    except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "truncated" if isinstance(error, EOFError) else getattr(error, "strerror", None) or "does not decode"
+        raise Refusal(f"{path}: is no whole PNG ({reason}); make it again") from error
+
+
+def decode(content: bytes, path: Path) -> "Tensor":
     """The image of a grey or RGB PNG, uint8 (1 or 3, h, w).
 
     Raises:
-        Refusal: truncated, no PNG, or of another mode.
+        Refusal: damaged, or of another mode.
     """
-    try:
-        image = Image.open(io.BytesIO(content), formats=["PNG"])
-        if not content.endswith(END):
-            raise EOFError("truncated")
+    import torch
+
+    with refusing_damage(path):
+        image = opened(content)
         pixels = np.array(image)
-    except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "truncated" if isinstance(error, EOFError) else "does not decode"
-        raise Refusal(f"{path}: is no whole PNG ({reason}); make it again") from error
     if image.mode not in ("L", "RGB"):
         mode = MODES.get(image.mode, image.mode)
         raise Refusal(f"{path}: is {mode}, and only 8-bit grey and RGB are measured; convert the folder to one of them")
     return torch.from_numpy(np.atleast_3d(pixels)).movedim(-1, 0).contiguous()
 
 
-def labels_json(names: Iterable[str], labels: Tensor | None) -> bytes:
+def labels_json(names: Iterable[str], labels: "Tensor | None") -> bytes:
     told = None if labels is None else [list(pair) for pair in zip(names, labels.tolist(), strict=True)]
     return json.dumps({"labels": told}).encode()
 
 
-def read_labels(directory: Path, names: list[str]) -> Tensor | None:
+def read_labels(directory: Path, names: list[str]) -> "Tensor | None":
     """The labels of the named images, if the directory tells any.
 
     Raises:
         Refusal: it tells some, but not of all of these.
     """
+    import torch
+
     path = directory / LABELS
     told = parse_object(read_text(path, "labels"), str(path)).get("labels") if path.exists() else None
     if told is None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from fgm.errors import Refusal
 from fgm.evaluation.features.weights import inception_weights
+from fgm.evaluation.geneval.vocabulary import GRAMMAR
 from fgm.evaluation.geneval.weights import CLIP, MASK2FORMER
 
 PUBLISHED = {"Mask2FormerDetector": MASK2FORMER, "ClipColours": CLIP}
@@ -23,7 +24,7 @@ def require_files(node: Any) -> None:
         inception_weights(node.get("weights"))
     if target.endswith((".Mask2FormerDetector", ".ClipColours")):
         require_directory(target.rpartition(".")[2], node["directory"])
-    if target.endswith(".GenEvalPanel") and node["metadata"] != "grammar":
+    if target.endswith(".GenEvalPanel") and node["metadata"] != GRAMMAR:
         require_metadata(node["metadata"])
     reference = node.get("reference")
     if target.endswith(".FeaturePanel") and reference and not Path(reference).is_file():

@@ -27,7 +27,7 @@ from fgm.records import Measurement
 from fgm.streams import stream
 
 T = TypeVar("T")
-RESAMPLES, LEVEL = 1000, 0.95
+RESAMPLES = 1000
 
 
 class PromptPanel:
@@ -100,7 +100,7 @@ def tag_scores(metric: str, correct: Array, asked: Sequence[Metadata], protocol:
         for tag, mask in masks.items()
     ]
     shares = [prompt_shares(correct[mask], prompts[mask]) for mask in masks.values()]
-    extra: dict[str, Any] = {"ci95": list(bootstrap(shares, 0, RESAMPLES, LEVEL))}
+    extra: dict[str, Any] = {"ci95": list(bootstrap(shares, RESAMPLES))}
     overall = float(np.mean([part.value for part in parts]))
     return [Measurement(metric, overall, len(correct), protocol, extra=extra), *parts]
 

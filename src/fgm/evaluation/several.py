@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fgm.errors import Refusal
 from fgm.evaluation import Asking, Panel, Rows
+from fgm.evaluation.panel import FeaturePanel
 from fgm.records import Measurement
 
 
@@ -23,6 +24,12 @@ class Panels:
         if len(modes) > 1:
             raise Refusal(f"evaluation.panel.panels: quantise by {' and by '.join(sorted(modes))}; choose one")
         self.mode = modes.pop()
+
+    def require(self, n: int) -> None:
+        """Refuse an n that is too small for one of them."""
+        for panel in self.panels.values():
+            if isinstance(panel, FeaturePanel):
+                panel.require(n)
 
     def identity(self) -> dict[str, Any]:
         return {name: panel.identity() for name, panel in self.panels.items()}

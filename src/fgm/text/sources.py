@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Annotated, Protocol
 
 from fgm.errors import Refusal
-from fgm.evaluation.geneval.grammar import GRAMMAR, generate_prompts
+from fgm.evaluation.geneval.grammar import generate_prompts
 from fgm.evaluation.geneval.prompts import read_prompts
+from fgm.evaluation.geneval.vocabulary import GRAMMAR
 from fgm.files import parse_object, read_lines
 
 

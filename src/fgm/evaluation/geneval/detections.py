@@ -1,8 +1,8 @@
 """What is seen in a picture: boxes with a class and a score, from a detector or from a record.
 
 A Detector looks at pixels, uint8 (h, w, 3). A RecordedDetector looks up a picture's key, its path relative to the
-layout's directory ("00012/samples/00003.png"): it stands for a detector that ran elsewhere, or for an oracle in a test.
- Boxes are (x_0, y_0, x_1, y_1) in pixels, x to the right and y DOWN, the last column and row excluded.
+layout's directory ("00012/samples/00003.png"): it stands for a detector that ran elsewhere. Boxes are (x_0, y_0, x_1,
+y_1) in pixels, x to the right and y DOWN, the last column and row excluded.
 """
 
 import math
@@ -76,10 +76,3 @@ class RecordedDetector:
         if key not in self.detections:
             raise Refusal(f"{self.protocol}: has no entry for {key}; a picture without objects needs an empty list")
         return list(self.detections[key])
-
-
-class OracleDetector(RecordedDetector):
-    """The truth, as a test states it: {key: detections}."""
-
-    def __init__(self, detections: Mapping[str, Sequence[Detection]]) -> None:
-        super().__init__("oracle", detections)

@@ -32,20 +32,26 @@ class GenEval:
     ) -> None:
         self.detector, self.colours, self.rules = detector, colours, rules
 
+    @property
+    def eyes(self) -> str:
+        """The rules, and what sees the pictures for them."""
+        colours = [self.colours.protocol] if self.colours else []
+        return "; ".join([self.rules.protocol, self.detector.protocol, *colours])
+
     def protocol(self, prompts: Sequence[Metadata]) -> str:
         """All that defines a score but the sampler."""
-        colours = [self.colours.protocol] if self.colours else []
         shape = " in GenEval's counts" if has_official_counts(prompts) else ""
-        asked = f"{len(prompts)} prompts{shape}, {digest(prompts)}"
-        return "; ".join([self.rules.protocol, self.detector.protocol, *colours, asked])
+        return f"{self.eyes}; {len(prompts)} prompts{shape}, {digest(prompts)}"
 
-    def evaluate(self, directory: Path, prompts: Sequence[Metadata], per_prompt: int = 4) -> list[Result]:
+    def evaluate(self, directory: Path, prompts: Sequence[Metadata], per_prompt: int) -> list[Result]:
         """Verdicts on a whole layout, by prompt and sample."""
         return [self.verdict(sample, prompts[sample.index]) for sample in read_layout(directory, prompts, per_prompt)]
 
     def verdict(self, sample: Sample, metadata: Metadata) -> Result:
         kept, verdict = self.look(self.see(sample), metadata, sample.pixels)
-        return Result(sample.key, metadata, verdict.correct, verdict.reason, details(kept))
+        return Result(
+            sample.key, (sample.index, sample.ordinal), metadata, verdict.correct, verdict.reason, details(kept)
+        )
 
     def look(
         self, detections: list[Detection], metadata: Metadata, pixels: Callable[[], Pixels]

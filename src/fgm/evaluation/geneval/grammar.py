@@ -21,7 +21,6 @@ from numpy.random import Generator
 from fgm.evaluation.geneval.prompts import Clause, Metadata
 from fgm.evaluation.geneval.vocabulary import COLOURS, COUNTING, OBJECTS, PROMPTS_PER_TAG, RELATIONS
 
-GRAMMAR = "grammar"  # in place of the official file's path
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 THINGS = tuple(name for name in OBJECTS if name != "person")
 

@@ -8,24 +8,23 @@ digits are read too. Every file is written atomically: what is there is whole. W
 prompts that were asked for, and decode.
 """
 
-import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.completeness import require_complete
 from fgm.evaluation.geneval.detections import Pixels
 from fgm.evaluation.geneval.prompts import Metadata
+from fgm.evaluation.png import opened, png_of, refusing_damage
 from fgm.files import parse_object, read_text, write_bytes
 
 FOLDER, FILE = re.compile(r"\d{4,5}"), re.compile(r"\d+\.png")
-PNG_END = b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True, order=True)
@@ -45,15 +44,6 @@ class Sample:
         return read_png(self.path)
 
 
-def write_layout(
-    directory: Path, prompts: Sequence[Metadata], draw: Callable[[int, int], Pixels], per_prompt: int = 4
-) -> None:
-    """Export draw(index, ordinal), uint8 (h, w, 3), for all prompts."""
-    for index, metadata in enumerate(prompts):
-        for ordinal in range(per_prompt):
-            write_sample(directory, index, ordinal, metadata, draw(index, ordinal))
-
-
 def write_sample(directory: Path, index: int, ordinal: int, metadata: Metadata, pixels: Pixels) -> Path:
     """Export one picture and, before it, its prompt.
 
@@ -67,13 +57,11 @@ def write_sample(directory: Path, index: int, ordinal: int, metadata: Metadata, 
         require_prompt(folder, metadata)
     else:
         write_bytes(folder / "metadata.jsonl", metadata.line().encode())
-    png = io.BytesIO()
-    Image.fromarray(pixels).save(png, "PNG")
-    write_bytes(path, png.getvalue())
+    write_bytes(path, png_of(pixels))
     return path
 
 
-def read_layout(directory: Path, prompts: Sequence[Metadata], per_prompt: int = 4) -> list[Sample]:
+def read_layout(directory: Path, prompts: Sequence[Metadata], per_prompt: int) -> list[Sample]:
     """All samples, by index and ordinal.
 
     Raises:
@@ -106,11 +94,5 @@ def read_png(path: Path) -> Pixels:
     Raises:
         Refusal: the file is missing, truncated or no PNG.
     """
-    try:
-        content = path.read_bytes()
-        image = Image.open(io.BytesIO(content), formats=["PNG"])
-        if not content.endswith(PNG_END):
-            raise EOFError("truncated")
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, EOFError, SyntaxError, ValueError) as error:
-        raise Refusal(f"{path}: is no whole PNG ({error}); draw it again") from error
+    with refusing_damage(path):
+        return np.asarray(ImageOps.exif_transpose(opened(path.read_bytes())).convert("RGB"))

@@ -16,9 +16,10 @@ from fgm.data import prompted
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.detections import ColourClassifier, Detector
 from fgm.evaluation.geneval.evaluate import GenEval
-from fgm.evaluation.geneval.grammar import GRAMMAR, generate_prompts
+from fgm.evaluation.geneval.grammar import generate_prompts
 from fgm.evaluation.geneval.prompts import Metadata, digest, has_official_counts, read_prompts
 from fgm.evaluation.geneval.rules import OFFICIAL, GenEvalRules
+from fgm.evaluation.geneval.vocabulary import GRAMMAR
 from fgm.evaluation.prompted import PromptPanel, rounds
 from fgm.evaluation.quantise import quantise
 
@@ -79,10 +80,8 @@ class GenEvalPanel(PromptPanel):
         return [(verdict.correct, verdict.reason) for _, verdict in looked]
 
     def protocol(self, questions: Tensor) -> str:
-        parts = [self.judging.rules.protocol, self.detector.protocol]
-        parts += [self.judging.colours.protocol] if self.judging.colours else []
         whole = self.shape if len(questions) == len(self.asked) else f" of {len(set(self.asked))}"
-        return "; ".join([*parts, self.distinct(questions) + whole])
+        return f"{self.judging.eyes}; {self.distinct(questions)}{whole}"
 
     def identity(self) -> dict[str, Any]:
         return {"protocol": self.protocol(self.questions(torch.arange(len(self.asked)))), "asked": digest(self.asked)}

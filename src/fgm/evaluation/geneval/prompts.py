@@ -18,7 +18,7 @@ from typing import Any
 
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.vocabulary import GENEVAL, PROMPTS_PER_TAG, RELATIONS, Vocabulary
-from fgm.files import parse_object, read_lines, write_lines
+from fgm.files import parse_object, read_lines
 
 CONDITIONS: dict[str, set[str]] = {"include": {"color", "position"}, "exclude": set()}
 
@@ -67,10 +67,6 @@ def read_prompts(path: Path, vocabulary: Vocabulary = GENEVAL) -> list[Metadata]
             raise Refusal(f"{where}: the prompt {metadata.prompt!r} stands there twice; remove one of them")
         prompts[metadata.prompt] = metadata
     return list(prompts.values())
-
-
-def write_prompts(path: Path, prompts: Iterable[Metadata]) -> None:
-    write_lines(path, (metadata.line() for metadata in prompts))
 
 
 def parse_metadata(text: str, where: str, vocabulary: Vocabulary = GENEVAL) -> Metadata:

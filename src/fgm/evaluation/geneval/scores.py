@@ -23,6 +23,7 @@ from fgm.evaluation.geneval.results import Result
 from fgm.records import Measurement
 
 Array = NDArray[np.float64]
+RESAMPLES, LEVEL = 2000, 0.95
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Scores:
     """All in [0, 1].
 
     Attributes:
-        interval: 95 % of overall, unless another level was asked for.
+        interval: 95 % of overall.
         n: number of pictures.
     """
 
@@ -47,14 +48,7 @@ class Scores:
         return Measurement(metric, self.overall, self.n, protocol, nfe, weights, extra | self.tags)
 
 
-def summarise(
-    results: Sequence[Result],
-    prompts: Sequence[Metadata],
-    per_prompt: int = 4,
-    seed: int = 0,
-    resamples: int = 2000,
-    level: float = 0.95,
-) -> Scores:
+def summarise(results: Sequence[Result], prompts: Sequence[Metadata], per_prompt: int) -> Scores:
     """The scores of a complete set of results.
 
     Raises:
@@ -63,7 +57,7 @@ def summarise(
     correct = correctness(results, prompts, per_prompt)
     shares = by_tag(correct.mean(1), prompts)
     tags = {tag: float(share.mean()) for tag, share in shares.items()}
-    interval = bootstrap(list(shares.values()), seed, resamples, level)
+    interval = bootstrap(list(shares.values()), RESAMPLES)
     any_right = float(correct.any(1).mean())
     return Scores(float(np.mean(list(tags.values()))), interval, tags, float(correct.mean()), any_right, correct.size)
 
@@ -86,9 +80,9 @@ def by_tag(values: Array, prompts: Sequence[Metadata]) -> dict[str, Array]:
     return {tag: values[tags == tag] for tag in dict.fromkeys(tags.tolist())}
 
 
-def bootstrap(shares: Sequence[Array], seed: int, resamples: int, level: float) -> tuple[float, float]:
+def bootstrap(shares: Sequence[Array], resamples: int, seed: int = 0) -> tuple[float, float]:
     """Interval of the mean over tags of the mean over prompts; shares holds one value per prompt, by tag."""
     generator = np.random.default_rng(seed)
     means = [share[generator.integers(len(share), size=(resamples, len(share)))].mean(1) for share in shares]
-    low, high = np.quantile(np.mean(means, axis=0), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(np.mean(means, axis=0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

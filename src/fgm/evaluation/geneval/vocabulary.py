@@ -20,6 +20,7 @@ OBJECTS = (
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
 COUNTING = "counting"
+GRAMMAR = "grammar"  # in place of the path of prompts: those of grammar.py
 PROMPTS_PER_TAG = {
     "single_object": 80, "two_object": 99, COUNTING: 80, "colors": 94, "position": 100, "color_attr": 100,
 }  # fmt: skip

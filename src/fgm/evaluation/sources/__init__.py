@@ -5,6 +5,7 @@ held before it was written there are therefore the same bit for bit: a sampler's
 does, before anything measures them. Points, which have no PNG, stay float32.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,6 +46,13 @@ class SampleSource(Protocol):
     def describe(self) -> dict[str, Any]:
         """All that defines the samples, as plain containers: two sources that say the same hold the same."""
         ...
+
+
+def in_steps(source: SampleSource, step: int) -> Iterator[tuple[range, Samples]]:
+    """All samples of a source and their indices, at most `step` at once."""
+    for start in range(0, source.n, step):
+        indices = range(start, min(start + step, source.n))
+        yield indices, source.take(indices)
 
 
 def promised(n: int | None, found: int, where: str, kind: str = "images") -> int:

@@ -24,7 +24,7 @@ class GenEvalSource:
 
     nfe, weights = 0, "folder"
 
-    def __init__(self, directory: Path, prompts: Sequence[Metadata], per_prompt: int = 4) -> None:
+    def __init__(self, directory: Path, prompts: Sequence[Metadata], per_prompt: int) -> None:
         self.directory, self.prompts, self.per_prompt = directory, list(prompts), per_prompt
         self.samples = read_layout(directory, prompts, per_prompt)
         self.n = len(self.samples)
@@ -39,10 +39,6 @@ class GenEvalSource:
             require_alike((3, *pixels.shape[:2]), (3, *shape[:2]), sample.path, first)
             images.append(torch.tensor(pixels).movedim(-1, 0))
         return Samples(torch.stack(images))
-
-    def prompt(self, index: int) -> Metadata:
-        """What image number index was asked to show."""
-        return self.prompts[index // self.per_prompt]
 
     def describe(self) -> dict[str, Any]:
         content = sha256()

@@ -15,11 +15,12 @@ from documents import ALL, blocks, commands, compose, started, text_of
 from hydra.utils import instantiate
 
 import fgm.config
+import fgm.overview
 from fgm.config import CONFIGS, read_recipe
 from fgm.errors import Refusal
 from fgm.evaluation import measure
 from fgm.evaluation.symptoms import THRESHOLDS
-from fgm.overview import measured, page_line
+from fgm.overview import header, measured, page_line
 from fgm.records import append_row
 from fgm.shipped import names as shipped
 from fgm.shipped import run as shipped_run
@@ -171,6 +172,16 @@ def test_a_recipe_is_told_with_its_first_sampler_and_its_teacher(tmp_path: Path)
     append_row(tmp_path / "toy" / "runs.jsonl", row | {"seed": 1, "results": [result(1.5, 1, "ema")]})
     assert measured("toy", tmp_path) == "fd 1 ± 0.71 in 1 call, 0.25 in 50 calls (n = 100, 2 seeds); 1.5 min"
     assert measured("nothing", tmp_path) == ""
+
+
+def test_a_recipe_is_told_by_the_first_sentences_of_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fgm.overview, "CONFIGS", tmp_path)
+    (tmp_path / "experiment").mkdir()
+    lines = ["@package _global_", "make train EXP=toy", "A toy in <one> call, at", "t* 0.714. Ours: all."]
+    lines += ["Cost: not yet run; a day of 2", "GPUs. A guess.", "Expect: no finished run has been recorded yet."]
+    text = "\n".join(f"# {line}" for line in lines)
+    (tmp_path / "experiment" / "toy.yaml").write_text(f"{text}\nmethod: {{t_star: 0.9}}  # not this\n")
+    assert header("toy") == ["A toy in &lt;one> call, at t* 0.714", "a day of 2 GPUs", ""]
 
 
 def test_a_page_is_told_by_its_question_and_the_beginning_of_its_verdict() -> None:

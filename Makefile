@@ -56,7 +56,7 @@ reference: setup ## mu and sigma of real images' features: ARGS="data=digits out
 bench: setup ## time the suite against plain code: EXP=, ARGS="subject=cycle cycles=50" or ARGS="subject=evaluation extractor=small"
 	@$(RUN) fgm.bench experiment=$(EXP) $(ARGS)
 
-memory: setup ## what a distillation needs, and which GPUs hold it, before anything is loaded: EXP=
+memory: setup ## what a distillation needs, and which GPUs hold it, before anything is loaded: EXP=, ARGS="record=true"
 	@$(RUN) fgm.memory experiment=$(EXP) $(ARGS)
 
 sweep: setup ## run a study, or go on with it: SWEEP=t_star, EXP=, ARGS="method.t_star=0.9 seed=0", ARGS="format=wandb"
@@ -86,7 +86,7 @@ format: setup ## rewrite the code in the project's format
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 
-table: setup ## make the tables in README.md and experiments/README.md from runs.jsonl
+table: setup ## make the tables of the documents from runs.jsonl and the recipes' headers
 	@$(RUN) fgm.table
 
 notebooks: setup ## run the notebooks and keep their outputs

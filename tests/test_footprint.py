@@ -17,7 +17,7 @@ from torch import nn
 
 import fgm.bench
 import fgm.memory
-from fgm.benchmarks.footprint import BlankData, ByteMoments, book, of_distillation, rehearse, weightless
+from fgm.benchmarks.footprint import RESERVED, BlankData, ByteMoments, book, of_distillation, rehearse, weightless
 from fgm.benchmarks.ledger import AsOnGPU, Ledger, kept_for_backward
 from fgm.errors import Refusal
 from fgm.networks import Velocity
@@ -27,6 +27,8 @@ from fgm.networks.guidance import Guided
 from fgm.networks.half import halve
 from fgm.networks.sd3 import untrained
 from fgm.pretrained import SD3_MEDIUM, architecture
+from fgm.records import read_rows
+from fgm.table import table
 from fgm.training.distillation import Distillation
 from fgm.training.optimizers import adam
 
@@ -212,6 +214,16 @@ def test_the_command_names_the_gpus_that_hold_it(capsys: Said, model: Path) -> N
     assert "batch 2 a device, in 2 parts, with gradient checkpointing" in said and "fits on RTX 3060" in said
     fgm.memory.main(["experiment=digits_fgm_gan", "training.batch_size=10000000"])
     assert "fits on no GPU that is known" in capsys.readouterr().out
+
+
+def test_what_is_recorded_is_what_is_told(capsys: Said, tmp_path: Path) -> None:
+    fgm.memory.main(["experiment=digits_fgm", "training.batch_size=32", "record=true", f"experiments={tmp_path}"])
+    (row,) = read_rows(tmp_path / "memory" / "runs.jsonl")
+    values = {m["metric"]: m["value"] for m in row["results"]}
+    assert f"│ total       │ {values['total_gib']:.3g}" in capsys.readouterr().out
+    assert values["gpu_gib"] == pytest.approx(RESERVED * values["total_gib"] + 1)
+    text = table(["memory"], tmp_path)
+    assert f"| digits_fgm | batch 32 a device, training.batch_size=32 | 32 | {values['weights_gib']:.3g} |" in text
 
 
 def test_what_is_not_counted_is_refused_at_once() -> None:

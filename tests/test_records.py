@@ -109,13 +109,13 @@ def test_every_folder_of_experiments_belongs_to_a_recipe_and_has_a_verdict() -> 
     from fgm.studies.definition import sweeps
 
     for folder in (path.parent for path in (ROOT / "experiments").glob("*/runs.jsonl")):
-        assert folder.name in [*recipes(), *sweeps(), "bench", "identity"]
+        assert folder.name in [*recipes(), *sweeps(), "bench", "identity", "memory"]
         diary = (folder / "README.md").read_text()
         for word in ("Question", "Command", "Finding", "Verdict"):
             assert f"**{word}" in diary, f"{folder.name} says no {word.lower()}"
         for row in read_rows(folder / "runs.jsonl"):
             assert row["recipe"] in recipes()
-            assert folder.name in (row["recipe"], row.get("study"), "bench")
+            assert folder.name in (row["recipe"], row.get("study"), "bench", "memory")
 
 
 UNRUN = sorted(p.parent for p in (ROOT / "experiments").glob("*/README.md") if not (p.parent / "runs.jsonl").exists())

@@ -80,6 +80,13 @@ def test_the_newest_definition_counts_each_seed_once_and_what_is_not_finite_has_
     assert study.reference("fd") == {"teacher, 50 calls": 0.25, "floor: held-out": 0.125}
 
 
+def test_near_the_best_is_what_its_seeds_and_the_best_ones_reach() -> None:
+    """0.7 has 1.5 with a standard deviation of 0.71; 0.8 has 2.5 with 0.42, which reaches it, and 1.0 has 5."""
+    beside = [row(0.8, "one", 0, 2.2), row(0.8, "one", 1, 2.8)]
+    (near,), (alone,) = studies_of([*ROWS, *beside]), studies_of(ROWS)
+    assert [cell.values("fd") for cell in near.near_best] == [[2.2, 2.8]] and alone.near_best == []
+
+
 def test_more_is_better_where_the_study_says_so() -> None:
     (study,) = studies_of([told | {"metrics": {"fd": "max"}} for told in ROWS])
     assert study.best.swept == {"method.t_star": 1.0, "method.c_in": "one"}

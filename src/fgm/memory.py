@@ -1,28 +1,40 @@
 """What memory a distillation needs, and which GPUs hold it: python -m fgm.memory experiment=sd3_fgm [key=value ...]
 
+record=true                    append a row to experiments/memory/runs.jsonl (experiments=<folder> for another)
+
 Nothing is loaded: the recipe's own training step runs on tensors without content, and Stable Diffusion 3's shape is
 known. See benchmarks/footprint.py for what is counted and what is not.
 """
 
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from fgm.config import parse_arguments, read_recipe
+from fgm.arguments import yes
+from fgm.config import parse_arguments, read_recipe, telling
 from fgm.errors import Refusal, entry
+from fgm.finished import split
+from fgm.records import Measurement, append_row
 
+OWN = {"record": "false"}
 COUNTED = ("Single", "DistributedCopies")
 
 
 def main(arguments: list[str]) -> None:
-    config = read_recipe(*parse_arguments(arguments))
+    mine, rest = split(arguments, OWN)
+    recorded, (recipe, overrides) = yes(OWN | mine, "record"), parse_arguments(rest)
+    config = read_recipe(recipe, overrides)
     if "t_star" not in config["method"]:
         raise Refusal(f"{config['recipe']}: the memory of distillations alone is counted")
     strategy = config["strategy"]["_target_"].rpartition(".")[2]
     if strategy not in COUNTED:
         raise Refusal("the memory of one device that holds everything is counted: give strategy=single or ddp")
-    tell(footprint(config, copies=strategy == "DistributedCopies"), config)
+    found = footprint(config, copies=strategy == "DistributedCopies")
+    tell(found, config)
+    if recorded:
+        append_row(Path(config["experiments"]) / "memory" / "runs.jsonl", row_of(found, config, overrides))
 
 
 def footprint(config: dict[str, Any], copies: bool = False) -> Any:
@@ -78,19 +90,40 @@ def stripped(node: Any) -> Any:
 
 
 def tell(footprint: Any, config: dict[str, Any]) -> None:
-    from fgm.benchmarks.footprint import GIB, GPUS
+    from fgm.benchmarks.footprint import GPUS
 
-    batch, parts = config["training"]["batch_size"], config["training"]["micro_batches"]
-    told = f"batch {batch} a device" + (f", in {parts} parts" if parts > 1 else "")
-    checkpointing = config["network"].get("checkpointing")
-    told += "" if checkpointing is None else f", {'with' if checkpointing else 'without'} gradient checkpointing"
-    table = Table("part", "GiB", title=f"{config['recipe']}, {told}")
-    for part in ("weights", "gradients", "optimizer", "activations", "total"):
-        table.add_row(part, f"{getattr(footprint, part) / GIB:.3g}")
+    table = Table("part", "GiB", title=f"{config['recipe']}, {setting(config)}")
+    for part, gib in parts(footprint).items():
+        table.add_row(part, f"{gib:.3g}")
     console = Console(soft_wrap=True)
     console.print(table)
     gpus = [f"{gpu} ({GPUS[gpu]} GiB)" for gpu in footprint.fits()]
     console.print(f"fits on {', '.join(gpus)}" if gpus else "fits on no GPU that is known: make the batch smaller")
+
+
+def parts(footprint: Any) -> dict[str, float]:
+    """In GiB."""
+    names = ("weights", "gradients", "optimizer", "activations", "total")
+    return {name: getattr(footprint, name) / 2**30 for name in names}
+
+
+def setting(config: dict[str, Any]) -> str:
+    batch, micro_batches = config["training"]["batch_size"], config["training"]["micro_batches"]
+    told = f"batch {batch} a device" + (f", in {micro_batches} parts" if micro_batches > 1 else "")
+    checkpointing = config["network"].get("checkpointing")
+    return told + (
+        "" if checkpointing is None else f", {'with' if checkpointing else 'without'} gradient checkpointing"
+    )
+
+
+def row_of(footprint: Any, config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """A measurement in GiB for each part, and for the memory of a GPU that is sure to hold it."""
+    from fgm.train import provenance
+
+    protocol, n = ", ".join([setting(config), *telling(overrides)]), config["training"]["batch_size"]
+    gib = {f"{part}_gib": value for part, value in parts(footprint).items()} | {"gpu_gib": footprint.needed / 2**30}
+    results = [Measurement(name, value, n, protocol).row() for name, value in gib.items()]
+    return provenance(config) | {"subject": "memory", "device": "counted, on none", "results": results}
 
 
 if __name__ == "__main__":

@@ -1,30 +1,36 @@
-"""python -m fgm.table [check=true]: write the tables of the README files from runs.jsonl.
+"""python -m fgm.table [check=true]: write the tables of the documents from runs.jsonl and the recipes' headers.
 
-Between <!-- table: recipe, recipe --> and <!-- end --> stands one table each: a row per sampler, the mean and standard
-deviation over the seeds of the newest config. <!-- table: recipe (fd, kid) --> shows these metrics alone. Runs of older
-configs stay in runs.jsonl. Rows of fgm.bench, which name a subject, and of studies make tables of their own kinds.
+Between a mark and <!-- end -->:
+
+    <!-- table: recipe, recipe -->     one table each: a row per sampler, of the newest config
+    <!-- table: recipe (fd, kid) -->   these metrics alone
+    <!-- recipes -->                   what each recipe is, costs, is expected to give and has given
+    <!-- pages -->                     what was asked in experiments/, and the verdict
+
+Rows of fgm.bench and fgm.memory, which name a subject, and of studies make tables of their own kinds.
 """
 
 import re
-from collections import defaultdict
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from fgm.benchmarks.rows import table_of
 from fgm.errors import Refusal, entry
-from fgm.markdown import mean_and_sd, protocols, table_head, table_row
-from fgm.records import Measurement, read_rows, steps_named
+from fgm.overview import pages_told, recipes_told
+from fgm.records import read_rows
+from fgm.run_table import newest, rows_of
 from fgm.studies.identity.table import table_of_identity
 from fgm.studies.table import table_of_study
 
 ROOT = Path(__file__).parents[2]
 DIARIES = sorted((ROOT / "experiments").glob("*/README.md"))
-DOCUMENTS = ("README.md", "experiments/README.md", *(f"experiments/{p.parent.name}/README.md" for p in DIARIES))
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "src").rglob("README.md")), *DIARIES]
+DOCUMENTS = ("README.md", "experiments/README.md", *(path.relative_to(ROOT).as_posix() for path in PAGES))
 BLOCK = re.compile(
-    r"(<!-- table: (?P<recipes>[\w, *]+?)(?: \((?P<metrics>[\w, ]+)\))? -->\n).*?(?P<end><!-- end -->)", re.S
+    r"(<!-- table: (?P<recipes>[\w, ]+?)(?: \((?P<metrics>[\w, ]+)\))? -->\n).*?(?P<end><!-- end -->)", re.S
 )
-Key = tuple[str, int, str]
+OVERVIEW = re.compile(r"(<!-- (?P<kind>recipes|pages) -->\n).*?(?P<end><!-- end -->)", re.S)
+OVERVIEWS = {"recipes": recipes_told, "pages": pages_told}
 
 
 def main(arguments: list[str]) -> None:
@@ -46,16 +52,12 @@ def render(document: str, experiments: Path) -> str:
 
     def fill(block: re.Match[str]) -> str:
         metrics = named(block["metrics"] or "")
-        return block[1] + table(chosen(block["recipes"], experiments), experiments, metrics) + block["end"]
+        return block[1] + table(named(block["recipes"]), experiments, metrics) + block["end"]
 
-    return BLOCK.sub(fill, document)
+    def overview(block: re.Match[str]) -> str:
+        return block[1] + "\n".join(OVERVIEWS[block["kind"]](experiments)) + "\n" + block["end"]
 
-
-def chosen(recipes: str, experiments: Path) -> list[str]:
-    """The recipes that a block names, or with * all that have runs."""
-    if recipes.strip() == "*":
-        return sorted(path.parent.name for path in experiments.glob("*/runs.jsonl"))
-    return named(recipes)
+    return OVERVIEW.sub(overview, BLOCK.sub(fill, document))
 
 
 def named(names: str) -> list[str]:
@@ -83,52 +85,9 @@ def lines_of(name: str, runs: list[dict[str, Any]], metrics: list[str]) -> list[
     return rows_of(name, [with_metrics(run, metrics) for run in newest(runs)])
 
 
-def newest(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The last run of each seed among those that differ from the last run in nothing but the seed."""
-    if not runs:
-        return []
-    alike = [run for run in runs if run["study_digest"] == runs[-1]["study_digest"]]
-    return list({run["seed"]: run for run in alike}.values())
-
-
 def with_metrics(run: dict[str, Any], metrics: list[str]) -> dict[str, Any]:
     """The run with these metrics alone, where any are named."""
     return run | {"results": [row for row in run["results"] if not metrics or row["metric"] in metrics]}
-
-
-def rows_of(recipe: str, runs: list[dict[str, Any]]) -> list[str]:
-    """One Markdown table: samplers down, metrics across."""
-    values = collect(runs)
-    metrics = list(dict.fromkeys(metric for _, _, metric in values))
-    seeds, minutes = len(runs), fmean(run["train_s"] for run in runs) / 60
-    head = [
-        f"**{recipe}**, {seeds} seed{'s' if seeds > 1 else ''}, {minutes:.1f} min training on {runs[-1]['device']}",
-        "",
-    ]
-    body = [
-        table_row([name, str(nfe or ""), *(mean_and_sd(values.get((name, nfe, metric), [])) for metric in metrics)])
-        for name, nfe in dict.fromkeys((name, nfe) for name, nfe, _ in values)
-    ]
-    below = protocols(row for row in runs[-1]["results"] if row["weights"] != "real")
-    return [*head, *table_head(["sampler", "calls", *metrics]), *body, "", below]
-
-
-def collect(runs: list[dict[str, Any]]) -> dict[Key, list[float]]:
-    """(sampler, nfe, metric) -> values over runs; a value without protocol or n is refused by Measurement."""
-    values: dict[Key, list[float]] = defaultdict(list)
-    for run in runs:
-        for row in run["results"]:
-            m = Measurement.from_row(row)
-            values[sampler_name(m), m.nfe, m.metric].append(m.value)
-    return values
-
-
-def sampler_name(m: Measurement) -> str:
-    if m.weights == "real":
-        return m.protocol.partition(";")[0] if ";" in m.protocol else "floor: fresh against fresh"
-    if m.weights == "teacher":
-        return "start: teacher at t*" if m.nfe == 1 else "teacher's ODE"
-    return "start: teacher at t*" if m.weights == "start" else f"{steps_named(m.nfe)}, {m.weights}"
 
 
 if __name__ == "__main__":

@@ -57,9 +57,14 @@ class Footprint:
     def total(self) -> int:
         return self.weights + self.gradients + self.optimizer + self.activations
 
+    @property
+    def needed(self) -> float:
+        """With what is not counted."""
+        return self.total * RESERVED + GIB
+
     def fits(self) -> list[str]:
         """The GPUs that hold it."""
-        return [gpu for gpu, size in GPUS.items() if self.total * RESERVED + GIB <= size * GIB]
+        return [gpu for gpu, size in GPUS.items() if self.needed <= size * GIB]
 
 
 def of_distillation(make: Callable[[], Distillation], precision: str, copies: bool = False) -> Footprint:

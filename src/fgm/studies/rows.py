@@ -79,6 +79,15 @@ class Study:
         return next(iter(self.metrics))
 
     @property
+    def near_best(self) -> list[Cell]:
+        """The others whose mean is no farther from the best one's than the standard deviations of both together."""
+        best, metric = self.best, self.metric
+        if best is None:
+            return []
+        known = [cell for cell in self.finished if cell is not best]
+        return [c for c in known if abs(c.mean(metric) - best.mean(metric)) <= c.spread(metric) + best.spread(metric)]
+
+    @property
     def finished(self) -> list[Cell]:
         return [cell for cell in self.cells if cell.runs]
 

@@ -1,0 +1,109 @@
+"""What the documents' tests share: the commands that a document shows, and what each would be started with."""
+
+import re
+import shlex
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import nbformat
+
+from fgm.arguments import read_settings
+from fgm.config import parse_arguments, read_recipe
+from fgm.evaluators import evaluator_of_folder, evaluator_settings, read_evaluator
+from fgm.finished import split
+from fgm.studies.definition import read_sweep, restrict, with_metrics
+from fgm.table import DOCUMENTS, ROOT
+
+NOTEBOOKS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.ipynb"))
+ALL = (*DOCUMENTS, *NOTEBOOKS)
+WITHOUT_RECIPE = ("fgm.score", "fgm.reference", "fgm.report", "fgm.dashboard")
+INLINE = re.compile(r"(?<!`)`((?:make|torchrun|srun|python) [^`\n]+)`")
+
+
+def text_of(name: str) -> str:
+    """Of a notebook, what stands between its code."""
+    if not name.endswith(".ipynb"):
+        return (ROOT / name).read_text()
+    return "\n".join(cell.source for cell in nbformat.read(ROOT / name, as_version=4).cells if cell.cell_type != "code")
+
+
+def blocks(name: str, kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", text_of(name), re.S)
+
+
+def commands(name: str) -> list[str]:
+    """Of shell blocks, and of code within lines; one that leaves a place open, <so> or ..., is none."""
+    lines = [line for block in blocks(name, "bash") for line in block.splitlines() if line]
+    prose = re.sub(r"```.*?```", "", text_of(name), flags=re.S)
+    shown = [*(line.partition(" #")[0].strip() for line in lines), *INLINE.findall(prose)]
+    return [command for command in shown if "<" not in command and "..." not in command]
+
+
+def started(command: str) -> tuple[str, list[str]]:
+    """The module and its arguments, as make, torchrun or srun would start it; no module for what is make's alone."""
+    words = shlex.split(command)
+    if words[0] != "make":
+        module, *arguments = words[words.index("-m") + 1 :]
+        return module, arguments
+    given, line = dict(word.split("=", 1) for word in words[2:]), line_of(words[1])
+    assert given.keys() <= {"EXP", "ARGS", "SWEEP", "PROMPT"}, f"{command}: a variable that the Makefile does not read"
+    arguments, module = shlex.split(given.get("ARGS", "")), re.search(r"\$\(RUN\) (fgm\.\w+)", line)
+    named = [f"sweep={given.get('SWEEP', '')}"] if "$(SWEEP)" in line else []
+    named += [f"experiment={given['EXP']}"] if "EXP" in given else []
+    named += [f"prompt={given['PROMPT']}"] if "PROMPT" in given else []
+    return module[1] if module else "", [*named, *arguments]
+
+
+@cache
+def line_of(target: str) -> str:
+    """What make runs for it."""
+    makefile = (ROOT / "Makefile").read_text()
+    found = re.search(rf"^{target}:[^\n]*## [^\n]*\n\t@([^\n]*)", makefile, re.M)
+    assert found, f"make {target}: no such target"
+    return "" if makefile[found.end() :].startswith("\n\t@") else found[1]
+
+
+def compose(module: str, arguments: list[str]) -> None:
+    """What a command does before anything heavy.
+
+    Raises:
+        Refusal: a recipe, a study, a setting or a value that is not there.
+    """
+    evaluator, rest = evaluator_settings(arguments)
+    is_folder = any(argument.startswith("samples_dir=") for argument in rest)
+    own = settings_of(module, is_folder)
+    if module in WITHOUT_RECIPE or is_folder:
+        given, recipe, overrides = read_settings(rest, own), "digits_fgm", []
+    else:
+        given, overrides = split(rest, own)
+        recipe, overrides = recipe_of(given, overrides)
+    if given.get("sweep"):
+        read_sweep(given["sweep"])
+    composed(recipe, tuple(overrides))
+    if is_folder:
+        evaluator_of_folder(given["evaluator"], evaluator, given["data"])
+    elif given.get("evaluator"):
+        read_evaluator(given["evaluator"], evaluator, recipe, overrides)
+
+
+def settings_of(module: str, is_folder: bool) -> dict[str, str]:
+    """Those of a command's own, with their defaults."""
+    entry: Any = import_module(module)
+    names = ("FOLDER",) if is_folder and hasattr(entry, "FOLDER") else ("OWN", "KNOWN", "RUN")
+    return next((getattr(entry, name) for name in names if hasattr(entry, name)), {})
+
+
+def recipe_of(given: dict[str, str], overrides: list[str]) -> tuple[str, list[str]]:
+    """A recipe and its overrides; of a study, that of its first point."""
+    if "sweep" not in given:
+        return parse_arguments(overrides)
+    sweep, rest = restrict(with_metrics(read_sweep(given["sweep"]), given.get("metrics", "")), overrides)
+    recipe, rest = parse_arguments(rest, sweep.experiment)
+    first = [next(iter(axis.values.values())) for axis in sweep.axes.values()]
+    return recipe, [*sweep.base, *rest, *(override for overrides in first for override in overrides)]
+
+
+@cache
+def composed(recipe: str, overrides: tuple[str, ...]) -> None:
+    read_recipe(recipe, list(overrides))

@@ -1,0 +1,189 @@
+"""What the documents say is run: commands are composed, examples executed, links followed, tables made of rows."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from documents import ALL, blocks, commands, compose, started, text_of
+from hydra.utils import instantiate
+
+import fgm.config
+import fgm.overview
+from fgm.config import CONFIGS, read_recipe
+from fgm.errors import Refusal
+from fgm.evaluation import measure
+from fgm.evaluation.symptoms import THRESHOLDS
+from fgm.overview import header, measured, page_line
+from fgm.records import append_row
+from fgm.shipped import names as shipped
+from fgm.shipped import run as shipped_run
+from fgm.table import BLOCK, DOCUMENTS, OVERVIEW, ROOT, render
+
+COMMANDS = sorted({command: name for name in ALL for command in commands(name)}.items())
+BY_HAND = [name for name in DOCUMENTS if not name.startswith("src/")]
+WRONG = {
+    "make trian": "no such target",
+    "make train EXP=digits_fmg": "did you mean digits_fgm",
+    'make train ARGS="method.t_starr=1"': "did you mean method.t_star",
+    'make sample ARGS="m=3"': "no setting m",
+    'make eval ARGS="evaluator=digit"': "digit",
+    "make report SWEEP=t_sta": "did you mean t_star",
+    'make sweep SWEEP=t_star ARGS="method.t_star=2"': "must lie in (0, 1]",
+    'make train N="3"': "does not read",
+}
+
+
+@pytest.mark.parametrize("command", [c for c, _ in COMMANDS if not c.startswith("pip ")])
+def test_a_command_names_what_there_is(command: str) -> None:
+    module, arguments = started(command)
+    if module:
+        compose(module, arguments)
+
+
+@pytest.mark.parametrize(("command", "said"), WRONG.items())
+def test_a_command_that_names_what_there_is_not_is_found(command: str, said: str) -> None:
+    with pytest.raises((AssertionError, Refusal)) as found:
+        compose(*started(command))
+    assert said in str(found.value)
+
+
+def example(kind: str, holds: str) -> str:
+    """The README's one block that holds a word."""
+    (code,) = (block for block in blocks("README.md", kind) if holds in block)
+    return code
+
+
+def argument(holds: str) -> list[str]:
+    (own,) = (shlex.split(c)[-1].removeprefix("ARGS=") for c in commands("README.md") if holds in c)
+    return own.split()
+
+
+def test_a_model_of_ones_own_is_distilled_as_the_readme_says(tmp_path: Path) -> None:
+    code = example("python", "MyTeacher")
+    assert len(code.splitlines()) <= 20
+    (tmp_path / "my_teacher.py").write_text(code)
+    torch.save(
+        torch.nn.ModuleDict(
+            {"image": torch.nn.Linear(64, 64), "time": torch.nn.Linear(1, 64), "label": torch.nn.Embedding(10, 64)}
+        ).state_dict(),
+        tmp_path / "weights.pt",
+    )
+    tiny = ["training.cycles=2", "training.batch_size=4", "evaluation.n=40", "evaluation.every=0", "run_dir=run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fgm.train", *argument("my_teacher"), *tiny, "experiments=experiments", "logger=csv"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "generator.safetensors").exists()
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The object of a noun of mixture_fgm, by an example of the README in a file of its own."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def made(noun: str, file: str) -> Any:
+        arguments = argument(file)
+        (tmp_path / f"{file}.py").write_text(example("python", arguments[0].rpartition(".")[2]))
+        return instantiate(read_recipe("mixture_fgm", arguments)[noun])
+
+    return made
+
+
+def test_a_path_of_ones_own_is_one_file(own: Any, float64: None) -> None:
+    path, t = own("path", "my_path"), torch.linspace(0.1, 0.9, 9)
+    x_0, eps = torch.randn(9, 2), torch.randn(9, 2)
+    x_t, c = path.interpolate(x_0, eps, t)
+    torch.testing.assert_close(path.x_0_from_velocity(x_t, c, t), x_0)
+    _, slope = torch.func.jvp(lambda t: path.interpolate(x_0, eps, t)[0], (t,), (torch.ones(9),))
+    torch.testing.assert_close(slope, c)
+
+
+def test_a_metric_of_ones_own_is_one_file(own: Any) -> None:
+    found = {m.metric: m for m in measure(own("evaluation", "my_panel").panel, torch.tensor([[3.0, 4.0], [0.0, 1.0]]))}
+    assert found["radius"].value == 3.0 and found["radius"].n == 2 and "sliced_w2" in found
+
+
+def test_a_recipe_of_ones_own_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    monkeypatch.setattr(fgm.config, "CONFIGS", tmp_path / "configs")
+    text = example("yaml", "spirals_fgm")
+    (tmp_path / "configs" / "experiment" / "spirals_fgm.yaml").write_text(text)
+    config = read_recipe("spirals_fgm", [])
+    assert config["data"]["_target_"].endswith("Spirals") and config["teacher"]["overrides"] == ["data=spirals"]
+    assert all(word in text for word in ("# make train EXP=spirals_fgm", "# Cost:", "# Expect:"))
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere_and_tables_are_fresh(name: str) -> None:
+    path = ROOT / name
+    for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        assert link.startswith("https://") or (path.parent / link).exists(), link
+    assert render(path.read_text(), ROOT / "experiments") == path.read_text()
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_no_number_stands_in_a_table_that_no_row_made(name: str) -> None:
+    assert numbers_by_hand(text_of(name)) == []
+
+
+def numbers_by_hand(text: str) -> list[str]:
+    """Of cells outside of the tables that are made; names, links and code apart."""
+    rest = OVERVIEW.sub("", BLOCK.sub("", text))
+    cells = [cell for line in rest.splitlines() if line.startswith("|") for cell in line.split("|")]
+    plain = [re.sub(r"\[[^\]]*\]\([^)]*\)|`[^`]*`", "", cell) for cell in cells]
+    return [number for cell in plain for number in re.findall(r"(?<![\w*])\d[\d.,]*", cell)]
+
+
+def test_a_number_by_hand_is_found() -> None:
+    made = "<!-- table: toy -->\n| 0.5 |\n<!-- end -->\n"
+    assert numbers_by_hand(f"{made}| [01](x/1.py) | `n=3` | x_0, 0.25 | about 7 |\n3 and 4\n") == ["0.25", "7"]
+
+
+@pytest.mark.parametrize("recipe", shipped())
+def test_the_weights_that_come_with_the_suite_have_the_value_of_their_row(recipe: str) -> None:
+    row = shipped_run(recipe)["row"]
+    value = next(m for m in row["results"] if m["metric"] == "shapeeval")
+    (line,) = (x for x in text_of("src/fgm/shipped/README.md").splitlines() if x.startswith(f"| {recipe}.safe"))
+    assert f"ShapeEval {value['value']:.3f} " in line and f"n = {value['n']} " in line
+
+
+@pytest.mark.parametrize("metric", THRESHOLDS)
+def test_the_signs_of_failure_have_the_bounds_of_the_code(metric: str) -> None:
+    (line,) = (x for x in text_of("src/fgm/evaluation/README.md").splitlines() if x.startswith(f"| {metric} |"))
+    assert f"| {THRESHOLDS[metric].low:g} to {THRESHOLDS[metric].high:g} |" in line
+
+
+def test_a_recipe_is_told_with_its_first_sampler_and_its_teacher(tmp_path: Path) -> None:
+    def result(value: float, nfe: int, weights: str) -> dict[str, Any]:
+        return {"metric": "fd", "value": value, "n": 100, "protocol": "p", "nfe": nfe, "weights": weights}
+
+    results = [result(0.5, 1, "ema"), result(0.7, 1, "raw"), result(0.25, 50, "teacher"), result(9.0, 0, "real")]
+    row = {"seed": 0, "study_digest": "a", "train_s": 90.0, "device": "cpu", "results": results}
+    append_row(tmp_path / "toy" / "runs.jsonl", row)
+    assert measured("toy", tmp_path) == "fd 0.5 in 1 call, 0.25 in 50 calls (n = 100); 1.5 min"
+    append_row(tmp_path / "toy" / "runs.jsonl", row | {"seed": 1, "results": [result(1.5, 1, "ema")]})
+    assert measured("toy", tmp_path) == "fd 1 ± 0.71 in 1 call, 0.25 in 50 calls (n = 100, 2 seeds); 1.5 min"
+    assert measured("nothing", tmp_path) == ""
+
+
+def test_a_recipe_is_told_by_the_first_sentences_of_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fgm.overview, "CONFIGS", tmp_path)
+    (tmp_path / "experiment").mkdir()
+    lines = ["@package _global_", "make train EXP=toy", "A toy in <one> call, at", "t* 0.714. Ours: all."]
+    lines += ["Cost: not yet run; a day of 2", "GPUs. A guess.", "Expect: no finished run has been recorded yet."]
+    text = "\n".join(f"# {line}" for line in lines)
+    (tmp_path / "experiment" / "toy.yaml").write_text(f"{text}\nmethod: {{t_star: 0.9}}  # not this\n")
+    assert header("toy") == ["A toy in &lt;one> call, at t* 0.714", "a day of 2 GPUs", ""]
+
+
+def test_a_page_is_told_by_its_question_and_the_beginning_of_its_verdict() -> None:
+    page = "# toy\n\n**Question.** Is it\nso?\n\n**Verdict.** Yes. But 3.5 of\nthem are not.\n\n<!-- table: toy -->\n"
+    assert page_line("toy", page, 2) == "| [toy](toy/README.md) | Is it so? | 2 | Yes |"

@@ -118,7 +118,7 @@ def test_sizes_that_diffusers_would_crop_are_refused(net: SD3Velocity, model: st
             untrained(TRANSFORMER, Table(), size)
     with pytest.raises(Refusal, match="takes pictures of at most 64 pixels"):
         untrained(TRANSFORMER, Table(), 80)
-    with pytest.raises(ValueError, match=r"latents of shape \(4, 4, 4\) was given \(4, 4, 5\)"):
+    with pytest.raises(ValueError, match=r"SD3Velocity of shape \(4, 4, 4\) was given \(4, 4, 5\)"):
         net(torch.zeros(1, 4, 4, 5), t[:1], prompts[:1])
     with pytest.raises(ValueError, match="reads prompts, and was given none"):
         net(x_t, t)

@@ -22,22 +22,12 @@ class TimeEmbedding(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """Time plus class, (batch, width). The label num_classes is the null class, for guidance.
-
-    A network without classes (num_classes = 0) takes condition None.
-    """
+    """Time plus class, (batch, width), for labels as class_labels gives them: num_classes is the null one."""
 
     def __init__(self, width: int, num_classes: int = 0) -> None:
         super().__init__()
         self.time = TimeEmbedding(width)
         self.label = nn.Embedding(num_classes + 1, width) if num_classes else None
 
-    def forward(self, t: Tensor, condition: Tensor | None) -> Tensor:
-        features = self.time(t)
-        if self.label is None:
-            if condition is not None:
-                raise ValueError("this network has no classes, and was given labels")
-            return features
-        if condition is None:
-            condition = torch.full((len(t),), self.label.num_embeddings - 1, device=t.device)
-        return features + self.label(condition)
+    def forward(self, t: Tensor, labels: Tensor | None) -> Tensor:
+        return self.time(t) if self.label is None else self.time(t) + self.label(labels)

@@ -49,6 +49,7 @@ BAD = {
         ["evaluation=fid_edm", "evaluation.panel.protocol=fid"],
         "must be one of edm, torch-fidelity, clean-legacy",
     ),
+    "no list": (["network=unet", "network.multipliers=2"], "network.multipliers = 2: must be a list"),
     "missing value": (["teacher=file"], "teacher.file has no value"),
 }
 

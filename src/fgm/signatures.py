@@ -128,7 +128,7 @@ def mismatch_of_subscript(name: str, inner: ast.expr, value: Any, module: str) -
         interval = ast.literal_eval(inner.elts[1])
         wrong = mismatch(inner.elts[0], value, module)
         return wrong or (None if within(value, interval) else f"must lie in {interval}")
-    if name in ("tuple", "list") and not isinstance(value, list):
+    if name in ("tuple", "list", "Sequence") and not isinstance(value, list):
         return "must be a list"
     return None
 

@@ -25,11 +25,11 @@ from typing import Any
 
 from rich.console import Console
 
-from fgm.arguments import choice, whole
+from fgm.arguments import choice, split, whole
 from fgm.config import digest, parse_arguments, read_recipe, require_extras
 from fgm.errors import Refusal, entry
 from fgm.evaluators import device_of_rank, make
-from fgm.finished import load_source, split
+from fgm.finished import load_source
 from fgm.records import append_row
 from fgm.run_config import read_config
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fgm import shipped, teacher
+from fgm.arguments import split
 from fgm.config import digest, parse_arguments, read_recipe, telling
 from fgm.errors import Refusal
 from fgm.run_config import read_config
@@ -36,12 +37,6 @@ def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, A
     print(f"{run_dir} holds no finished run: taking the weights that come with the suite ({recipe})")
     places = {"run_dir": str(run_dir), WEIGHTS: str(shipped.weights(recipe))}
     return shipped.run(recipe)["config"] | places, own | mine
-
-
-def split(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, str], list[str]]:
-    """A command's own key=value settings, and the other arguments."""
-    mine = [a for a in arguments if "=" in a and a.split("=")[0] in own]
-    return dict(a.split("=", 1) for a in mine), [a for a in arguments if a not in mine]
 
 
 def load_source(config: dict[str, Any]) -> Any:

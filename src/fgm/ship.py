@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from fgm import shipped
+from fgm.arguments import split
 from fgm.config import parse_arguments
 from fgm.errors import Refusal, entry
 from fgm.evaluation.preflight import require_files
 from fgm.evaluators import device_of_rank, evaluator_settings, make, make_evaluation, read_evaluator
 from fgm.files import sha256_of
-from fgm.finished import WEIGHTS, finished_run, sampler_source, split, weights_file
+from fgm.finished import WEIGHTS, finished_run, sampler_source, weights_file
 from fgm.records import Measurement, write_json
 
 LARGEST = 8_000_000  # bytes

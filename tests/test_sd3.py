@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from fgm import pretrained
 from fgm.errors import Refusal
 from fgm.networks import sd3
-from fgm.networks.generator import OneStepGenerator
+from fgm.networks.generator import FewStepGenerator
 from fgm.networks.guidance import Guided
 from fgm.networks.latents import Autoencoder
 from fgm.networks.sd3 import SD3Velocity, untrained
@@ -91,7 +91,7 @@ def test_one_euler_step_of_the_pipeline_is_our_generator_at_the_schedulers_first
         latents=x_t.clone(), output_type="latent", height=SIZE, width=SIZE,
     ).images  # fmt: skip
     t_star = float(pipe.scheduler.sigmas[0])
-    ours = OneStepGenerator(net, RectifiedPath(), t_star=t_star, c_in="one")(x_t, prompts)
+    ours = FewStepGenerator(net, RectifiedPath(), t_star=t_star, c_in="one")(x_t, prompts)
     assert_close(ours, drawn, rtol=1e-5, atol=1e-5)
 
 

@@ -49,6 +49,10 @@ BAD = {
         ["evaluation=fid_edm", "evaluation.panel.protocol=fid"],
         "must be one of edm, torch-fidelity, clean-legacy",
     ),
+    "no such target": (
+        ["method.weighting._target_=fgm.losses.x0_weight"],
+        "method.weighting._target_ = fgm.losses.x0_weight: fgm.losses defines no x0_weight; did you mean x_0_weight?",
+    ),
     "no list": (["network=unet", "network.multipliers=2"], "network.multipliers = 2: must be a list"),
     "missing value": (["teacher=file"], "teacher.file has no value"),
 }

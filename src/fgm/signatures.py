@@ -45,7 +45,8 @@ def definition(module: str, name: str) -> tuple[str, ast.AST]:
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
                     return definition(str(node.module), alias.name)
-    raise Refusal(f"{module} defines no {name}")
+    defined = [node.name for node in syntax(module).body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    raise Refusal(f"{module} defines no {name}; {hint(name, defined)}")
 
 
 @cache
@@ -81,7 +82,10 @@ def check(node: Any, where: str = "") -> None:
 
 
 def check_arguments(node: dict[str, Any], target: str, where: str) -> None:
-    known = parameters(target)
+    try:
+        known = parameters(target)
+    except Refusal as refusal:
+        raise Refusal(f"{where}._target_ = {target}: {refusal}") from None
     given = {key: value for key, value in node.items() if not key.startswith("_")}
     for key, value in given.items():
         if key not in known:

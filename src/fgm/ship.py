@@ -16,7 +16,7 @@ from fgm.errors import Refusal, entry
 from fgm.evaluation.preflight import require_files
 from fgm.evaluators import device_of_rank, evaluator_settings, make, make_evaluation, read_evaluator
 from fgm.files import sha256_of
-from fgm.finished import WEIGHTS, finished_run, sampler_source, weights_file
+from fgm.finished import SHIPPED_WEIGHTS, finished_run, sampler_source, weights_file
 from fgm.records import Measurement, write_json
 
 LARGEST = 8_000_000  # bytes
@@ -25,14 +25,14 @@ LARGEST = 8_000_000  # bytes
 def main(arguments: list[str]) -> None:
     settings, rest = evaluator_settings(arguments)
     config, own = finished_run(rest, {"evaluator": ""})
-    if WEIGHTS in config:
+    if SHIPPED_WEIGHTS in config:
         raise Refusal(f"{config['run_dir']} holds no finished run: make train EXP={config['recipe']}")
     if own["evaluator"]:
         asked = parse_arguments(split(rest, own)[1])
         config = config | {"evaluation": read_evaluator(own["evaluator"], settings, *asked)}
     require_files(config["evaluation"])
     file = round_weights(weights_file(config), shipped.weights(config["recipe"]))
-    results = measured(config | {WEIGHTS: str(file)})
+    results = measured(config | {SHIPPED_WEIGHTS: str(file)})
     row = json.loads((Path(config["run_dir"]) / "results.json").read_text())
     told = {"sha256": sha256_of(file), "row": row | {"results": [m.row() for m in results]}, "config": config}
     write_json(file.with_suffix(".json"), told)

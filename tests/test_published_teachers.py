@@ -165,6 +165,8 @@ BAD: dict[str, tuple[Any, str]] = {
                      or pretrained(str(f), PATHS[0]), "does not hold the weights of its architecture"),
     "unknown option": (lambda f: write_edm(f, tiny("SongUNet")[0], **tiny("SongUNet")[1], magnitude=True)
                        or pretrained(str(f), PATHS[0]), "has magnitude, which is not known here"),
+    "a size in words": (lambda f: write_edm(f, tiny("SongUNet")[0], **tiny("SongUNet")[1] | {"img_resolution": "many"})
+                        or pretrained(str(f), PATHS[0]), "does not hold the weights of its architecture"),
     "no network": (lambda f: f.write_bytes(pickle.dumps({"net": 1})) and pretrained(str(f), PATHS[0]), "under `ema`"),
 }  # fmt: skip
 

@@ -33,6 +33,3 @@ class OdeSampler(nn.Module):
             return self.net(x, t.expand(len(x)), condition)
 
         return velocity
-
-    def extra_repr(self) -> str:
-        return f"nfe={self.nfe}"

@@ -53,6 +53,10 @@ BAD = {
         ["method.weighting._target_=fgm.losses.x0_weight"],
         "method.weighting._target_ = fgm.losses.x0_weight: fgm.losses defines no x0_weight; did you mean x_0_weight?",
     ),
+    "no such weights": (
+        ["teacher=torchcfm", "teacher.checkpoint=x.pt", "teacher.weights=ema"],
+        "teacher.weights = ema: must be one of ema_model",
+    ),
     "no list": (["network=unet", "network.multipliers=2"], "network.multipliers = 2: must be a list"),
     "missing value": (["teacher=file"], "teacher.file has no value"),
 }

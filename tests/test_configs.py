@@ -26,7 +26,7 @@ BAD = {
     "no such choice": (["method.c_in=two"], "must be one of one, t_star, variance"),
     "no such start": (["method.online_start=warm"], "must be one of teacher, fit, random"),
     "bf16 weights": (["trainer.precision=bf16-true"], "trainer.precision = bf16-true: give bf16-mixed"),
-    "no such noun": (["time=gaussian"], "Could not find 'time/gaussian'"),
+    "no such noun": (["time=logitnormal"], "there is no time=logitnormal; did you mean logit_normal?"),
     "density out of range": (["time.std=-1"], "time.std = -1: must lie in (0, inf)"),
     "empty batch": (["training.batch_size=0"], "must lie in [1, inf)"),
     "no key=value": (["t_star"], "is not of the form key=value"),

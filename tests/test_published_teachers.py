@@ -1,6 +1,7 @@
 """Teachers that people hold: their files are read exactly, run nothing, and become velocities of our paths."""
 
 import pickle
+from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -155,28 +156,32 @@ def test_a_card_tells_where_its_file_comes_from_and_no_figure_without_a_source()
 
 
 PUBLISHED = "edm-cifar10-32x32-uncond-vp.pkl"
-BAD: dict[str, tuple[Any, str]] = {
-    "no file": (lambda f: pretrained(str(f.with_name(PUBLISHED)), PATHS[0]), "it comes from https"),
-    "wrong hash": (lambda f: pretrained(str(f), PATHS[0], "0" * 64), "it is another file"),
-    "cut short": (lambda f: f.write_bytes(f.read_bytes()[:-900]) and pretrained(str(f), PATHS[0]), "no whole pickle"),
-    "another net": (lambda f: write_edm(f, *tiny("SongUNet")[:1], name="VPPrecond", model_type="SongUNet")
-                    or pretrained(str(f), PATHS[0]), "is a VPPrecond of SongUNet, and EDMPrecond"),
-    "another size": (lambda f: write_edm(f, tiny("SongUNet")[0], **{**tiny("SongUNet")[1], "num_blocks": 2})
-                     or pretrained(str(f), PATHS[0]), "does not hold the weights of its architecture"),
-    "unknown option": (lambda f: write_edm(f, tiny("SongUNet")[0], **tiny("SongUNet")[1], magnitude=True)
-                       or pretrained(str(f), PATHS[0]), "has magnitude, which is not known here"),
-    "a size in words": (lambda f: write_edm(f, tiny("SongUNet")[0], **tiny("SongUNet")[1] | {"img_resolution": "many"})
-                        or pretrained(str(f), PATHS[0]), "does not hold the weights of its architecture"),
-    "no network": (lambda f: f.write_bytes(pickle.dumps({"net": 1})) and pretrained(str(f), PATHS[0]), "under `ema`"),
-}  # fmt: skip
 
 
-@pytest.mark.parametrize("read, message", BAD.values(), ids=BAD.keys())
-def test_bad_checkpoints_are_one_line(read: Any, message: str, tmp_path: Path) -> None:
+def rewritten(**changes: Any) -> Callable[[Path], None]:
     model, told = tiny("SongUNet")
-    write_edm(tmp_path / "net.pkl", model, **told)
+    return lambda file: write_edm(file, model, **told | changes)
+
+
+BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no file": (Path.unlink, "it comes from https"),
+    "cut short": (lambda file: file.write_bytes(file.read_bytes()[:-900]), "no whole pickle"),
+    "another net": (rewritten(name="VPPrecond"), "is a VPPrecond of SongUNet, and EDMPrecond"),
+    "another size": (rewritten(num_blocks=2), "does not hold the weights of its architecture"),
+    "a size in words": (rewritten(img_resolution="many"), "does not hold the weights of its architecture"),
+    "unknown option": (rewritten(magnitude=True), "has magnitude, which is not known here"),
+    "no network": (lambda file: file.write_bytes(pickle.dumps({"net": 1})), "under `ema`"),
+}
+
+
+@pytest.mark.parametrize("spoil, message", BAD.values(), ids=BAD.keys())
+def test_bad_checkpoints_are_one_line(spoil: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+    file = tmp_path / PUBLISHED
+    rewritten()(file)
+    pretrained(str(file), PATHS[0])
+    spoil(file)
     with pytest.raises(Refusal) as refusal:
-        read(tmp_path / "net.pkl")
+        pretrained(str(file), PATHS[0])
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
 
@@ -191,6 +196,8 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
         assert not (tmp_path / "ran").exists()
     write_edm(file, *tiny("SongUNet")[:1], **tiny("SongUNet")[1])
     pretrained(str(file), PATHS[0], sha256(file.read_bytes()).hexdigest()[:12])
+    with pytest.raises(Refusal, match="it is another file"):
+        pretrained(str(file), PATHS[0], "0" * 64)
 
 
 SHAPE = {"width": 16, "multipliers": (1, 2, 2), "blocks": 2, "attention": (4,), "size": 8}

@@ -26,7 +26,7 @@ BAD = {
     "no such choice": (["method.c_in=two"], "must be one of one, t_star, variance"),
     "no such start": (["method.online_start=warm"], "must be one of teacher, fit, random"),
     "bf16 weights": (["trainer.precision=bf16-true"], "trainer.precision = bf16-true: give bf16-mixed"),
-    "no such noun": (["time=gaussian"], "Could not find 'time/gaussian'"),
+    "no such noun": (["time=logitnormal"], "there is no time=logitnormal; did you mean logit_normal?"),
     "density out of range": (["time.std=-1"], "time.std = -1: must lie in (0, inf)"),
     "empty batch": (["training.batch_size=0"], "must lie in [1, inf)"),
     "no key=value": (["t_star"], "is not of the form key=value"),
@@ -49,6 +49,15 @@ BAD = {
         ["evaluation=fid_edm", "evaluation.panel.protocol=fid"],
         "must be one of edm, torch-fidelity, clean-legacy",
     ),
+    "no such target": (
+        ["method.weighting._target_=fgm.losses.x0_weight"],
+        "method.weighting._target_ = fgm.losses.x0_weight: fgm.losses defines no x0_weight; did you mean x_0_weight?",
+    ),
+    "no such weights": (
+        ["teacher=torchcfm", "teacher.checkpoint=x.pt", "teacher.weights=ema"],
+        "teacher.weights = ema: must be one of ema_model",
+    ),
+    "no list": (["network=unet", "network.multipliers=2"], "network.multipliers = 2: must be a list"),
     "missing value": (["teacher=file"], "teacher.file has no value"),
 }
 

@@ -1,25 +1,20 @@
-"""EDM2's network: its layers preserve magnitudes, its files are read exactly, and its rows stay of unit length."""
+"""EDM2's network: it is the paper's figure, its layers preserve magnitudes, and its rows stay of unit length."""
 
 import math
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from official_files import Code
-from published_files import write_edm2
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 from torch.testing import assert_close
 
 from fgm.data.digits import Digits
-from fgm.errors import Refusal
 from fgm.networks.constraints import Constrained, constrain, constrained
-from fgm.networks.edm import EdmVelocity, untrained
+from fgm.networks.edm import EdmVelocity
 from fgm.networks.edm2_unet import Edm2UNet, Layer, Waves, joined, mixed, silu
-from fgm.networks.edm_checkpoints import pretrained
 from fgm.paths import RectifiedPath
 from fgm.times import Uniform
 from fgm.training.distillation import Distillation
@@ -183,48 +178,6 @@ def test_copies_of_an_edm2_teacher_keep_unit_rows_and_the_teacher_keeps_its_file
     assert all(torch.equal(held[k], w) for k, w in teacher.state_dict().items())
 
 
-def test_a_checkpoint_in_float16_comes_back_and_its_source_is_not_run(tmp_path: Path) -> None:
-    model = tiny()
-    write_edm2(tmp_path / "net.pkl", model, img_resolution=8, img_channels=3, label_dim=3, **TOLD)
-    theirs = pretrained(str(tmp_path / "net.pkl"), RectifiedPath())
-    mine = EdmVelocity(model.half().float(), (3, 8, 8), 3, RectifiedPath())
-    x_t, t, labels = inputs()
-    assert theirs.state_dict().keys() == mine.state_dict().keys() and theirs.num_classes == 3
-    assert all(p.dtype == torch.float32 for p in theirs.parameters())
-    assert torch.equal(theirs(x_t, t, labels), mine(x_t, t, labels))
-    assert (theirs(x_t, t, labels) - theirs(x_t, t, (labels + 1) % 3)).abs().max() > 1e-4
-    assert torch.equal(theirs(x_t, t), theirs(x_t, t, theirs.null(labels)))
-
-
-@pytest.mark.parametrize("told, name, message", [
-    ({"num_blocks": 2}, "Precond", "does not hold the weights of its architecture"),
-    ({"resample_filter": [1, 3, 3, 1]}, "Precond", "its UNet has resample_filter, which is not known here"),
-    ({}, "Other", "is a Other of UNet, and EDMPrecond of SongUNet"),
-])  # fmt: skip
-def test_other_networks_are_one_line(told: dict[str, Any], name: str, message: str, tmp_path: Path) -> None:
-    sizes = {"img_resolution": 8, "img_channels": 3, "label_dim": 3}
-    write_edm2(tmp_path / "net.pkl", tiny(), name=name, **sizes | TOLD | told)
-    with pytest.raises(Refusal) as refusal:
-        pretrained(str(tmp_path / "net.pkl"), RectifiedPath())
-    assert message in str(refusal.value) and "\n" not in str(refusal.value)
-
-
-def test_code_beside_the_network_is_refused_and_not_run(tmp_path: Path) -> None:
-    sizes = {"img_resolution": 8, "img_channels": 3, "label_dim": 3}
-    write_edm2(tmp_path / "net.pkl", tiny(), extra=Code(tmp_path / "ran"), **sizes | TOLD)
-    with pytest.raises(Refusal, match="nothing in it was run"):
-        pretrained(str(tmp_path / "net.pkl"), RectifiedPath())
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_network_sees_its_noise_and_every_weight_counts() -> None:
-    model, (x_t, t, labels) = tiny(), inputs()
-    net = EdmVelocity(model, (3, 8, 8), 3, RectifiedPath())
-    net(x_t, t, labels).square().sum().backward()
-    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
-    assert (net(x_t, t, labels) - net(x_t, 0.5 * t, labels)).abs().max() > 1e-3
-
-
 def test_bf16_is_arithmetic_alone() -> None:
     """Under autocast the answer is float32 and near, and the time still counts."""
     net, (x_t, t, y) = EdmVelocity(tiny(), (3, 8, 8), 3, RectifiedPath()), inputs()
@@ -232,15 +185,3 @@ def test_bf16_is_arithmetic_alone() -> None:
         v, moved = net(x_t, t, y), net(x_t, t + 1e-3, y)
     exact = net(x_t, t, y)
     assert v.dtype == torch.float32 and (v - exact).norm() < 0.05 * exact.norm() and not torch.equal(v, moved)
-
-
-COUNTS = {"edm2_img64_xs": 124_710_821, "edm2_img64_s": 280_209_253, "edm2_img64_m": 497_803_045,
-          "edm2_img64_l": 777_492_197, "edm2_img64_xl": 1_119_276_709}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_full_sizes_have_their_parameter_counts(name: Any) -> None:
-    """EDM2's README tells 238 MB of a file of size XS: float16, and MB of 2^20 bytes."""
-    with torch.device("meta"):
-        net = untrained(name, RectifiedPath(), 1000)
-    assert sum(p.numel() for p in net.parameters()) == COUNTS[name]

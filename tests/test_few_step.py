@@ -1,4 +1,4 @@
-"""Generators of several steps: their times, whose gradient flows, and that one step is the one-step generator."""
+"""Generators of several steps: their times, whose gradient flows, and what they begin with."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from fgm.analytic import gaussian
 from fgm.evaluation.sampling import draw_samples, generator_source
 from fgm.networks import Velocity
 from fgm.networks.exact import ExactVelocity
-from fgm.networks.generator import FewStepGenerator, OneStepGenerator
+from fgm.networks.generator import FewStepGenerator
 from fgm.networks.mlp import VelocityMLP
 from fgm.paths import RectifiedPath
 from fgm.training.distillation import Distillation
@@ -39,11 +39,11 @@ def test_four_steps_from_one_are_read_at_quarters_and_start_at_t_star() -> None:
         assert FewStepGenerator(network(), PATH, 0.97, steps=steps).times[0] == 0.97
 
 
-def test_one_step_has_the_bits_of_the_one_step_generator() -> None:
+def test_the_first_step_of_several_has_the_bits_of_one() -> None:
     net, z = network(), noises(8, 2)
-    assert torch.equal(FewStepGenerator(net, PATH, 0.97)(z), OneStepGenerator(net, PATH, 0.97)(z))
-    several = FewStepGenerator(net, PATH, 0.97, steps=4)
-    assert torch.equal(several(z, None, torch.empty(0, 8, 2)), OneStepGenerator(net, PATH, 0.97)(z))
+    one, several = FewStepGenerator(net, PATH, 0.97), FewStepGenerator(net, PATH, 0.97, steps=4)
+    assert (one.nfe, one.times) == (1, [0.97])
+    assert torch.equal(several(z, None, torch.empty(0, 8, 2)), one(z))
 
 
 def test_each_step_predicts_x_0_from_the_last_one_noised_afresh() -> None:

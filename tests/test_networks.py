@@ -11,12 +11,12 @@ from fgm.analytic import gaussian, ring
 from fgm.networks import Velocity
 from fgm.networks.dit import DiT
 from fgm.networks.exact import ExactVelocity
-from fgm.networks.generator import InputScale, OneStepGenerator, input_scale
+from fgm.networks.generator import FewStepGenerator, InputScale, input_scale
 from fgm.networks.guidance import Guided
 from fgm.networks.mlp import VelocityMLP
 from fgm.networks.ode import OdeSampler
 from fgm.paths import Path, RectifiedPath, TrigonometricPath
-from fgm.solvers import Euler, Heun, Solver, TimeGrid
+from fgm.solvers import Euler, Heun, Solver
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -96,8 +96,8 @@ def test_samples_do_not_see_each_other(net: Velocity) -> None:
 def test_the_generator_starts_as_one_euler_step(net: Velocity) -> None:
     """At t* = 1, c_in = one on the rectified path, g(z) is the teacher's ODE in one Euler step."""
     z, _, labels = inputs(net)
-    generator = OneStepGenerator(net, RectifiedPath(), t_star=1.0, c_in="one")
-    assert_close(generator(z, labels), OdeSampler(net, RectifiedPath(), TimeGrid(1))(z, labels))
+    generator = FewStepGenerator(net, RectifiedPath(), t_star=1.0, c_in="one")
+    assert_close(generator(z, labels), OdeSampler(net, RectifiedPath(), 1)(z, labels))
 
 
 @pytest.mark.parametrize("c_in", ["one", "t_star", "variance"])
@@ -105,7 +105,7 @@ def test_the_generator_starts_as_one_euler_step(net: Velocity) -> None:
 def test_the_generator_reads_x_0_off_its_net(path: Path, t_star: float, c_in: InputScale) -> None:
     """c_in z = alpha g + sigma eps, with g and eps the two readings of v(c_in z, t*)."""
     net, z, t = small_mlp(), torch.randn(6, 2), torch.full((6,), t_star)
-    generator = OneStepGenerator(net, path, t_star, c_in)
+    generator = FewStepGenerator(net, path, t_star, c_in)
     x, k = generator.c_in * z, path.at(t, z)
     v = net(x, t, None)
     assert_close(generator(z), path.x_0_from_velocity(x, v, t))
@@ -116,7 +116,7 @@ def test_the_generator_reads_x_0_off_its_net(path: Path, t_star: float, c_in: In
 def test_with_the_exact_velocity_the_generator_is_the_posterior_mean(path: Path, t_star: float) -> None:
     """For N(m, s^2) data, g = E[x_0 | x] = m + alpha s^2 / (alpha^2 s^2 + sigma^2) (x - alpha m) at t*, x = c_in z."""
     m, s, z = torch.tensor([0.5, -1.0]), torch.tensor(0.6), torch.randn(6, 2)
-    generator, k = OneStepGenerator(ExactVelocity(gaussian(m, s), path), path, t_star), path.at(torch.tensor(t_star), z)
+    generator, k = FewStepGenerator(ExactVelocity(gaussian(m, s), path), path, t_star), path.at(torch.tensor(t_star), z)
     gain = k.alpha * s**2 / (k.alpha**2 * s**2 + k.sigma**2)
     assert_close(generator(z), m + gain * (generator.c_in * z - k.alpha * m))
 
@@ -133,7 +133,7 @@ def test_input_scales(path: Path) -> None:
 def test_a_generator_refuses_times_off_the_path(t_star: float) -> None:
     """0 < t* <= 1: at t = 0 there is no noise to start from."""
     with pytest.raises(ValueError, match="t_star"):
-        OneStepGenerator(small_mlp(), RectifiedPath(), t_star)
+        FewStepGenerator(small_mlp(), RectifiedPath(), t_star)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 0.4, 4.5])
@@ -158,7 +158,7 @@ def test_guidance_costs_one_call(net: Velocity) -> None:
 def test_nfe_is_the_number_of_calls(net: Velocity, solver: Solver, steps: int) -> None:
     """nfe of an ODE sampler, and 1 of a generator, as counted; the trajectory ends at the sample."""
     path = TrigonometricPath()
-    sampler, generator = OdeSampler(net, path, TimeGrid(steps), solver), OneStepGenerator(net, path)
+    sampler, generator = OdeSampler(net, path, steps, solver), FewStepGenerator(net, path)
     (z, _, labels), asked = inputs(net), calls(net)
     x_0 = sampler(z, labels)
     assert len(asked) == sampler.nfe

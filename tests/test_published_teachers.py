@@ -1,14 +1,16 @@
 """Teachers that people hold: their files are read exactly, run nothing, and become velocities of our paths."""
 
 import pickle
+from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from official_files import Code
-from published_files import GuidedUNet, guided_state, write_edm
+from published_files import GuidedUNet, guided_state, write_edm, write_edm2
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -16,7 +18,8 @@ from fgm.analytic import gaussian
 from fgm.cards import CARDS
 from fgm.errors import Refusal
 from fgm.networks import torchcfm
-from fgm.networks.edm import ARCHITECTURES, EdmVelocity, untrained
+from fgm.networks.edm import ARCHITECTURES, Architecture, EdmVelocity, untrained
+from fgm.networks.edm2_unet import Edm2UNet
 from fgm.networks.edm_checkpoints import pretrained
 from fgm.networks.edm_unets import DhariwalUNet, SongUNet
 from fgm.networks.torchcfm import TimeReversed
@@ -32,6 +35,8 @@ TINY: dict[str, tuple[Any, dict[str, Any]]] = {
                           "resample_filter": [1, 3, 3, 1]}),
     "DhariwalUNet": (DhariwalUNet, {"model_channels": 64, "channel_mult": [1, 2], "num_blocks": 1,
                                     "attn_resolutions": [4]}),
+    "EDM2": (Edm2UNet, {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4],
+                        "channels_per_head": 8}),
 }  # fmt: skip
 
 
@@ -44,10 +49,17 @@ def perturbed(net: nn.Module) -> nn.Module:
 
 
 def tiny(kind: str, classes: int = 3) -> tuple[nn.Module, dict[str, Any]]:
-    """A small network and the arguments that its file tells."""
+    """A small network, one of float16's numbers where its file holds these, and the arguments that its file tells."""
     make, options = TINY[kind]
-    told = {"img_resolution": 8, "img_channels": 3, "label_dim": classes, "model_type": make.__name__, **options}
-    return perturbed(make(8, 3, 3, classes, **options)), told
+    told = {"img_resolution": 8, "img_channels": 3, "label_dim": classes, **options}
+    told |= {} if make is Edm2UNet else {"model_type": make.__name__}
+    net = perturbed(make(8, 3, 3, classes, **options))
+    return net.half().float() if make is Edm2UNet else net, told
+
+
+def write(file: Path, model: nn.Module, **told: Any) -> None:
+    """As EDM or EDM2 does, which writes float16."""
+    (write_edm2 if isinstance(model, Edm2UNet) else write_edm)(file, model, **told)
 
 
 def inputs(n: int = 4) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,11 +103,12 @@ def test_both_ends_of_the_rectified_path_are_finite_and_right(t: float) -> None:
 @pytest.mark.parametrize("kind", TINY)
 def test_a_checkpoint_comes_back_as_it_was_and_its_source_is_not_run(kind: str, tmp_path: Path) -> None:
     model, told = tiny(kind)
-    write_edm(tmp_path / "net.pkl", model, **told)
+    write(tmp_path / "net.pkl", model, **told)
     x_t, t, labels = inputs()
     mine = EdmVelocity(model, (3, 8, 8), 3, RectifiedPath())
     theirs = pretrained(str(tmp_path / "net.pkl"), RectifiedPath())
     assert theirs.state_dict().keys() == mine.state_dict().keys() and theirs.num_classes == 3
+    assert {p.dtype for p in theirs.parameters()} == {torch.float32}
     assert torch.equal(theirs(x_t, t, labels), mine(x_t, t, labels))
     assert (theirs(x_t, t, labels) - theirs(x_t, t, (labels + 1) % 3)).abs().max() > 1e-4
     assert torch.equal(theirs(x_t, t), theirs(x_t, t, theirs.null(labels)))
@@ -113,19 +126,26 @@ def test_a_network_sees_its_noise_and_every_weight_counts(kind: str) -> None:
 
 
 COUNTS = {("cifar10_ddpmpp", 0): 55_732_739, ("cifar10_ddpmpp", 10): 55_734_147, ("cifar10_ncsnpp", 0): 56_395_523,
-          ("ffhq64_ddpmpp", 0): 61_804_419, ("imagenet64_adm", 1000): 295_899_267}  # fmt: skip
+          ("ffhq64_ddpmpp", 0): 61_804_419, ("imagenet64_adm", 1000): 295_899_267,
+          ("edm2_img64_xs", 1000): 124_710_821, ("edm2_img64_s", 1000): 280_209_253,
+          ("edm2_img64_m", 1000): 497_803_045, ("edm2_img64_l", 1000): 777_492_197,
+          ("edm2_img64_xl", 1000): 1_119_276_709}  # fmt: skip
 
 
 @pytest.mark.parametrize("name, classes", COUNTS)
 def test_full_sizes_have_the_published_numbers_of_parameters(name: Any, classes: int) -> None:
-    """55.7 million for DDPM++ on CIFAR-10 (arXiv 2509.22459, table 5); 296 million for ADM (EDM's own count)."""
+    """55.7 million for DDPM++ on CIFAR-10 (arXiv 2509.22459, table 5); 296 million for ADM (EDM's own count).
+
+    EDM2's README tells 238 MB of a file of size XS: float16, and MB of 2^20 bytes.
+    """
     with torch.device("meta"):
         net = untrained(name, RectifiedPath(), classes)
     assert sum(p.numel() for p in net.parameters()) == COUNTS[name, classes]
 
 
-def test_a_network_beside_its_published_name_has_that_files_layout(tmp_path: Path) -> None:
+def test_a_cards_architecture_is_one_that_a_config_may_name() -> None:
     """A student that starts from `untrained` can be filled from a checkpoint of the same architecture."""
+    assert set(get_args(Architecture)) == ARCHITECTURES.keys()
     assert {card.architecture for name, card in CARDS.items() if name.endswith(".pkl")} <= ARCHITECTURES.keys()
 
 
@@ -136,37 +156,48 @@ def test_a_card_tells_where_its_file_comes_from_and_no_figure_without_a_source()
 
 
 PUBLISHED = "edm-cifar10-32x32-uncond-vp.pkl"
-BAD: dict[str, tuple[Any, str]] = {
-    "no file": (lambda f: pretrained(str(f.with_name(PUBLISHED)), PATHS[0]), "it comes from https"),
-    "wrong hash": (lambda f: pretrained(str(f), PATHS[0], "0" * 64), "it is another file"),
-    "cut short": (lambda f: f.write_bytes(f.read_bytes()[:-900]) and pretrained(str(f), PATHS[0]), "no whole pickle"),
-    "another net": (lambda f: write_edm(f, *tiny("SongUNet")[:1], name="VPPrecond", model_type="SongUNet")
-                    or pretrained(str(f), PATHS[0]), "is a VPPrecond of SongUNet, and EDMPrecond"),
-    "another size": (lambda f: write_edm(f, tiny("SongUNet")[0], **{**tiny("SongUNet")[1], "num_blocks": 2})
-                     or pretrained(str(f), PATHS[0]), "does not hold the weights of its architecture"),
-    "unknown option": (lambda f: write_edm(f, tiny("SongUNet")[0], **tiny("SongUNet")[1], magnitude=True)
-                       or pretrained(str(f), PATHS[0]), "has magnitude, which is not known here"),
-    "no network": (lambda f: f.write_bytes(pickle.dumps({"net": 1})) and pretrained(str(f), PATHS[0]), "under `ema`"),
-}  # fmt: skip
 
 
-@pytest.mark.parametrize("read, message", BAD.values(), ids=BAD.keys())
-def test_bad_checkpoints_are_one_line(read: Any, message: str, tmp_path: Path) -> None:
+def rewritten(**changes: Any) -> Callable[[Path], None]:
     model, told = tiny("SongUNet")
-    write_edm(tmp_path / "net.pkl", model, **told)
+    return lambda file: write_edm(file, model, **told | changes)
+
+
+BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no file": (Path.unlink, "it comes from https"),
+    "cut short": (lambda file: file.write_bytes(file.read_bytes()[:-900]), "no whole pickle"),
+    "another net": (rewritten(name="VPPrecond"), "is a VPPrecond of SongUNet, and EDMPrecond"),
+    "another size": (rewritten(num_blocks=2), "does not hold the weights of its architecture"),
+    "a size in words": (rewritten(img_resolution="many"), "does not hold the weights of its architecture"),
+    "unknown option": (rewritten(magnitude=True), "has magnitude, which is not known here"),
+    "no network": (lambda file: file.write_bytes(pickle.dumps({"net": 1})), "under `ema`"),
+}
+
+
+@pytest.mark.parametrize("spoil, message", BAD.values(), ids=BAD.keys())
+def test_bad_checkpoints_are_one_line(spoil: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+    file = tmp_path / PUBLISHED
+    rewritten()(file)
+    pretrained(str(file), PATHS[0])
+    spoil(file)
     with pytest.raises(Refusal) as refusal:
-        read(tmp_path / "net.pkl")
+        pretrained(str(file), PATHS[0])
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
     file = tmp_path / "net.pkl"
-    file.write_bytes(pickle.dumps({"ema": Code(tmp_path / "ran")}))
-    with pytest.raises(Refusal, match="nothing in it was run"):
-        pretrained(str(file), PATHS[0])
-    assert not (tmp_path / "ran").exists()
+    code = Code(tmp_path / "ran")
+    beside = partial(write, file, *tiny("EDM2")[:1], **tiny("EDM2")[1], extra=code)
+    for written in (lambda: file.write_bytes(pickle.dumps({"ema": code})), beside):
+        written()
+        with pytest.raises(Refusal, match="nothing in it was run"):
+            pretrained(str(file), PATHS[0])
+        assert not (tmp_path / "ran").exists()
     write_edm(file, *tiny("SongUNet")[:1], **tiny("SongUNet")[1])
     pretrained(str(file), PATHS[0], sha256(file.read_bytes()).hexdigest()[:12])
+    with pytest.raises(Refusal, match="it is another file"):
+        pretrained(str(file), PATHS[0], "0" * 64)
 
 
 SHAPE = {"width": 16, "multipliers": (1, 2, 2), "blocks": 2, "attention": (4,), "size": 8}

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from fgm import pretrained
 from fgm.errors import Refusal
 from fgm.networks import sd3
-from fgm.networks.generator import OneStepGenerator
+from fgm.networks.generator import FewStepGenerator
 from fgm.networks.guidance import Guided
 from fgm.networks.latents import Autoencoder
 from fgm.networks.sd3 import SD3Velocity, untrained
@@ -91,7 +91,7 @@ def test_one_euler_step_of_the_pipeline_is_our_generator_at_the_schedulers_first
         latents=x_t.clone(), output_type="latent", height=SIZE, width=SIZE,
     ).images  # fmt: skip
     t_star = float(pipe.scheduler.sigmas[0])
-    ours = OneStepGenerator(net, RectifiedPath(), t_star=t_star, c_in="one")(x_t, prompts)
+    ours = FewStepGenerator(net, RectifiedPath(), t_star=t_star, c_in="one")(x_t, prompts)
     assert_close(ours, drawn, rtol=1e-5, atol=1e-5)
 
 
@@ -118,7 +118,7 @@ def test_sizes_that_diffusers_would_crop_are_refused(net: SD3Velocity, model: st
             untrained(TRANSFORMER, Table(), size)
     with pytest.raises(Refusal, match="takes pictures of at most 64 pixels"):
         untrained(TRANSFORMER, Table(), 80)
-    with pytest.raises(ValueError, match=r"latents of shape \(4, 4, 4\) was given \(4, 4, 5\)"):
+    with pytest.raises(ValueError, match=r"SD3Velocity of shape \(4, 4, 4\) was given \(4, 4, 5\)"):
         net(torch.zeros(1, 4, 4, 5), t[:1], prompts[:1])
     with pytest.raises(ValueError, match="reads prompts, and was given none"):
         net(x_t, t)

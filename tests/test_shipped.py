@@ -13,6 +13,7 @@ import fgm.evaluate
 import fgm.sample
 from fgm import ship, shipped, teacher
 from fgm.config import read_recipe
+from fgm.finished import weights_file
 from fgm.records import write_json
 from fgm.run_config import read_yaml, write_yaml
 from fgm.train import known_measurements
@@ -77,7 +78,7 @@ def test_what_does_not_come_with_the_suite_is_refused(
         teacher.require(read_recipe("digits_fgm", arguments)["teacher"])
 
     line = refused(require, ["teacher=shipped", "teacher.recipe=digits"], capsys, monkeypatch)
-    assert "no such weights come with the suite; there are digits_fgm" in line
+    assert "no such weights come with the suite; did you mean digits_fgm?" in line
 
 
 def test_a_finished_run_is_rounded_measured_and_put_there(
@@ -133,3 +134,10 @@ def test_what_comes_with_the_suite_is_the_file_that_was_measured(recipe: str) ->
     net = teacher.from_shipped(recipe)
     assert {w.dtype for w in load_file(file).values()} == {torch.bfloat16}
     assert sum(w.numel() for w in net.parameters()) > 0
+
+
+def test_a_runs_weights_are_those_that_its_method_exports(tmp_path: Path) -> None:
+    """Also where another file lies beside them, or none."""
+    (tmp_path / "teacher.safetensors").touch()
+    for recipe, name in (("digits_fgm", "generator.safetensors"), ("digits_teacher", "teacher.safetensors")):
+        assert weights_file(read_recipe(recipe, [f"run_dir={tmp_path}"])) == tmp_path / name

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from fgm import losses
-from fgm.networks.generator import OneStepGenerator
+from fgm.networks.generator import FewStepGenerator
 from fgm.networks.mlp import VelocityMLP
 from fgm.paths import RectifiedPath
 from fgm.training.two_stage import Branch, Loss, Outcome, plain, two_stage
@@ -26,7 +26,7 @@ class Cycle:
     """Generator, teacher and online network, three separate nets, and one batch."""
 
     def __init__(self, dtype: torch.dtype) -> None:
-        self.generator = OneStepGenerator(network(1).to(dtype), PATH, 0.9)
+        self.generator = FewStepGenerator(network(1).to(dtype), PATH, 0.9)
         self.teacher, self.online = network(2).to(dtype), network(3).to(dtype)
         noise = torch.Generator().manual_seed(0)
         self.z, self.eps = (torch.randn(64, 3, generator=noise, dtype=dtype) for _ in range(2))

@@ -24,6 +24,12 @@ def read_settings(arguments: list[str], known: dict[str, str]) -> dict[str, str]
     return known | given
 
 
+def split(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+    """A command's own key=value settings, and the other arguments."""
+    mine = [a for a in arguments if "=" in a and a.split("=")[0] in own]
+    return dict(a.split("=", 1) for a in mine), [a for a in arguments if a not in mine]
+
+
 def whole(settings: dict[str, str], key: str, least: int = 0) -> int:
     """A whole number of at least `least`."""
     value = settings[key]

@@ -25,11 +25,11 @@ from typing import Any
 
 from rich.console import Console
 
-from fgm.arguments import choice, whole
+from fgm.arguments import choice, split, whole
 from fgm.config import digest, parse_arguments, read_recipe, require_extras
 from fgm.errors import Refusal, entry
 from fgm.evaluators import device_of_rank, make
-from fgm.finished import load_source, split
+from fgm.finished import load_source
 from fgm.records import append_row
 from fgm.run_config import read_config
 
@@ -112,12 +112,12 @@ def generator_of(config: dict[str, Any]) -> tuple[Any, str]:
     if (run_dir / "results.json").exists():
         return load_source(read_config(run_dir / "config.yaml", config) | {"run_dir": str(run_dir)}), "finished run"
     from fgm.evaluation.sampling import Source
-    from fgm.networks.generator import OneStepGenerator
+    from fgm.networks.generator import FewStepGenerator
 
     node, path = config["method"], make(config["path"], "path")
     t_star, c_in = node.get("t_star", 1.0), node.get("c_in", "one")
     net = make(config["network"], "network")
-    generator = OneStepGenerator(net, path, t_star, c_in, make(config["data"], "data").std).eval()
+    generator = FewStepGenerator(net, path, t_star, c_in, make(config["data"], "data").std).eval()
     return Source("one step, untrained", generator, 1, "raw"), "untrained network"
 
 

@@ -120,5 +120,5 @@ def build_run(config: dict[str, Any], console: Console) -> Run:
             run_dir=Path(config["run_dir"]), name=config["recipe"], logger=config["logger"], console=console,
             config=config | {"config_digest": digest(config)},
             hardware=instantiate(config["trainer"]), evaluation=instantiate(config["evaluation"]),
-            strategy=instantiate(config["strategy"]), world_change=config.get("world_change", "refuse"),
+            strategy=instantiate(config["strategy"]), world_change=config["world_change"],
         )  # fmt: skip

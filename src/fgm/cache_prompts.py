@@ -13,11 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from fgm.arguments import choice, whole
+from fgm.arguments import choice, split, whole
 from fgm.config import parse_arguments, read_recipe
 from fgm.errors import Refusal, entry
 from fgm.evaluators import make
-from fgm.finished import split
 from fgm.pretrained import require_models
 from fgm.text.index import INDEX, Index, PromptCache
 from fgm.text.sources import Asked

@@ -121,10 +121,14 @@ def require_shards_suffice(config: dict[str, Any]) -> None:
 
 
 def one_line(error: Exception, recipe: str, overrides: list[str]) -> str:
-    """Hydra's complaint in one line; for an unknown key, the nearest known one."""
+    """Hydra's complaint in one line; for an unknown key or noun, the nearest known one."""
     text, where = f"{error}\n{error.__cause__ or ''}", getattr(error, "full_key", None)
     if isinstance(error, MissingMandatoryValue):
         return f"{where} has no value: give {where}=..."
+    absent = re.search(r"Could not find '(.+)/([^/']+)'", text)
+    if absent:
+        noun, name = absent.groups()
+        return f"there is no {noun}={name}; {hint(name, sorted(path.stem for path in (CONFIGS / noun).glob('*.yaml')))}"
     unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text)
     if unknown is None or not overrides:
         return first_line(error)

@@ -21,7 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fgm.arguments import read_settings, required, whole_or, yes
+from fgm.arguments import read_settings, required, split, whole_or, yes
 from fgm.config import parse_arguments
 from fgm.errors import Refusal, entry
 from fgm.evaluators import (
@@ -33,7 +33,7 @@ from fgm.evaluators import (
     read_evaluator,
     require_evaluator,
 )
-from fgm.finished import finished_run, sampler_source, split
+from fgm.finished import finished_run, sampler_source
 from fgm.records import Measurement, write_json
 
 RUN = {"n": "", "eval_seed": "", "repeats": "1", "evaluator": "", "shard_size": ""}

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from fgm import shipped, teacher
+from fgm.arguments import split
 from fgm.config import digest, parse_arguments, read_recipe, telling
 from fgm.errors import Refusal
 from fgm.run_config import read_config
 
 GENERATOR = "generator.safetensors"
-WEIGHTS = "shipped_weights"  # key of a config whose run is not here
+SHIPPED_WEIGHTS = "shipped_weights"  # key of a config whose run is not here
 
 
 def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -34,14 +35,8 @@ def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, A
             + (f' ARGS="{" ".join(overrides)}"' if overrides else "")
         )
     print(f"{run_dir} holds no finished run: taking the weights that come with the suite ({recipe})")
-    places = {"run_dir": str(run_dir), WEIGHTS: str(shipped.weights(recipe))}
+    places = {"run_dir": str(run_dir), SHIPPED_WEIGHTS: str(shipped.weights(recipe))}
     return shipped.run(recipe)["config"] | places, own | mine
-
-
-def split(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, str], list[str]]:
-    """A command's own key=value settings, and the other arguments."""
-    mine = [a for a in arguments if "=" in a and a.split("=")[0] in own]
-    return dict(a.split("=", 1) for a in mine), [a for a in arguments if a not in mine]
 
 
 def load_source(config: dict[str, Any]) -> Any:
@@ -63,13 +58,10 @@ def load_source(config: dict[str, Any]) -> Any:
 
 
 def weights_file(config: dict[str, Any]) -> Path:
-    """The run's exported weights, or those that come with the suite in their place."""
-    if WEIGHTS in config:
-        return Path(config[WEIGHTS])
-    run_dir = Path(config["run_dir"])
-    return next(
-        (run_dir / name for name in (teacher.WEIGHTS, GENERATOR) if (run_dir / name).exists()), run_dir / GENERATOR
-    )
+    """The run's exported weights, there or not, or those that come with the suite in their place."""
+    if SHIPPED_WEIGHTS in config:
+        return Path(config[SHIPPED_WEIGHTS])
+    return Path(config["run_dir"]) / (GENERATOR if "t_star" in config["method"] else teacher.WEIGHTS)
 
 
 def sampler_source(config: dict[str, Any], evaluation: Any, data: Any, n: int, seed: int, device: Any) -> Any:

@@ -110,11 +110,6 @@ def r1(logits: Tensor, *inputs: Tensor) -> Tensor:
     return torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
 
 
-def lambda_1_from_alpha(alpha: float) -> float:
-    """SiD's alpha as a weight of L_1: 2 SiD(alpha) = (2 - 2 alpha) L_1 + L_2, up to SiD's time weighting."""
-    return 2 - 2 * alpha
-
-
 # Weightings w(t): functions of the path and t, (batch,) -> (batch,).
 
 

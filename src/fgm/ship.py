@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fgm import shipped
+from fgm.arguments import split
 from fgm.config import parse_arguments
 from fgm.errors import Refusal, entry
 from fgm.evaluators import device_of_rank, evaluator_settings, make, make_evaluation, read_evaluator, require_evaluator
 from fgm.files import replacing, sha256_of
-from fgm.finished import WEIGHTS, finished_run, sampler_source, split, weights_file
+from fgm.finished import SHIPPED_WEIGHTS, finished_run, sampler_source, weights_file
 from fgm.records import Measurement, write_json
 
 LARGEST = 8_000_000  # bytes
@@ -23,7 +24,7 @@ LARGEST = 8_000_000  # bytes
 def main(arguments: list[str]) -> None:
     settings, rest = evaluator_settings(arguments)
     config, own = finished_run(rest, {"evaluator": ""})
-    if WEIGHTS in config:
+    if SHIPPED_WEIGHTS in config:
         raise Refusal(f"{config['run_dir']} holds no finished run: make train EXP={config['recipe']}")
     if own["evaluator"]:
         asked = parse_arguments(split(rest, own)[1])
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> None:
     file = shipped.weights(config["recipe"])
     with replacing(file) as rounded:
         round_weights(weights_file(config), rounded)
-        results = measured(config | {WEIGHTS: str(rounded)})
+        results = measured(config | {SHIPPED_WEIGHTS: str(rounded)})
     row = json.loads((Path(config["run_dir"]) / "results.json").read_text())
     told = {"sha256": sha256_of(file), "row": row | {"results": [m.row() for m in results]}, "config": config}
     write_json(file.with_suffix(".json"), told)

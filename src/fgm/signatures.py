@@ -45,7 +45,8 @@ def definition(module: str, name: str) -> tuple[str, ast.AST]:
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
                     return definition(str(node.module), alias.name)
-    raise Refusal(f"{module} defines no {name}")
+    defined = [node.name for node in syntax(module).body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    raise Refusal(f"{module} defines no {name}; {hint(name, defined)}")
 
 
 @cache
@@ -81,7 +82,10 @@ def check(node: Any, where: str = "") -> None:
 
 
 def check_arguments(node: dict[str, Any], target: str, where: str) -> None:
-    known = parameters(target)
+    try:
+        known = parameters(target)
+    except Refusal as refusal:
+        raise Refusal(f"{where}._target_ = {target}: {refusal}") from None
     given = {key: value for key, value in node.items() if not key.startswith("_")}
     for key, value in given.items():
         if key not in known:
@@ -128,7 +132,7 @@ def mismatch_of_subscript(name: str, inner: ast.expr, value: Any, module: str) -
         interval = ast.literal_eval(inner.elts[1])
         wrong = mismatch(inner.elts[0], value, module)
         return wrong or (None if within(value, interval) else f"must lie in {interval}")
-    if name in ("tuple", "list") and not isinstance(value, list):
+    if name in ("tuple", "list", "Sequence") and not isinstance(value, list):
         return "must be a list"
     return None
 

@@ -9,12 +9,10 @@ Shapes: x is (batch, *dims); times is (steps + 1,), decreasing.
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
-
-from fgm.times import shift_time
 
 Field = Callable[[Tensor, Tensor], Tensor]
 
@@ -47,19 +45,9 @@ class Heun:
 EULER = Euler()
 
 
-@dataclass(frozen=True)
-class TimeGrid:
-    """steps + 1 times, uniform from t_max down to t_min before the shift (arXiv 2403.03206, eq. 23)."""
-
-    steps: Annotated[int, "[1, inf)"]
-    shift: Annotated[float, "(0, inf)"] = 1.0
-    t_max: Annotated[float, "(0, 1]"] = 1.0
-    t_min: Annotated[float, "[0, 1)"] = 0.0
-
-    def times(self, like: Tensor) -> Tensor:
-        """(steps + 1,) on the device and in the dtype of like."""
-        uniform = torch.linspace(self.t_max, self.t_min, self.steps + 1, dtype=like.dtype, device=like.device)
-        return shift_time(uniform, self.shift).clamp_max(1)
+def even_times(steps: int, t_min: float, like: Tensor) -> Tensor:
+    """From 1 down to t_min, (steps + 1,), on the device and in the dtype of like."""
+    return torch.linspace(1, t_min, steps + 1, dtype=like.dtype, device=like.device)
 
 
 def trajectory(field: Field, x: Tensor, times: Tensor, solver: Solver = EULER) -> Tensor:

@@ -19,10 +19,9 @@ from typing import Any
 from rich.console import Console
 
 from fgm import teacher
-from fgm.arguments import whole
+from fgm.arguments import split, whole
 from fgm.config import require_extras
 from fgm.errors import entry, resumable
-from fgm.finished import split
 from fgm.records import append_row, read_rows
 from fgm.studies.identity.cases import CASES, Case, chosen, require_recipeless
 

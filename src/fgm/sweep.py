@@ -16,10 +16,9 @@ fails is a row that says why, and the others go on.
 
 from rich.console import Console
 
-from fgm.arguments import choice, yes
+from fgm.arguments import choice, split, yes
 from fgm.config import parse_arguments
 from fgm.errors import entry
-from fgm.finished import split
 from fgm.studies.definition import read_sweep, restrict, with_metrics
 from fgm.studies.multirun import LAUNCHERS, SWEEPERS, multirun
 from fgm.studies.points import points

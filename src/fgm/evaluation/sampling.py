@@ -12,7 +12,6 @@ from fgm.networks.generator import FewStepGenerator
 from fgm.networks.ode import OdeSampler
 from fgm.paths import Path
 from fgm.records import steps_named
-from fgm.solvers import TimeGrid
 from fgm.streams import sample_noise
 
 Conditions = Callable[[Tensor], Tensor | None]  # of samples (n,): (n, ...), or None where there are none
@@ -48,7 +47,7 @@ def decoded(source: Source, data: Any) -> Source:
 
 def many_step(net: nn.Module, path: Path, steps: int) -> Source:
     """The teacher's ODE by Euler's method."""
-    sampler = OdeSampler(net, path, TimeGrid(steps, t_min=path.t_min))
+    sampler = OdeSampler(net, path, steps)
     return Source(f"teacher, {steps} steps", sampler, sampler.nfe, "teacher")
 
 

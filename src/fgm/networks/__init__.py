@@ -2,9 +2,12 @@
 
 from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class Velocity(nn.Module):
@@ -38,6 +41,35 @@ class Velocity(nn.Module):
         Nothing, unless the network shares its weights (lora.py).
         """
         return nullcontext()
+
+
+def require_shape(net: Velocity, x_t: Tensor) -> None:
+    """
+    Raises:
+        ValueError: x_t is no batch of what net reads.
+    """
+    if x_t.shape[1:] != net.shape:
+        raise ValueError(f"{type(net).__name__} of shape {net.shape} was given {tuple(x_t.shape[1:])}")
+
+
+def class_labels(net: Velocity, x_t: Tensor, condition: Tensor | None) -> Tensor | None:
+    """The condition, or the null label for each of x_t where it is None; None for a network without classes.
+
+    Raises:
+        ValueError: labels for a network without classes.
+    """
+    if condition is not None and not net.num_classes:
+        raise ValueError("this network has no classes, and was given labels")
+    if condition is None and net.num_classes:
+        return torch.full((len(x_t),), net.num_classes, device=x_t.device)
+    return condition
+
+
+def zeroed(layer: Layer) -> Layer:
+    """The layer with weight and bias set to zero, so that what it adds begins as nothing."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
 
 
 def require_patches(name: str, size: int, patch: int, width: int, heads: int) -> None:

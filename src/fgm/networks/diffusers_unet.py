@@ -28,7 +28,7 @@ from torch import Tensor
 from fgm.errors import Refusal
 from fgm.files import read_object
 from fgm.fingerprints import require_fingerprint
-from fgm.networks import Velocity
+from fgm.networks import Velocity, require_shape
 from fgm.networks.published import load
 from fgm.paths import Path, RectifiedPath
 from fgm.pretrained import scheduler_config, unet_directory
@@ -52,18 +52,15 @@ class DiffusersVelocity(Velocity):
         super().__init__()
         if predicts == "velocity" and not isinstance(path, RectifiedPath):
             raise ValueError("a network that predicts velocity is a flow of path=rectified alone")
-        told, self.net = net.config, net.to(memory_format=torch.channels_last)
-        self.shape, self.num_classes = (
-            (told.in_channels, told.sample_size, told.sample_size),
-            told.num_class_embeds or 0,
-        )
-        self.path, self.predicts = path, predicts
+        config = net.config
+        self.shape = (config.in_channels, config.sample_size, config.sample_size)
+        self.num_classes = config.num_class_embeds or 0
+        self.net, self.path, self.predicts = net.to(memory_format=torch.channels_last), path, predicts
         levels = torch.zeros(2) if alpha_bar is None else ((1 - alpha_bar.double()) / alpha_bar.double()).log() / 2
         self.register_buffer("levels", levels[levels.isfinite()].float(), persistent=False)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        if x_t.shape[1:] != self.shape:
-            raise ValueError(f"UNet2DModel of shape {self.shape} was given {tuple(x_t.shape[1:])}")
+        require_shape(self, x_t)
         if (condition is None) != (self.num_classes == 0):
             raise ValueError(
                 f"this network has {self.num_classes} classes and no null class: give labels if it has any"

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fgm.networks import Velocity
-from fgm.networks.dit import zeroed
+from fgm.networks import Velocity, zeroed
 from fgm.networks.guidance import unguided
 from fgm.networks.lora import own
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from fgm.networks import Velocity, require_patches
+from fgm.networks import Velocity, class_labels, require_patches, require_shape, zeroed
 from fgm.networks.embedding import ConditionEmbedding
 
 
@@ -81,20 +81,12 @@ class DiT(Velocity):
         self.head = zeroed(nn.Linear(width, channels * patch**2))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        if x_t.shape[1:] != self.shape:
-            raise ValueError(f"DiT of shape {self.shape} was given {tuple(x_t.shape[1:])}")
+        require_shape(self, x_t)
         patches = self.patchify(x_t)
         tokens = self.embed(patches.flatten(2).transpose(1, 2)) + self.position
-        features = silu(self.condition(t, condition))
+        features = silu(self.condition(t, class_labels(self, x_t, condition)))
         for block in self.blocks:
             tokens = block(tokens, features)
         shift, scale = self.modulation(features)[:, None].chunk(2, 2)
         output = self.head(torch.addcmul(shift, self.norm(tokens), 1 + scale))
         return self.unpatchify(output.transpose(1, 2).unflatten(2, patches.shape[2:]))
-
-
-def zeroed(layer: nn.Linear) -> nn.Linear:
-    """The layer with weight and bias set to zero (adaLN-zero)."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer

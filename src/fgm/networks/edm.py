@@ -17,11 +17,10 @@ EDM2 (arXiv 2312.02696) changes F alone.
 
 from typing import Annotated, Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from fgm.networks import Velocity
+from fgm.networks import Velocity, class_labels, require_shape
 from fgm.networks.edm2_unet import Edm2UNet
 from fgm.networks.edm_unets import DhariwalUNet, SongUNet
 from fgm.paths import Path
@@ -69,8 +68,7 @@ class EdmVelocity(Velocity):
         self.model, self.shape, self.num_classes, self.path, self.data_std = model, shape, num_classes, path, data_std
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        if x_t.shape[1:] != self.shape:
-            raise ValueError(f"EDM's network of shape {self.shape} was given {tuple(x_t.shape[1:])}")
+        require_shape(self, x_t)
         k, variance = self.path.at(t, x_t), self.data_std**2
         r = (k.sigma**2 + variance * k.alpha**2).sqrt()
         noise = (k.sigma / k.alpha.clamp_min(1e-12)).clamp(LEAST, MOST).log().flatten() / 4
@@ -79,13 +77,9 @@ class EdmVelocity(Velocity):
         return along * x_t - k.kappa * self.data_std / r * f
 
     def labels(self, condition: Tensor | None, x_t: Tensor) -> Tensor | None:
-        if not self.num_classes:
-            if condition is not None:
-                raise ValueError("this network has no classes, and was given labels")
-            return None
-        if condition is None:
-            condition = torch.full((len(x_t),), self.num_classes, device=x_t.device)
-        return one_hot(condition, self.num_classes + 1)[:, :-1].to(x_t.dtype)
+        """One-hot, and zeros for the null class."""
+        labels = class_labels(self, x_t, condition)
+        return None if labels is None else one_hot(labels, self.num_classes + 1)[:, :-1].to(x_t.dtype)
 
 
 def untrained(architecture: Architecture, path: Path, num_classes: Annotated[int, "[0, inf)"] = 0) -> EdmVelocity:

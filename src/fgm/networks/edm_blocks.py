@@ -102,7 +102,7 @@ class Block(nn.Module):
         self.conv0 = Resampled(inputs, outputs, 3, up, down, style.taps)
         self.affine = nn.Linear(style.features, outputs * (2 if style.scales else 1))
         self.norm1 = normalisation(outputs, style.eps)
-        self.conv1 = zeroed(Resampled(outputs, outputs, 3))
+        self.conv1 = nearly_zeroed(Resampled(outputs, outputs, 3))
         self.skip = None
         if outputs != inputs or up or down:
             kernel = 1 if style.projects or outputs != inputs else 0
@@ -111,7 +111,7 @@ class Block(nn.Module):
         if self.heads:
             self.norm2 = normalisation(outputs, style.eps)
             self.qkv = Resampled(outputs, 3 * outputs, 1)
-            self.proj = zeroed(Resampled(outputs, outputs, 1))
+            self.proj = nearly_zeroed(Resampled(outputs, outputs, 1))
 
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
         h = self.conv0(silu(self.norm0(x)))
@@ -131,8 +131,8 @@ class Block(nn.Module):
         return self.proj(scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(x.shape))
 
 
-def zeroed(layer: Resampled) -> Resampled:
-    """Nearly: EDM starts the last layer of a branch near zero."""
+def nearly_zeroed(layer: Resampled) -> Resampled:
+    """As EDM starts the last layer of a branch."""
     with torch.no_grad():
         for weight in layer.parameters():
             weight.mul_(1e-5)

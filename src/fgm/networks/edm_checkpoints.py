@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fgm.cards import require_checkpoint
@@ -22,7 +21,7 @@ from fgm.networks.edm import EdmVelocity
 from fgm.networks.edm2_unet import Edm2UNet
 from fgm.networks.edm_unets import DhariwalUNet, SongUNet
 from fgm.paths import Path
-from fgm.pickles import CONTAINERS, TENSORS, arrays, read_pickle
+from fgm.pickles import CONTAINERS, TENSORS, UNREADABLE, arrays, read_pickle
 
 MODELS: dict[tuple[str, str], tuple[Any, str]] = {  # outer and inner class: architecture, and where its weights begin
     ("EDMPrecond", "SongUNet"): (SongUNet, "model."),
@@ -95,7 +94,10 @@ def pretrained(checkpoint: str, path: Path, sha256: str | None = None) -> EdmVel
     net = content.get("ema") if isinstance(content, dict) else None
     if not isinstance(net, Persistent):
         raise Refusal(f"{file}: holds no network under `ema`; give a snapshot of EDM's or EDM2's training or release")
-    return velocity_of(net, file, path)
+    try:
+        return velocity_of(net, file, path)
+    except UNREADABLE as error:
+        raise Refusal(f"{file}: does not hold the weights of its architecture ({last_line(error)})") from error
 
 
 def velocity_of(net: Persistent, file: File, path: Path) -> EdmVelocity:
@@ -112,13 +114,6 @@ def velocity_of(net: Persistent, file: File, path: Path) -> EdmVelocity:
         raise Refusal(f"{file}: its {inside} has {', '.join(sorted(unknown))}, which is not known here")
     model = kind(img_resolution=size, in_channels=channels, out_channels=channels, label_dim=classes, **options)
     weights = {name.removeprefix(prefix): tensor.float() for name, tensor in net.tensors().items()}
-    fill(model, {name: weight for name, weight in weights.items() if not name.startswith(UNUSED)}, file)
+    model.load_state_dict({name: weight for name, weight in weights.items() if not name.startswith(UNUSED)})
     std = float(net.state.get("sigma_data", 0.5))
     return EdmVelocity(model, (channels, size, size), classes, path, std)
-
-
-def fill(model: torch.nn.Module, weights: dict[str, Tensor], file: File) -> None:
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise Refusal(f"{file}: does not hold the weights of its architecture ({last_line(error)})") from error

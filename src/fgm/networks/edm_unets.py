@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from fgm.networks.edm_blocks import Block, Resampled, Style, normalisation, zeroed
+from fgm.networks.edm_blocks import Block, Resampled, Style, nearly_zeroed, normalisation
 from fgm.networks.levels import layers
 
 
@@ -111,7 +111,7 @@ class SongUNet(EdmUNet):
         self.map_layer0, self.map_layer1 = nn.Linear(noise, features), nn.Linear(features, features)
         side = f"{img_resolution}x{img_resolution}"
         self.dec[f"{side}_aux_norm"] = normalisation(self.outputs, 1e-6)
-        self.dec[f"{side}_aux_conv"] = zeroed(Resampled(self.outputs, out_channels, 3))
+        self.dec[f"{side}_aux_conv"] = nearly_zeroed(Resampled(self.outputs, out_channels, 3))
         self.tail = [f"{side}_aux_norm", f"{side}_aux_conv"]
 
     def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
@@ -140,7 +140,7 @@ class DhariwalUNet(EdmUNet):
         self.map_label = nn.Linear(label_dim, features, bias=False) if label_dim else None
         self.map_layer0, self.map_layer1 = nn.Linear(model_channels, features), nn.Linear(features, features)
         self.out_norm = normalisation(self.outputs, 1e-5)
-        self.out_conv = zeroed(Resampled(self.outputs, out_channels, 3))
+        self.out_conv = nearly_zeroed(Resampled(self.outputs, out_channels, 3))
 
     def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
         features = self.map_layer1(silu(self.map_layer0(self.map_noise(noise))))

@@ -5,15 +5,17 @@ import math
 import torch
 from torch import Tensor, nn
 
+FREQUENCIES = 64
+
 
 class TimeEmbedding(nn.Module):
     """t (batch,) in [0, 1] -> (batch, width): sinusoids of 1000 t, computed in float32, then two layers."""
 
-    def __init__(self, width: int, frequencies: int = 64) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        exponents = torch.arange(frequencies) / frequencies
+        exponents = torch.arange(FREQUENCIES) / FREQUENCIES
         self.register_buffer("omega", 1000 * torch.exp(-math.log(10_000) * exponents), persistent=False)
-        self.layers = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.layers = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
         angle = t[:, None] * self.get_buffer("omega")
@@ -22,22 +24,12 @@ class TimeEmbedding(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """Time plus class, (batch, width). The label num_classes is the null class, for guidance.
+    """Time plus class, (batch, width), for labels as class_labels gives them: num_classes is the null one."""
 
-    A network without classes (num_classes = 0) takes condition None.
-    """
-
-    def __init__(self, width: int, num_classes: int = 0) -> None:
+    def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
         self.time = TimeEmbedding(width)
         self.label = nn.Embedding(num_classes + 1, width) if num_classes else None
 
-    def forward(self, t: Tensor, condition: Tensor | None) -> Tensor:
-        features = self.time(t)
-        if self.label is None:
-            if condition is not None:
-                raise ValueError("this network has no classes, and was given labels")
-            return features
-        if condition is None:
-            condition = torch.full((len(t),), self.label.num_embeddings - 1, device=t.device)
-        return features + self.label(condition)
+    def forward(self, t: Tensor, labels: Tensor | None) -> Tensor:
+        return self.time(t) if self.label is None else self.time(t) + self.label(labels)

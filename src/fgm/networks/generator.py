@@ -31,52 +31,20 @@ from fgm.paths import Path
 InputScale = Literal["one", "t_star", "variance"]
 
 
-class OneStepGenerator(nn.Module):
-    """g(z, condition) -> x_0, all (batch, *dims).
+class FewStepGenerator(nn.Module):
+    """g(z, condition, eps) -> x_0, all (batch, *dims) but eps; of one step unless it is told more.
 
     Args:
         net: a velocity network; its weights are the generator's.
         path: the path on which net was trained.
-        t_star: the time at which net is read.
+        t_star: the time at which net is read first.
         c_in: the scale of the input, see above.
         data_std: standard deviation of the data, for c_in = variance.
-    """
-
-    def __init__(
-        self,
-        net: Velocity,
-        path: Path,
-        t_star: Annotated[float, "(0, 1]"] = 0.97,
-        c_in: InputScale = "t_star",
-        data_std: Annotated[float, "(0, inf)"] = 0.5,
-    ) -> None:
-        super().__init__()
-        if not 0 < t_star <= 1:
-            raise ValueError(f"t_star = {t_star} is outside (0, 1]")
-        self.net, self.path, self.t_star, self.nfe = net, path, t_star, 1
-        self.c_in = input_scale(path, t_star, c_in, data_std)
-
-    def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        return self.read(self.c_in * z, self.t_star, condition)
-
-    def active(self) -> AbstractContextManager[None]:
-        """As the network's, see Velocity."""
-        return self.net.active()
-
-    def read(self, x_t: Tensor, time: float, condition: Tensor | None) -> Tensor:
-        """The x_0-prediction of x_t at one time."""
-        t = torch.full((len(x_t),), time, device=x_t.device, dtype=x_t.dtype)
-        return self.path.x_0_from_velocity(x_t, self.net(x_t, t, condition), t)
-
-
-class FewStepGenerator(OneStepGenerator):
-    """g(z, condition, eps) -> x_0, all (batch, *dims) but eps.
-
-    Args:
-        steps: k; 1 is OneStepGenerator. The others as there, with t_star the first step's time.
+        steps: k.
 
     Attributes:
         times: t*_1 > ... > t*_k.
+        nfe: k.
         renoisings: k - 1, the noises that a sample takes besides z.
     """
 
@@ -89,10 +57,14 @@ class FewStepGenerator(OneStepGenerator):
         data_std: Annotated[float, "(0, inf)"] = 0.5,
         steps: Annotated[int, "[1, inf)"] = 1,
     ) -> None:
-        super().__init__(net, path, t_star, c_in, data_std)
+        super().__init__()
+        if not 0 < t_star <= 1:
+            raise ValueError(f"t_star = {t_star} is outside (0, 1]")
         if steps < 1:
             raise ValueError(f"steps = {steps} is below 1")
-        self.times, self.nfe, self.renoisings = [t_star * ((steps - i) / steps) for i in range(steps)], steps, steps - 1
+        self.net, self.path, self.t_star = net, path, t_star
+        self.c_in = input_scale(path, t_star, c_in, data_std)
+        self.times, self.nfe, self.renoisings = step_times(t_star, steps), steps, steps - 1
 
     def forward(self, z: Tensor, condition: Tensor | None = None, eps: Tensor | None = None) -> Tensor:
         """The x_0 after one step and one more for each row of eps (0 to k - 1, batch, *dims).
@@ -109,6 +81,20 @@ class FewStepGenerator(OneStepGenerator):
                 x_0 = self.read(x, self.times[i], condition)
             x, _ = self.path.interpolate(x_0, noise, z.new_tensor(self.times[i + 1]))
         return self.read(x, self.times[len(noises)], condition)
+
+    def read(self, x_t: Tensor, time: float, condition: Tensor | None) -> Tensor:
+        """The x_0-prediction of x_t at one time."""
+        t = torch.full((len(x_t),), time, device=x_t.device, dtype=x_t.dtype)
+        return self.path.x_0_from_velocity(x_t, self.net(x_t, t, condition), t)
+
+    def active(self) -> AbstractContextManager[None]:
+        """As the network's, see Velocity."""
+        return self.net.active()
+
+
+def step_times(t_star: float, steps: int) -> list[float]:
+    """t*_1 > ... > t*_k."""
+    return [t_star * ((steps - i) / steps) for i in range(steps)]
 
 
 def input_scale(path: Path, t_star: float, c_in: InputScale, data_std: float) -> float:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from fgm.networks import Velocity
+from fgm.networks import Velocity, class_labels
 from fgm.networks.embedding import ConditionEmbedding
 
 
@@ -47,7 +47,7 @@ class VelocityMLP(Velocity):
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        h, features = self.embed(x_t), nn.functional.silu(self.condition(t, condition))
+        h, features = self.embed(x_t), nn.functional.silu(self.condition(t, class_labels(self, x_t, condition)))
         for block in self.blocks:
             h = block(h, features)
         return self.head(h)

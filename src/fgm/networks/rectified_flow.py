@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fgm.cards import require_checkpoint
 from fgm.errors import Refusal, last_line
-from fgm.networks import Velocity
+from fgm.networks import Velocity, class_labels, require_shape
 from fgm.networks.edm_blocks import Block
 from fgm.networks.edm_unets import SongUNet
 from fgm.pickles import UNREADABLE, arrays, load_tensors
@@ -54,11 +54,8 @@ class RectifiedFlow(Velocity):
         self.net = SongUNet(size, channels, channels, 0, width, multipliers, 4, blocks, attention)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        if x_t.shape[1:] != self.shape:
-            raise ValueError(f"RectifiedFlow of shape {self.shape} was given {tuple(x_t.shape[1:])}")
-        if condition is not None:
-            raise ValueError("this network has no classes, and was given labels")
-        return -self.net(x_t, TIMES * (1 - t), None).to(x_t.dtype)
+        require_shape(self, x_t)
+        return -self.net(x_t, TIMES * (1 - t), class_labels(self, x_t, condition)).to(x_t.dtype)
 
 
 def pretrained(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fgm.errors import Refusal
-from fgm.networks import Velocity
+from fgm.networks import Velocity, require_shape
 from fgm.networks.published import load_part
 from fgm.pretrained import architecture, require_size
 
@@ -43,8 +43,7 @@ class SD3Velocity(Velocity):
         self.transformer, self.text = transformer, text
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        if x_t.shape[1:] != self.shape:
-            raise ValueError(f"SD3 for latents of shape {self.shape} was given {tuple(x_t.shape[1:])}")
+        require_shape(self, x_t)
         if condition is None:
             raise ValueError("this network reads prompts, and was given none: the empty prompt is 0")
         dtype = self.transformer.dtype

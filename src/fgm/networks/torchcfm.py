@@ -13,6 +13,7 @@ values, which lie together head by head, are cut apart. It reads t itself, not 1
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -47,12 +48,17 @@ class TimeReversed(Velocity):
         return -self.net(x_t, 1 - t, condition)
 
 
-def pretrained(checkpoint: str, network: UNet, weights: str = "ema_model", sha256: str | None = None) -> TimeReversed:
+def pretrained(
+    checkpoint: str,
+    network: UNet,
+    weights: Literal["ema_model", "net_model"] = "ema_model",
+    sha256: str | None = None,
+) -> TimeReversed:
     """
     Args:
         checkpoint: of torchcfm's training.
         network: a fresh U-Net of its size, with time_scale 1.
-        weights: ema_model or net_model.
+        weights: the average, or the last.
         sha256: what the file must hash to, or its beginning; unchecked if None.
 
     Raises:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fgm.networks import Velocity
+from fgm.networks import Velocity, class_labels, require_shape, zeroed
 
 GROUPS = 32  # of a normalisation, of four channels or more each
 
@@ -59,22 +59,13 @@ class UNet(Velocity):
             up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
             norm_num_groups=min(GROUPS, width // 4), num_class_embeds=num_classes + 1 if num_classes else None,
         )  # fmt: skip
-        nn.init.zeros_(self.net.conv_out.weight)
-        nn.init.zeros_(self.net.conv_out.bias)
+        zeroed(self.net.conv_out)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        if x_t.shape[1:] != self.shape:
-            raise ValueError(f"UNet of shape {self.shape} was given {tuple(x_t.shape[1:])}")
-        labels = self.labels(condition, len(x_t), x_t.device)
+        require_shape(self, x_t)
+        labels = class_labels(self, x_t, condition)
         x = x_t.contiguous(memory_format=torch.channels_last)
         return self.net(x, self.time_scale * t, class_labels=labels, return_dict=False)[0].to(x_t.dtype).contiguous()
-
-    def labels(self, condition: Tensor | None, n: int, device: torch.device) -> Tensor | None:
-        if self.num_classes and condition is None:
-            return torch.full((n,), self.num_classes, device=device)
-        if condition is not None and not self.num_classes:
-            raise ValueError("this network has no classes, and was given labels")
-        return condition
 
 
 def build(**arguments: Any) -> Any:

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 
 from fgm.files import sha256_of
 from fgm.markdown import table_head, table_row
-from fgm.networks.generator import input_scale
+from fgm.networks.generator import input_scale, step_times
 from fgm.networks.sd3 import FACTOR
 from fgm.pretrained import BILLIONS
 from fgm.publish.plan import Plan
@@ -92,8 +92,7 @@ def called(plan: Plan, merge: bool, dtype: str) -> str:
 
 
 def sigmas(plan: Plan) -> list[float]:
-    """t*_1 > ... > t*_k, see networks/generator.py."""
-    return [plan.method["t_star"] * ((plan.steps - i) / plan.steps) for i in range(plan.steps)]
+    return step_times(plan.method["t_star"], plan.steps)
 
 
 def scale(plan: Plan) -> float:

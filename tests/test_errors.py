@@ -1,0 +1,28 @@
+"""What a refusal says: the nearest known name or all, and the telling line of another library's complaint."""
+
+import pytest
+from torch import nn
+
+from fgm.errors import first_line, hint, last_line
+
+
+@pytest.mark.parametrize(
+    "name, known, otherwise, said",
+    [
+        ("digit", ["ring", "digits"], "", "did you mean digits?"),
+        ("digit", ["ring", "digits"], "look into configs/", "did you mean digits?"),
+        ("zebra", ["ring", "digits"], "", "there are ring, digits"),
+        ("zebra", ["ring", "digits"], "look into configs/", "look into configs/"),
+        ("zebra", [], "", "there are none"),
+    ],
+)
+def test_a_hint_is_the_nearest_name_or_what_there_is(name: str, known: list[str], otherwise: str, said: str) -> None:
+    assert hint(name, iter(known), otherwise) == said
+
+
+def test_of_a_complaint_the_line_that_tells() -> None:
+    with pytest.raises(RuntimeError) as complaint:
+        nn.Linear(1, 1).load_state_dict({"weight": nn.Linear(1, 1).weight})
+    assert first_line(complaint.value) == "Error(s) in loading state_dict for Linear:"
+    assert last_line(complaint.value) == 'Missing key(s) in state_dict: "bias".'
+    assert (first_line(EOFError()), last_line(EOFError())) == ("", "EOFError")

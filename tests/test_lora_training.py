@@ -1,0 +1,113 @@
+"""Training on adapters: what moves, what a checkpoint and an export hold, and what is refused."""
+
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_lora import LINEAR
+from test_training import SCHEDULE, cut_off, run, setting, weights
+from torch.testing import assert_close
+
+from fgm.evaluation.sources.sampler import state_sha256
+from fgm.networks.adapters import LoRA
+from fgm.networks.mlp import VelocityMLP
+from fgm.teacher import from_file
+from fgm.training import checkpoints
+from fgm.training.distillation import Distillation
+from fgm.training.optimizers import adam, muon
+from fgm.training.weights import export_weights
+
+
+def distillation(**options: Any) -> Distillation:
+    torch.manual_seed(3)
+    s = setting(teacher=VelocityMLP(dim=2, width=16, depth=1), optimizer=partial(adam, lr=1e-2))
+    return Distillation(s, **{"t_star": 0.9, "adapters": LINEAR} | options)
+
+
+def test_adapters_that_fit_no_layer_or_no_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match="match no linear layer of VelocityMLP; it has 0, 1, 2"):
+        LoRA().networks(VelocityMLP(width=8, depth=1), 0, ("generator",))
+    with pytest.raises(ValueError, match="must be teacher"):
+        distillation(generator_start="random")
+    with pytest.raises(ValueError, match="has no weights to copy"):
+        Distillation(setting(), t_star=0.9, adapters=LINEAR)
+
+
+def test_a_sampler_is_known_by_its_shared_network_too() -> None:
+    def key(seed: int) -> str:
+        torch.manual_seed(seed)
+        return state_sha256(LINEAR.networks(VelocityMLP(width=8, depth=1), 0, ("generator",))[0])
+
+    assert key(0) == key(0) != key(1)
+
+
+def test_training_moves_every_adapter_and_nothing_of_the_teacher(tmp_path: Path) -> None:
+    module = distillation()
+    before, teacher = weights(module), deepcopy(module.teacher.state_dict())
+    run(module, tmp_path)
+    after = weights(module)
+    assert {name for name in before if torch.equal(before[name], after[name])} == set()
+    assert {name.split(".")[0] for name in after} == {"generator", "online", "ema", "cycle"}
+    assert all(name == "cycle" or ".lora_" in name for name in after)
+    assert all(torch.equal(teacher[name], tensor) for name, tensor in module.teacher.state_dict().items())
+    assert all(p.grad is None for p in module.teacher.parameters())
+    optimized = [p for o in module.trainer.optimizers for group in o.param_groups for p in group["params"]]
+    assert {id(p) for p in optimized} == {id(p) for net in (module.generator, module.online) for p in net.parameters()}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_bfloat16_base_stays_so_and_its_adapters_train_in_float32(precision: str, tmp_path: Path) -> None:
+    module = distillation(adapters=replace(LINEAR, base="bfloat16"))
+    run(module, tmp_path, precision, every=4)
+    assert {p.dtype for p in module.teacher.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in module.parameters()} == {torch.float32} == {module.weight_dtype}
+    assert int(module.cycle) == SCHEDULE.cycles and all(p.isfinite().all() for p in module.parameters())
+    assert [descent.skipped for descent in module.descents] == [0, 0]
+
+
+def test_a_copy_of_a_bfloat16_base_computes_with_its_own_weights() -> None:
+    net, x, t = VelocityMLP(width=16, depth=1), torch.randn(4, 2), torch.full((4,), 0.5)
+    exact = net(x, t)
+    replace(LINEAR, base="bfloat16").networks(net, 0, ("generator",))
+    copy = deepcopy(net)
+    assert_close(copy(x, t).float(), exact, rtol=0.05, atol=0.05)
+    with torch.no_grad():
+        copy.head[1].weight.zero_()
+        copy.head[1].bias.zero_()
+    assert copy(x, t).abs().max() == 0 < net(x, t).abs().max()
+
+
+def test_muon_takes_adapters(tmp_path: Path) -> None:
+    module = distillation()
+    module.setting = replace(module.setting, optimizer=partial(muon, lr=1e-2, blocks="adapter"))
+    before = weights(module)
+    after = weights(run(module, tmp_path))
+    assert not any(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_checkpoint_holds_adapters_alone_and_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: Any) -> None:
+    whole, killed = run(distillation(), tmp_path / "whole"), distillation()
+    state = torch.load(tmp_path / "whole" / checkpoints.LAST, weights_only=True)["state_dict"]
+    layers = [(128, 16), (16, 16), (16, 32), (32, 16)]
+    assert sum(tensor.numel() for tensor in state.values()) == 3 * sum(2 * (i + o) for i, o in layers) + 1
+    cut_off(killed, tmp_path / "parts", monkeypatch)
+    resumed = run(distillation(), tmp_path / "parts")
+    assert int(resumed.cycle) == SCHEDULE.cycles
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(resumed).values(), strict=True))
+
+
+def test_the_exported_adapter_loads_onto_the_teacher(tmp_path: Path) -> None:
+    module = run(distillation(), tmp_path)
+    file = export_weights(module, tmp_path)
+    assert set(load_file(file)) == {
+        f"{place}.layers.{i}.lora_{m}.weight" for place in ("condition.time", "blocks.0") for i in "02" for m in "AB"
+    }
+    torch.manual_seed(3)
+    (fresh,) = LINEAR.networks(VelocityMLP(dim=2, width=16, depth=1), 7, ("generator",))
+    x, t = torch.randn(4, 2), torch.full((4,), 0.5)
+    assert torch.equal(from_file(str(file), fresh)(x, t), module.ema.net(x, t))

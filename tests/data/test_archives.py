@@ -2,7 +2,9 @@
 
 import gzip
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 from official_files import write_fashion
 
+from fgm import archives
 from fgm.archives import CIFAR10, FASHION, Published, fetched, locate, own_md5, raw_sha256, require_data
 from fgm.data.parquet import Cifar10Parquet
 from fgm.errors import Refusal
@@ -76,6 +79,22 @@ def test_a_transfer_that_breaks_off_is_one_line_and_the_same_command_goes_on(
     assert asked == ["", f"bytes={len(whole) // 2}-"]
 
 
+def test_ranks_that_fetch_at_once_take_turns(
+    site: tuple[Published, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one goes on where the first one's transfer broke off, in place of writing into it."""
+    published, asked = site
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    begins = archives.transfer
+    monkeypatch.setattr(archives, "transfer", lambda *given: (time.sleep(0.3), begins(*given)))
+    with ThreadPoolExecutor() as ranks:
+        both = [ranks.submit(fetched, published, "a.gz") for _ in range(2)]
+    refused, whole = sorted(both, key=lambda rank: rank.exception() is None)
+    assert isinstance(refused.exception(), Refusal)
+    assert whole.result().read_bytes() == (tmp_path / "whole").read_bytes()
+    assert asked == ["", f"bytes={(tmp_path / 'whole').stat().st_size // 2}-"]
+
+
 def test_a_transfer_that_lacks_nothing_is_verified_and_kept(
     site: tuple[Published, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +116,7 @@ def test_a_wrong_hash_is_refused_and_removed(
     (published.cache / "a.gz.part").write_bytes(b"x")
     with pytest.raises(Refusal, match="is not what was published"):
         locate(published, None, download=True)
-    assert list(published.cache.iterdir()) == []
+    assert [path.name for path in published.cache.iterdir()] == [".a.gz.lock"]
 
 
 def test_offline_a_fetch_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from fgm.errors import Refusal
 from fgm.text.cache import CachedText
+from fgm.text.encoders import CLIPS
 from fgm.text.index import PromptCache
 
 
@@ -39,13 +40,17 @@ def test_without_t5_its_tokens_are_zeros(plan: PromptCache, model: Path, tmp_pat
     assert not words[:, 77:].any() and words.shape[1] == 77 + LENGTH
 
 
-@pytest.mark.parametrize(("lost", "kept"), [("text_encoder", slice(16, 32)), ("text_encoder_2", slice(0, 16))])
+@pytest.mark.parametrize(
+    ("lost", "kept"),
+    [(["text_encoder"], slice(16, 32)), (["text_encoder_2"], slice(0, 16)), ([*CLIPS], slice(0, 0))],
+)
 def test_without_a_clip_its_share_is_zeros(
-    lost: str, kept: slice, plan: PromptCache, model: Path, tmp_path: Path
+    lost: list[str], kept: slice, plan: PromptCache, model: Path, tmp_path: Path
 ) -> None:
     whole, whole_pooled = by_pipeline(model, ["", *PROMPTS])
     poorer = shutil.copytree(model, tmp_path / "poorer")
-    shutil.rmtree(poorer / lost)
+    for name in lost:
+        shutil.rmtree(poorer / name)
     words, pooled = CachedText(written(replace(plan, model=str(poorer))))(torch.arange(5))
     mask = torch.zeros(32).index_fill_(0, torch.arange(32)[kept], 1)
     assert_close(words[:, :77], whole[:, :77] * mask, rtol=0, atol=1e-6)

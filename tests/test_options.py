@@ -169,13 +169,16 @@ def test_what_cannot_be_compiled_is_refused(tmp_path: Path) -> None:
         compiled_run(watched, tmp_path, True)
 
 
-def test_the_benchs_overhead_is_what_stands_beside_the_turns(tmp_path: Path) -> None:
-    """Of cycles whose average takes 20 ms and whose turns take 60: a quarter."""
-    import time
+def test_the_benchs_overhead_is_what_stands_beside_the_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of cycles whose average takes 20 ms and whose turns take 60, by a clock that nothing else moves: a quarter."""
+    module, now = distillation(), [0.0]
 
-    module = distillation()
-    module.turns_of_a_cycle = lambda: (time.sleep(0.06), module.finish({}))  # type: ignore[method-assign, assignment, return-value]
-    module.finish = lambda scalars: (time.sleep(0.02), module.cycle.add_(1))  # type: ignore[method-assign, assignment, return-value]
+    def passes(seconds: float) -> None:
+        now[0] += seconds
+
+    module.turns_of_a_cycle = lambda: (passes(0.06), module.finish({}))  # type: ignore[method-assign, assignment, return-value]
+    module.finish = lambda scalars: (passes(0.02), module.cycle.add_(1))  # type: ignore[method-assign, assignment, return-value]
+    monkeypatch.setattr("fgm.benchmarks.cycle.time", SimpleNamespace(perf_counter=lambda: now[0]))
     bench = CycleBench(module, place(tmp_path), cycles=2, repetitions=2, alone=True)
     rows = {m.metric: m.value for m in bench.measure("untrained")}
-    assert rows["overhead"] == pytest.approx(0.25, abs=0.1)
+    assert rows["overhead"] == pytest.approx(0.25)

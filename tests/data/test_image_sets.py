@@ -178,7 +178,11 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda tmp: zip_with(tmp, labels=[[f"00000/img{i:08d}.png", 1000] for i in range(12)]), "label 0 is 1000"
     ),
     "negative label": (lambda tmp: cifar10_with(tmp, labels=[0] * 19 + [-1]), "label 19 is -1, and must lie in 0 to 9"),
-    "unlabelled": (lambda tmp: zip_with(tmp, labels=None), "give data.num_classes=0"),
+    "unlabelled": (lambda tmp: zip_with(tmp, labels=None), "tells no labels; give data.num_classes=0"),
+    "labels of others": (
+        lambda tmp: zip_with(tmp, labels=[["a.png", 1]]), "tells no label of 00000/img00000000.png; add it, or give"
+    ),
+    "labels of no form": (lambda tmp: zip_with(tmp, labels=[1]), "labels must be a list of [name, whole number]"),
 }  # fmt: skip
 
 

@@ -4,8 +4,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from test_training import distillation
 from torch import Tensor, nn
+from toy_trainings import distillation
 
 from fgm.networks.dit import DiT
 from fgm.networks.mmdit import CaptionedMMDiT

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from adversaries import GAN, Captioned, Pictures, dit, gan, mmdit, still
-from test_training import SCHEDULE, cut_off, distillation, moved, network, run, setting, weights
 from torch import Tensor, nn
 from torch.testing import assert_close
+from toy_trainings import SCHEDULE, distillation, moved, network, run, same_bits, setting, weights, whole_and_resumed
 
 from fgm.networks.guidance import Guided
 from fgm.training.checkpoints import LAST
@@ -188,12 +188,8 @@ def test_a_resumed_run_is_bit_equal_with_an_adversary_and_real_data(
             teacher=network(1), adversary=adversary, real_data=partial(RealData, a=0.9, b=0.92), online_turns=2
         )
 
-    whole = weights(run(fresh(), tmp_path / "whole"))
-    killed = fresh()
-    cut_off(killed, tmp_path / "parts", monkeypatch)
-    resumed = run(fresh(), tmp_path / "parts")
-    assert int(resumed.cycle) == resumed.trainer.global_step == SCHEDULE.cycles
-    assert all(torch.equal(whole[name], tensor) for name, tensor in weights(resumed).items())
+    whole, resumed = whole_and_resumed(fresh, tmp_path, monkeypatch)
+    assert int(resumed.cycle) == resumed.trainer.global_step == SCHEDULE.cycles and same_bits(whole, resumed)
 
 
 def test_a_non_finite_discriminator_gradient_is_skipped_and_counted(tmp_path: Path, monkeypatch: Any) -> None:

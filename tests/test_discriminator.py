@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from adversaries import CONDITION, GAN, dit, mmdit
-from test_training import SCHEDULE, distillation, network, run
 from torch import Tensor
 from torch.testing import assert_close
+from toy_trainings import SCHEDULE, distillation, network, run
 
 from fgm import losses
 from fgm.analytic import gaussian

@@ -1,23 +1,18 @@
 """A run whose gradients stop being finite: skipped, counted over resumes, ended in one line, with a good checkpoint."""
 
-import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
-from test_training import SCHEDULE, distillation
+from killed_runs import dying
 from tiny_runs import Said, refused
+from toy_trainings import SCHEDULE, distillation, run, same_bits
 
-from fgm.data.points import Ring
-from fgm.evaluation.evaluation import Evaluation
-from fgm.evaluation.points import PointPanel
 from fgm.training.checkpoints import LAST, PREVIOUS, read_cycle
 from fgm.training.descend import PATIENCE
 from fgm.training.distillation import Distillation
-from fgm.training.fit import Hardware, Run, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of:UserWarning")
 GOOD = 3  # cycles before the trouble
@@ -36,16 +31,11 @@ def broken(bad: Any) -> Distillation:
     return module
 
 
-def trained(module: Distillation, run_dir: Path) -> None:
-    plan, console = Evaluation(PointPanel(Ring()), every=0), Console(file=io.StringIO())
-    fit(module, Run(run_dir, "test", "csv", {"config_digest": "0"}, Hardware("cpu"), plan, console))
-
-
 def test_many_in_a_row_end_the_run_in_one_line_and_leave_what_was_before_them(
     tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = broken(lambda cycle: cycle >= GOOD)
-    line = refused(lambda _: trained(module, tmp_path), [], capsys, monkeypatch)
+    line = refused(lambda _: run(module, tmp_path), [], capsys, monkeypatch)
     assert line == (
         f"error: online network: {PATIENCE} non-finite gradients in a row: lower optimizer.lr; "
         f"{tmp_path / LAST}: the one of cycle {GOOD} stays\n"
@@ -56,29 +46,21 @@ def test_many_in_a_row_end_the_run_in_one_line_and_leave_what_was_before_them(
     assert all(tensor.isfinite().all() for tensor in kept.values())
 
 
-def test_what_was_skipped_is_counted_over_a_resume(tmp_path: Path) -> None:
+def test_what_was_skipped_is_counted_over_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut off after one skip; the same count, log and weights as undisturbed."""
 
     def bad(cycle: int) -> bool:
         return cycle in (2, 6, 7)
 
     whole, cut, resumed = broken(bad), broken(bad), broken(bad)
-    trained(whole, tmp_path / "whole")
-    step = cut.training_step
-
-    def dies(batch: Any) -> None:
-        if int(cut.cycle) == 7:
-            raise RuntimeError("killed")
-        step(batch)
-
-    cut.training_step = dies  # type: ignore[method-assign]
-    with pytest.raises(RuntimeError, match="killed"):
-        trained(cut, tmp_path / "parts")
+    run(whole, tmp_path / "whole")
+    with dying(cut, 7, monkeypatch):
+        run(cut, tmp_path / "parts")
     assert read_cycle(tmp_path / "parts" / LAST) == 6, "cycle 7 was one that skipped"
-    trained(resumed, tmp_path / "parts")
+    run(resumed, tmp_path / "parts")
     assert [d.skipped for d in resumed.descents] == [d.skipped for d in whole.descents] == [0, 3]
     assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "parts" / "metrics.csv").read_text()
-    assert all(map(torch.equal, whole.state_dict().values(), resumed.state_dict().values()))
+    assert same_bits(whole, resumed)
 
 
 def test_a_row_that_a_stop_cuts_in_two_is_one_row(tmp_path: Path) -> None:
@@ -98,10 +80,10 @@ def test_a_row_that_a_stop_cuts_in_two_is_one_row(tmp_path: Path) -> None:
 def test_checkpoints_that_stay_are_gone_back_to(tmp_path: Path) -> None:
     """To one of before the trouble, with what is changed about it; and to the same bits where nothing is."""
     module, again = (distillation(schedule=replace(SCHEDULE, keep_every=3, save_every=5)) for _ in range(2))
-    trained(module, tmp_path)
+    run(module, tmp_path)
     folder = (tmp_path / LAST).parent
     assert sorted(p.name for p in folder.iterdir()) == ["00000003.ckpt", "00000006.ckpt", "last.ckpt", "previous.ckpt"]
     assert [read_cycle(folder / f"0000000{n}.ckpt") for n in (3, 6)] == [3, 6] and read_cycle(tmp_path / LAST) == 8
     (folder / "00000003.ckpt").replace(tmp_path / LAST)
-    trained(again, tmp_path)
-    assert all(map(torch.equal, module.state_dict().values(), again.state_dict().values()))
+    run(again, tmp_path)
+    assert same_bits(module, again)

@@ -4,33 +4,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import SCHEDULE, cut_off, run, setting, weights
 from torch import Tensor
 from torch.testing import assert_close
+from toy_trainings import SCHEDULE, distillation, network, same_bits, whole_and_resumed
 
 from fgm.analytic import gaussian
 from fgm.evaluation.sampling import draw_samples, generator_source
 from fgm.networks import Velocity
 from fgm.networks.exact import ExactVelocity
 from fgm.networks.generator import FewStepGenerator
-from fgm.networks.mlp import VelocityMLP
 from fgm.paths import RectifiedPath
 from fgm.training.distillation import Distillation
 
 PATH, CPU = RectifiedPath(), torch.device("cpu")
 
 
-def network() -> VelocityMLP:
-    torch.manual_seed(0)
-    return VelocityMLP(dim=2, width=16, depth=1)
-
-
 def noises(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-
-
-def few_step(**options: object) -> Distillation:
-    return Distillation(setting(), t_star=0.9, generator_start="random", online_start="random", **options)  # type: ignore[arg-type]
 
 
 def test_four_steps_from_one_are_read_at_quarters_and_start_at_t_star() -> None:
@@ -102,7 +92,7 @@ def test_a_sample_depends_on_its_index_alone() -> None:
 
 def test_the_trained_step_is_drawn_evenly_and_is_the_same_on_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     def drawn(rank: int) -> tuple[list[int], Tensor]:
-        module = few_step(steps=4)
+        module = distillation(steps=4)
         monkeypatch.setattr(Distillation, "global_rank", rank)
         eps = [module.renoising(noises(8, 2), cycle) for cycle in range(200)]
         return [len(e) for e in eps if e is not None], torch.cat([e for e in eps if e is not None])
@@ -115,10 +105,6 @@ def test_the_trained_step_is_drawn_evenly_and_is_the_same_on_every_rank(monkeypa
 def test_four_steps_train_resume_and_are_measured_at_four_evaluations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run(few_step(steps=4), tmp_path / "whole")
-    killed = few_step(steps=4)
-    cut_off(killed, tmp_path / "parts", monkeypatch)
-    resumed = run(few_step(steps=4), tmp_path / "parts")
-    assert int(resumed.cycle) == SCHEDULE.cycles
-    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(resumed).values(), strict=True))
+    whole, resumed = whole_and_resumed(lambda: distillation(steps=4), tmp_path, monkeypatch)
+    assert int(resumed.cycle) == SCHEDULE.cycles and same_bits(whole, resumed)
     assert [(s.nfe, s.weights) for s in whole.sources()] == [(4, "ema"), (4, "raw"), (4, "start"), (50, "teacher")]

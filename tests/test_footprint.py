@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from adversaries import GAN
-from test_training import SCHEDULE, setting
 from tiny_runs import Said, light
 from tiny_sd3 import SIZE, TRANSFORMER
 from torch import nn
+from toy_trainings import SCHEDULE, setting
 
 import fgm.bench
 import fgm.memory

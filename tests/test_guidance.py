@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import setting
 from torch import Tensor
 from torch.testing import assert_close
+from toy_trainings import setting
 
 from fgm import losses
 from fgm.networks import Velocity

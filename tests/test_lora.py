@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import SCHEDULE, run, setting, weights
 from torch import Generator, Tensor, nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import CheckpointError
+from toy_trainings import SCHEDULE, run, setting, weights
 
 from fgm import losses
 from fgm.networks import Velocity

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_lora import LINEAR
-from test_training import SCHEDULE, cut_off, run, setting, weights
 from torch.testing import assert_close
+from toy_trainings import SCHEDULE, run, same_bits, setting, weights, whole_and_resumed
 
 from fgm.evaluation.sources.sampler import state_sha256
 from fgm.networks.adapters import LoRA
@@ -91,14 +91,11 @@ def test_muon_takes_adapters(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_holds_adapters_alone_and_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: Any) -> None:
-    whole, killed = run(distillation(), tmp_path / "whole"), distillation()
+    whole, resumed = whole_and_resumed(distillation, tmp_path, monkeypatch)
     state = torch.load(tmp_path / "whole" / checkpoints.LAST, weights_only=True)["state_dict"]
     layers = [(128, 16), (16, 16), (16, 32), (32, 16)]
     assert sum(tensor.numel() for tensor in state.values()) == 3 * sum(2 * (i + o) for i, o in layers) + 1
-    cut_off(killed, tmp_path / "parts", monkeypatch)
-    resumed = run(distillation(), tmp_path / "parts")
-    assert int(resumed.cycle) == SCHEDULE.cycles
-    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(resumed).values(), strict=True))
+    assert int(resumed.cycle) == SCHEDULE.cycles and same_bits(whole, resumed)
 
 
 def test_the_exported_adapter_loads_onto_the_teacher(tmp_path: Path) -> None:

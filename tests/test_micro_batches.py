@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from adversaries import GAN
-from test_training import SCHEDULE, network, run, setting
 from torch import Tensor, nn
+from toy_trainings import SCHEDULE, network, run, setting
 
 from fgm.benchmarks.footprint import of_distillation
 from fgm.data.points import Ring

@@ -1,6 +1,5 @@
 """What is to be trained and does not move is named: after the first update, or after ten where others did move."""
 
-import io
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,17 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
-from test_training import SCHEDULE, network, setting
 from torch import nn
+from toy_trainings import SCHEDULE, network, said, setting
 
-from fgm.evaluation.evaluation import Evaluation
-from fgm.evaluation.points import PointPanel
 from fgm.networks.adapters import LoRA
 from fgm.networks.lora import SharedNetwork
 from fgm.training.adversary import Adversary
 from fgm.training.distillation import Distillation
-from fgm.training.fit import Hardware, Run, fit
 from fgm.training.moved import CHECKED, sums
 from fgm.training.optimizers import adam
 
@@ -26,26 +21,24 @@ LINEAR = LoRA(rank=2, alpha=4.0, targets=["layers.0", "layers.2"])
 LONG = replace(SCHEDULE, cycles=CHECKED + 2)
 
 
-def said(run_dir: Path, lr: float = 1e-3, optimizer: Any = None, **options: Any) -> list[str]:
+def warnings(run_dir: Path, lr: float = 1e-3, optimizer: Any = None, **options: Any) -> list[str]:
     """The warnings of a run, on adapters unless told otherwise."""
     teacher = network(3)
     for p in teacher.parameters():
         p.data += 0.1 * torch.randn_like(p)  # its head starts at zero
     given = setting(teacher=teacher, schedule=LONG, optimizer=optimizer or partial(adam, lr=lr))
     module = Distillation(given, t_star=0.9, **{"adapters": LINEAR} | options)
-    console, plan = Console(file=io.StringIO(), width=1000), Evaluation(PointPanel(given.data), every=0)
-    fit(module, Run(run_dir, "test", "csv", {"config_digest": "0"}, Hardware("cpu"), plan, console))
-    return [line for line in console.file.getvalue().splitlines() if "moves" in line or "moved" in line]  # type: ignore[attr-defined]
+    return [line for line in said(module, run_dir).splitlines() if "moves" in line or "moved" in line]
 
 
 def test_nothing_is_said_where_all_moves_if_not_at_once(tmp_path: Path) -> None:
     """A of an adapter rests in the first update, since B starts at zero; a discriminator that has not begun rests."""
     adversary = partial(Adversary, blocks=["blocks.0"], from_cycle=5)
-    assert said(tmp_path, adversary=adversary) == []
+    assert warnings(tmp_path, adversary=adversary) == []
 
 
 def test_networks_whose_steps_are_too_small_are_named_after_the_first_update(tmp_path: Path) -> None:
-    lines = said(tmp_path, lr=1e-12, adapters=None)
+    lines = warnings(tmp_path, lr=1e-12, adapters=None)
     many = len(list(network().parameters()))
     for line, name in zip(lines, ("generator", "online network"), strict=True):
         told = f"{many} of {many} trainable tensors of the {name} have not moved in 1 update: "
@@ -63,7 +56,7 @@ def test_a_layer_whose_adapter_gets_no_gradient_is_named_after_ten(
 
     monkeypatch.setattr(SharedNetwork, "adapted", cut)
     names = "blocks.0.layers.2.lora_A.weight, generator.net.adapter.blocks.0.layers.2.lora_B.weight"
-    assert said(tmp_path)[0] == (
+    assert warnings(tmp_path)[0] == (
         f"warning at cycle {CHECKED}: 2 of 8 trainable tensors of the generator have not moved in {CHECKED} updates: "
         f"generator.net.adapter.{names}"
     )
@@ -73,7 +66,7 @@ def test_an_optimizer_of_other_weights_is_found_before_the_first_cycle(tmp_path:
     def of_others(net: nn.Module) -> torch.optim.Optimizer:
         return adam(nn.Linear(2, 2), lr=1e-3)
 
-    (line,) = said(tmp_path, optimizer=of_others)
+    (line,) = warnings(tmp_path, optimizer=of_others)
     assert line.startswith("warning at cycle 0: no optimizer moves online.adapter.") and line.endswith(" and 13 more")
 
 

@@ -1,6 +1,5 @@
 """Options of memory and speed: each gives the numbers of doing without, survives checkpoints, or says what it lacks."""
 
-import io
 import shutil
 import sys
 from dataclasses import replace
@@ -14,24 +13,20 @@ import pytest
 import torch
 from adversaries import GAN
 from killed_runs import dying
-from rich.console import Console
-from test_training import SCHEDULE, cut_off, network, run, setting, weights
 from tiny_runs import light
 from torch import Tensor
 from torch.testing import assert_close
+from toy_trainings import SCHEDULE, network, place, run, same_bits, setting, weights, whole_and_resumed
 
 from fgm.benchmarks.cycle import CycleBench
 from fgm.config import digest, read_recipe
-from fgm.data.points import Ring
 from fgm.errors import Refusal
-from fgm.evaluation.evaluation import Evaluation
-from fgm.evaluation.points import PointPanel
 from fgm.training import optimizers
 from fgm.training.checkpoints import LAST
 from fgm.training.compiled import blocks_to_compile, compile_blocks
 from fgm.training.distillation import Distillation
 from fgm.training.ema import brought, frozen_copy, update_ema
-from fgm.training.fit import Hardware, Run, fit
+from fgm.training.fit import Hardware, fit
 from fgm.training.optimizers import adam, adamw
 
 PLAIN = partial(adam, lr=1e-3)
@@ -59,10 +54,7 @@ EIGHT_BIT = pytest.param(
 @pytest.mark.parametrize("kernel", ["fused", EIGHT_BIT])
 def test_its_state_survives_to_the_bit(kernel: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     optimizer = partial(adam, lr=1e-3, beta_1=0.5, kernel=kernel)
-    whole = weights(run(distillation(optimizer), tmp_path / "whole"))
-    cut_off(distillation(optimizer), tmp_path / "parts", monkeypatch)
-    resumed = weights(run(distillation(optimizer), tmp_path / "parts"))
-    assert all(torch.equal(whole[name], tensor) for name, tensor in resumed.items())
+    assert same_bits(*whole_and_resumed(lambda: distillation(optimizer), tmp_path, monkeypatch))
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
@@ -98,8 +90,7 @@ def test_an_average_in_the_hosts_memory_has_the_numbers_of_one_beside_the_weight
     """Of whole runs; its names in a checkpoint are the same, so that either goes on from the other."""
     beside, apart = (run(distillation(ema_device=where), tmp_path / where) for where in ("same", "cpu"))
     states = weights(beside), weights(apart)
-    assert list(states[0]) == list(states[1])
-    assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
+    assert list(states[0]) == list(states[1]) and same_bits(beside, apart)
     assert not any(
         torch.equal(states[0][n], states[0][n.replace("ema", "generator", 1)]) for n in states[0] if "ema" in n
     )
@@ -142,9 +133,7 @@ def test_a_module_that_moves_leaves_it_on_the_host_and_in_its_place() -> None:
 
 
 def compiled_run(module: Distillation, folder: Path, compile: bool) -> Distillation:
-    hardware = Hardware("cpu", compile=compile)
-    plan = Evaluation(PointPanel(Ring()), every=0, n_training=64)
-    fit(module, Run(folder, "test", "csv", {"config_digest": "0"}, hardware, plan, Console(file=io.StringIO())))  # type: ignore[arg-type]
+    fit(module, place(folder, hardware=Hardware("cpu", compile=compile)))
     return module
 
 
@@ -164,14 +153,10 @@ def test_compiled_blocks_train_alike_and_go_on_from_plain_checkpoints_and_back(
     saved = [list(torch.load(tmp_path / str(how) / LAST, weights_only=True)["state_dict"]) for how in (True, False)]
     assert saved[0] == saved[1] and not any("_orig_mod" in name for name in saved[0])
     for first, then in ((True, False), (False, True)):
-        compiled_run_cut_off(distillation(cycles=3, save_every=2), tmp_path / f"{first} first", first, monkeypatch)
-        assert int(compiled_run(distillation(cycles=3), tmp_path / f"{first} first", then).cycle) == 3
-
-
-def compiled_run_cut_off(module: Distillation, folder: Path, compile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its run dies in the third cycle."""
-    with dying(module, 2, monkeypatch):
-        compiled_run(module, folder, compile)
+        killed, folder = distillation(cycles=3, save_every=2), tmp_path / f"{first} first"
+        with dying(killed, 2, monkeypatch):
+            compiled_run(killed, folder, first)
+        assert int(compiled_run(distillation(cycles=3), folder, then).cycle) == 3
 
 
 def test_what_cannot_be_compiled_is_refused(tmp_path: Path) -> None:
@@ -184,15 +169,16 @@ def test_what_cannot_be_compiled_is_refused(tmp_path: Path) -> None:
         compiled_run(watched, tmp_path, True)
 
 
-def test_the_benchs_overhead_is_what_stands_beside_the_turns(tmp_path: Path) -> None:
-    """Of cycles whose average takes 20 ms and whose turns take 60: a quarter."""
-    import time
+def test_the_benchs_overhead_is_what_stands_beside_the_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of cycles whose average takes 20 ms and whose turns take 60, by a clock that nothing else moves: a quarter."""
+    module, now = distillation(), [0.0]
 
-    module = distillation()
-    module.turns_of_a_cycle = lambda: (time.sleep(0.06), module.finish({}))  # type: ignore[method-assign, assignment, return-value]
-    module.finish = lambda scalars: (time.sleep(0.02), module.cycle.add_(1))  # type: ignore[method-assign, assignment, return-value]
-    plan, console = Evaluation(PointPanel(Ring()), every=0, n_training=64), Console(file=io.StringIO())
-    place = Run(tmp_path, "test", "csv", {"config_digest": "0"}, Hardware("cpu"), plan, console)  # type: ignore[arg-type]
-    bench = CycleBench(module, place, cycles=2, repetitions=2, alone=True)
+    def passes(seconds: float) -> None:
+        now[0] += seconds
+
+    module.turns_of_a_cycle = lambda: (passes(0.06), module.finish({}))  # type: ignore[method-assign, assignment, return-value]
+    module.finish = lambda scalars: (passes(0.02), module.cycle.add_(1))  # type: ignore[method-assign, assignment, return-value]
+    monkeypatch.setattr("fgm.benchmarks.cycle.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    bench = CycleBench(module, place(tmp_path), cycles=2, repetitions=2, alone=True)
     rows = {m.metric: m.value for m in bench.measure("untrained")}
-    assert rows["overhead"] == pytest.approx(0.25, abs=0.1)
+    assert rows["overhead"] == pytest.approx(0.25)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from adversaries import gan
 from rich.console import Console
-from test_training import distillation, moved, run, weights
 from torch.testing import assert_close
+from toy_trainings import distillation, moved, run, weights
 
 from fgm.build import build
 from fgm.config import read_recipe

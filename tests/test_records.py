@@ -55,12 +55,6 @@ def test_a_table_shows_mean_and_sd_over_the_seeds_of_the_newest_config(tmp_path:
     assert len(read_rows(tmp_path / "toy" / "runs.jsonl")) == 5
 
 
-def test_a_measurement_survives_its_row() -> None:
-    measured = Measurement("shapeeval", 0.5, 10, "p", 1, "ema", {"ci95": [0.4, 0.6]})
-    assert measured.row()["ci95"] == [0.4, 0.6]
-    assert Measurement.from_row(measured.row()) == measured
-
-
 def test_only_what_stands_between_the_marks_is_rewritten(tmp_path: Path) -> None:
     experiments = written([run(1.0)], tmp_path)
     document = "before\n<!-- table: toy -->\nstale\n<!-- end -->\nafter\n"

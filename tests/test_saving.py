@@ -56,7 +56,7 @@ def whole(directory: Path) -> tuple[int, list[int]]:
     return last_checkpoint(directory, Console(quiet=True))[1], [read_cycle(path) for path in found]
 
 
-def dying(line: int, directory: Path, cycle: int) -> None:
+def dies_before(line: int, directory: Path, cycle: int) -> None:
     """Saves, and dies before the line-th line of checkpoints.py that this takes."""
     passed = 0
 
@@ -79,7 +79,7 @@ def test_a_process_may_die_before_any_line_of_a_save(tmp_path: Path) -> None:
     save(tmp_path, 0)
     save(tmp_path, 1)
     reached, line = [1], 0
-    while forked(partial(dying, line, tmp_path, reached[-1] + 1)) == DIED:
+    while forked(partial(dies_before, line, tmp_path, reached[-1] + 1)) == DIED:
         now, kept = whole(tmp_path)
         assert now in (reached[-1], reached[-1] + 1) and len(kept) == 2
         reached.append(now)

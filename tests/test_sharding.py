@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from killed_runs import flat
+from killed_runs import flat, state
 from ranks import on_ranks, srun, torchrun
 from safetensors.torch import load_file
 from torch import Tensor
@@ -21,7 +21,6 @@ from two_ranks import FullBatch, FullBatchSetting, distillation, network, run
 from fgm import errors
 from fgm.config import parse_arguments, read_recipe
 from fgm.errors import RESUMABLE, Refusal, entry
-from fgm.training.checkpoints import LAST
 from fgm.training.distillation import Distillation
 from fgm.training.sharding import as_shards_of, blocks_to_shard, gathered, local, whole
 from fgm.training.strategies import DistributedCopies, Shards, Single
@@ -37,12 +36,8 @@ def train(folder: Path, strategy: Any, devices: int, every: int = 0) -> None:
     export_weights(module, folder)
 
 
-def last(folder: Path) -> dict[str, Any]:
-    return torch.load(folder / LAST, weights_only=True)
-
-
 def weights(folder: Path) -> dict[str, Tensor]:
-    return last(folder)["state_dict"]
+    return state(folder)["state_dict"]
 
 
 def rows(folder: Path) -> list[list[float]]:
@@ -73,7 +68,7 @@ def test_fsdp2_is_the_full_batch(engines: dict[str, Path]) -> None:
 
 def test_a_checkpoint_is_the_same_file_under_every_strategy(engines: dict[str, Path]) -> None:
     """To the last name and shape; numbers but for the order in which gradients are summed."""
-    one, two = flat(last(engines["ddp"])), flat(last(engines["fsdp"]))
+    one, two = flat(state(engines["ddp"])), flat(state(engines["fsdp"]))
     assert one.keys() == two.keys()
     for name, value in one.items():
         if isinstance(value, Tensor):
@@ -131,7 +126,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits_and_ddp_from_the_same_file(
     assert int(weights(tmp_path / "fsdp")["cycle"]) == 4
     shutil.copytree(tmp_path / "fsdp", tmp_path / "ddp")
     on_ranks(train, tmp_path / "fsdp", Shards(), 2)
-    resumed, undisturbed = flat(last(tmp_path / "fsdp")), flat(last(engines["fsdp"]))
+    resumed, undisturbed = flat(state(tmp_path / "fsdp")), flat(state(engines["fsdp"]))
     for name in ("state_dict", "optimizer_states", "lr_schedulers", "loops"):
         ours, theirs = ({k: v for k, v in f.items() if k.startswith(f"/{name}")} for f in (resumed, undisturbed))
         assert ours.keys() == theirs.keys()

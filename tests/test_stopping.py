@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from killed_runs import state
 from own_time import seconds_until
 from ranks import free_port
 from rich.console import Console
@@ -23,15 +24,11 @@ from fgm.errors import RESUMABLE, Refusal
 from fgm.run_config import write_yaml
 from fgm.train import is_done
 from fgm.training import checkpoints, stopping
-from fgm.training.checkpoints import LAST, SaveLast
+from fgm.training.checkpoints import SaveLast
 from fgm.training.stopping import StopRequest
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 TERM, USR1, INT = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
-
-
-def state(folder: Path) -> dict[str, Any]:
-    return torch.load(folder / LAST, weights_only=True)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

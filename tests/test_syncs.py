@@ -9,9 +9,9 @@ import pytest
 import torch
 from adversaries import GAN
 from sd3_runs import cached
-from test_training import network, setting
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from toy_trainings import network, setting
 
 from fgm.benchmarks.footprint import rehearse
 from fgm.benchmarks.ledger import Ledger

@@ -1,6 +1,5 @@
 """The training cycle: who moves when, what is counted, and that a resumed run is the run it would have been."""
 
-import io
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -10,63 +9,28 @@ from typing import Any
 
 import pytest
 import torch
-from killed_runs import dying
-from rich.console import Console
 from torch import Tensor
+from toy_trainings import (
+    SCHEDULE,
+    distillation,
+    moved,
+    network,
+    run,
+    same_bits,
+    setting,
+    weights,
+    whole_and_resumed,
+)
 
-from fgm.analytic import ring
 from fgm.data.points import Ring
-from fgm.evaluation.evaluation import Evaluation
-from fgm.evaluation.points import PointPanel
-from fgm.networks.exact import ExactVelocity
 from fgm.networks.mlp import VelocityMLP
-from fgm.paths import RectifiedPath
-from fgm.times import LogitNormal, Uniform
+from fgm.times import Uniform
 from fgm.training import checkpoints, initialise
 from fgm.training.descend import PATIENCE, Diverged
-from fgm.training.distillation import Distillation
 from fgm.training.ema import frozen_copy, update_ema
-from fgm.training.fit import Hardware, Run, fit
 from fgm.training.flow_matching import FlowMatching
 from fgm.training.method import Method
 from fgm.training.optimizers import Joint, adam, adamw, muon, scheduled
-from fgm.training.setting import Schedule, Setting
-
-SCHEDULE = Schedule(cycles=8, batch_size=16, warmup=2, decay=0.5, clip=1.0, ema_decay=0.9, log_every=4, save_every=5)
-
-
-def network(seed: int = 0) -> VelocityMLP:
-    torch.manual_seed(seed)
-    return VelocityMLP(dim=2, width=16, depth=1)
-
-
-def setting(**changes: Any) -> Setting:
-    teacher = ExactVelocity(ring(), RectifiedPath())
-    net = changes.pop("net", None) or network()
-    base = Setting(0, SCHEDULE, lambda: net, RectifiedPath(), LogitNormal(), partial(adam, lr=1e-3), Ring(), teacher)
-    return replace(base, **changes)
-
-
-def distillation(**options: Any) -> Distillation:
-    changes = {name: options.pop(name) for name in ("schedule", "teacher") if name in options}
-    return Distillation(
-        setting(**changes), t_star=0.9, **{"generator_start": "random", "online_start": "random"} | options
-    )
-
-
-def run(module: Method, run_dir: Path, precision: str = "32-true", **evaluation: Any) -> Method:
-    console = Console(file=io.StringIO())
-    plan = Evaluation(PointPanel(Ring()), **{"every": 0, "n_training": 64} | evaluation)
-    fit(module, Run(run_dir, "test", "csv", {"config_digest": "0"}, Hardware("cpu", 1, precision), plan, console))  # type: ignore[arg-type]
-    return module
-
-
-def weights(module: Method) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
-    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
 
 
 @pytest.mark.parametrize(
@@ -132,23 +96,13 @@ def test_global_step_counts_generator_updates(online_turns: int, tmp_path: Path)
     assert module.images_seen == SCHEDULE.cycles * SCHEDULE.batch_size
 
 
-def cut_off(module: Method, run_dir: Path, monkeypatch: Any) -> None:
-    """Its run dies in the middle of cycle 6."""
-    with dying(module, 6, monkeypatch):
-        run(module, run_dir)
-
-
 @pytest.mark.parametrize("kind", ["distillation", "teacher"])
 def test_a_resumed_run_is_bit_equal_to_an_undisturbed_one(kind: str, tmp_path: Path, monkeypatch: Any) -> None:
     def fresh() -> Method:
         return distillation(online_turns=2) if kind == "distillation" else FlowMatching(setting(teacher=None))
 
-    whole = weights(run(fresh(), tmp_path / "whole"))
-    killed = fresh()
-    cut_off(killed, tmp_path / "parts", monkeypatch)
-    resumed = run(fresh(), tmp_path / "parts")
-    assert int(resumed.cycle) == resumed.trainer.global_step == SCHEDULE.cycles
-    assert all(torch.equal(whole[name], tensor) for name, tensor in weights(resumed).items())
+    whole, resumed = whole_and_resumed(fresh, tmp_path, monkeypatch)
+    assert int(resumed.cycle) == resumed.trainer.global_step == SCHEDULE.cycles and same_bits(whole, resumed)
     steps = [line.split(",") for line in (tmp_path / "parts" / "metrics.csv").read_text().splitlines()]
     column = steps[0].index("step")
     assert [row[column] for row in steps[1:]] == ["3", "7"]
@@ -165,10 +119,7 @@ def test_a_teacher_that_is_given_is_trained_on_and_left_as_it_was(tmp_path: Path
 
 def test_measuring_leaves_training_as_it_was(tmp_path: Path) -> None:
     plain, measured = run(distillation(), tmp_path / "a"), run(distillation(), tmp_path / "b", every=2)
-    assert (tmp_path / "b" / "samples" / "000002.png").exists()
-    assert all(
-        torch.equal(a, b) for a, b in zip(plain.state_dict().values(), measured.state_dict().values(), strict=True)
-    )
+    assert (tmp_path / "b" / "samples" / "000002.png").exists() and same_bits(plain, measured)
 
 
 def test_golden_curve_of_twenty_float64_cycles(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Warnings come when trouble begins, once, and training does not notice them."""
 
-import csv
 import io
 import math
 from dataclasses import replace
@@ -10,61 +9,24 @@ from typing import Any
 
 import pytest
 import torch
-from killed_runs import dying
 from lightning.pytorch import Callback
 from rich.console import Console
-from torch import Tensor
+from toy_trainings import SCHEDULE, distillation, run, said, same_bits, whole_and_resumed
 
-from fgm.analytic import ring
-from fgm.data.points import Ring
-from fgm.evaluation.evaluation import Evaluation
-from fgm.networks.exact import ExactVelocity
-from fgm.networks.mlp import VelocityMLP
-from fgm.paths import RectifiedPath
-from fgm.records import Measurement
+from fgm.records import read_metrics
 from fgm.streams import stream
-from fgm.times import LogitNormal
 from fgm.training import checkpoints
 from fgm.training import fit as fitting
 from fgm.training.distillation import Distillation
 from fgm.training.optimizers import adam
-from fgm.training.setting import Schedule, Setting
 from fgm.training.warning_signs import REMEDIES, SPIKE, WINDOW, WarningSigns, drifts, oscillates, residuals, spikes
 
-SCHEDULE = Schedule(cycles=8, batch_size=16, warmup=1, decay=0.5, clip=1.0, ema_decay=0.9, log_every=1, save_every=3)
+FILE = "metrics.csv"
+OFTEN = replace(SCHEDULE, warmup=1, log_every=1, save_every=3)
 
 
-class Blind:
-    """A panel that measures nothing of interest, at once."""
-
-    def measure(self, x_0: Tensor, labels: Tensor | None) -> list[Measurement]:
-        return [Measurement("mean", x_0.mean().item(), len(x_0), "test")]
-
-    def bounds(self) -> list[Measurement]:
-        return []
-
-
-def distillation(lr: float = 1e-3, **schedule: Any) -> Distillation:
-    torch.manual_seed(0)
-    net, path = VelocityMLP(dim=2, width=16, depth=1), RectifiedPath()
-    teacher = ExactVelocity(ring(), path)
-    optimizer = partial(adam, lr=lr)
-    setting = Setting(0, replace(SCHEDULE, **schedule), lambda: net, path, LogitNormal(), optimizer, Ring(), teacher)
-    return Distillation(setting, t_star=0.9, generator_start="random", online_start="random")
-
-
-def run(module: Distillation, run_dir: Path) -> str:
-    """What was printed."""
-    console, plan = Console(file=io.StringIO(), width=400), Evaluation(Blind(), every=0)
-    fitting.fit(
-        module, fitting.Run(run_dir, "test", "csv", {"config_digest": "0"}, fitting.Hardware("cpu"), plan, console)
-    )
-    return console.file.getvalue()  # type: ignore[attr-defined]
-
-
-def rows(run_dir: Path) -> list[dict[str, str]]:
-    with (run_dir / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+def watched(lr: float = 1e-3) -> Distillation:
+    return distillation(schedule=OFTEN, optimizer=partial(adam, lr=lr))
 
 
 # what counts as trouble
@@ -140,20 +102,17 @@ def test_signs_are_told_only_of_scalars_that_are_there() -> None:
 
 
 def test_training_is_bit_equal_without_the_callback(tmp_path: Path, monkeypatch: Any) -> None:
-    watched, alone = distillation(), distillation()
-    run(watched, tmp_path / "watched")
+    with_it = run(watched(), tmp_path / "watched")
     monkeypatch.setattr(fitting, "WarningSigns", lambda console: Callback())
-    run(alone, tmp_path / "alone")
-    for a, b in zip(watched.state_dict().values(), alone.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
-    for a, b in zip(rows(tmp_path / "watched"), rows(tmp_path / "alone"), strict=True):
+    assert same_bits(with_it, run(watched(), tmp_path / "alone"))
+    for a, b in zip(read_metrics(tmp_path / "watched" / FILE), read_metrics(tmp_path / "alone" / FILE), strict=True):
         assert {key: value for key, value in a.items() if not key.startswith("warning/")} == b
 
 
 def test_samples_that_run_away_are_reported_and_flagged(tmp_path: Path) -> None:
-    printed = run(distillation(lr=1.0), tmp_path)
+    printed = said(watched(lr=1.0), tmp_path)
     assert printed.count(": drift, sample_mean") == 1 and "lower optimizer.lr" in printed
-    flags = [float(row["warning/drift"]) for row in rows(tmp_path)]
+    flags = [float(row["warning/drift"]) for row in read_metrics(tmp_path / FILE)]
     assert flags[0] == 0 and flags[-1] == 1 and set(flags) == {0.0, 1.0}
     assert "warning/" not in printed, "flags are for the loggers"
 
@@ -162,11 +121,7 @@ def test_a_resumed_run_warns_as_the_undisturbed_one(tmp_path: Path, monkeypatch:
     def state(run_dir: Path) -> Any:
         return torch.load(run_dir / checkpoints.LAST, weights_only=True)["callbacks"]["WarningSigns"]
 
-    run(distillation(), tmp_path / "whole")
-    killed = distillation()
-    with dying(killed, 5, monkeypatch):
-        run(killed, tmp_path / "parts")
-    run(distillation(), tmp_path / "parts")
+    whole_and_resumed(watched, tmp_path, monkeypatch, cycle=5)
     assert state(tmp_path / "whole") == state(tmp_path / "parts")
     assert len(state(tmp_path / "whole")["seen"]["mismatch"]) == SCHEDULE.cycles
-    assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
+    assert read_metrics(tmp_path / "whole" / FILE) == read_metrics(tmp_path / "parts" / FILE)

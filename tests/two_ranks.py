@@ -45,7 +45,7 @@ def network(seed: int) -> VelocityMLP:
 
 def distillation(cycles: int, kind: type[Setting] = Setting, method: type[Distillation] = Distillation) -> Distillation:
     schedule, teacher = replace(SCHEDULE, cycles=cycles), network(1)
-    setting = kind(0, schedule, network(0), RectifiedPath(), LogitNormal(), sgd, Ring(), teacher)
+    setting = kind(0, schedule, lambda: network(0), RectifiedPath(), LogitNormal(), sgd, Ring(), teacher)
     return method(setting, t_star=0.9, online_turns=2)
 
 

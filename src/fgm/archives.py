@@ -9,6 +9,7 @@ may be anything of the right form; what is fetched must match. Nothing is fetche
 needs the standard library alone, so that missing files are said within milliseconds.
 """
 
+import fcntl
 import gzip
 import os
 import sys
@@ -111,11 +112,22 @@ def locate(published: Published, directory: str | None, download: bool) -> dict[
 
 
 def fetched(published: Published, name: str) -> Path:
-    """The file in the cache, fetched if it is not there; a transfer that broke off goes on where it stopped."""
+    """The file in the cache, fetched if it is not there; a transfer that broke off goes on where it stopped.
+
+    Processes that fetch it at once, as the ranks of a training, take turns.
+    """
     path = published.cache / name
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{name}.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not path.exists():
+            fetch(published, name, path)
+    return path
+
+
+def fetch(published: Published, name: str, path: Path) -> None:
     partial = path.with_name(f"{name}.part")
     print(f"fetching {published.url}{name} to {path}", file=sys.stderr)
     try:
@@ -125,7 +137,6 @@ def fetched(published: Published, name: str) -> Path:
         raise Refusal(f"{published.url}{name} cannot be fetched ({reason}): put it into {path.parent}") from error
     require_hash(published, partial, name)
     os.replace(partial, path)
-    return path
 
 
 def transfer(url: str, partial: Path) -> None:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from fgm.data.digits import Digits
 from fgm.data.latents import Latents
 from fgm.data.points import Checkerboard, Ring, Spirals, TwoMoons
+from fgm.data.pool import Pool
 from fgm.data.shapes.dataset import Shapes
 
 GPU, HOST = torch.device("cuda"), torch.device("cpu")
@@ -35,8 +36,8 @@ class FakeGpu(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if func == Tensor.device.__get__:  # type: ignore[attr-defined]
             return GPU if isinstance(args[0], OnGpu) else HOST
-        if name == "cpu" or (name == "to" and isinstance(args[1], torch.device)):
-            return args[0].as_subclass(OnGpu if GPU in args else Tensor)
+        if name == "cpu" or (name == "to" and isinstance(args[1], str | torch.device)):
+            return args[0].as_subclass(OnGpu if name == "to" and torch.device(args[1]) == GPU else Tensor)
         if isinstance(kwargs.get("generator"), torch.Generator):
             on_gpu = isinstance(kwargs["generator"], GpuGenerator)
             assert (torch.device(kwargs.pop("device", HOST)) == GPU) == on_gpu, f"{name} draws on another device"
@@ -48,7 +49,7 @@ class FakeGpu(TorchFunctionMode):
 
 MADE: dict[str, Any] = {
     "digits": Digits, "ring": Ring, "checkerboard": Checkerboard, "two moons": TwoMoons, "spirals": Spirals,
-    "shapes": Shapes,
+    "shapes": Shapes, "pool": lambda: Pool(Shapes(), n=8),
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from official_files import Code, bytes_of, idx, write_cifar10, write_fashion, wr
 from torch import Tensor
 
 from fgm.data.cifar10 import Cifar10
+from fgm.data.digits import Digits
 from fgm.data.fashion import Fashion
 from fgm.data.images import ImageFolder
 from fgm.data.parquet import Cifar10Parquet
@@ -90,6 +91,15 @@ def test_a_set_without_classes_tells_no_labels(make: Make, tmp_path: Path) -> No
 
 def test_a_folders_reference_shows_none_twice_while_there_are_others(tmp_path: Path) -> None:
     assert len(folder(tmp_path)[0].reference(100, stream("r", index=0)).unique(dim=0)) == 8
+
+
+def test_references_go_class_by_class_through_what_is_held_out(tmp_path: Path) -> None:
+    for data in (fashion(tmp_path)[0], cifar10(tmp_path)[0], Digits()):
+        images, labels = data.split["test"]
+        shown = data.reference(15, stream("r", index=0))
+        which = (shown[:, None] == dequantise(images)).flatten(2).all(2)
+        assert which.any(1).all() and len(shown.unique(dim=0)) == 15
+        assert torch.equal(labels[which.int().argmax(1)], TEN[:15])
 
 
 def cut(path: Path, at: float = 0.5) -> None:
@@ -178,7 +188,11 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda tmp: zip_with(tmp, labels=[[f"00000/img{i:08d}.png", 1000] for i in range(12)]), "label 0 is 1000"
     ),
     "negative label": (lambda tmp: cifar10_with(tmp, labels=[0] * 19 + [-1]), "label 19 is -1, and must lie in 0 to 9"),
-    "unlabelled": (lambda tmp: zip_with(tmp, labels=None), "give data.num_classes=0"),
+    "unlabelled": (lambda tmp: zip_with(tmp, labels=None), "tells no labels; give data.num_classes=0"),
+    "labels of others": (
+        lambda tmp: zip_with(tmp, labels=[["a.png", 1]]), "tells no label of 00000/img00000000.png; add it, or give"
+    ),
+    "labels of no form": (lambda tmp: zip_with(tmp, labels=[1]), "labels must be a list of [name, whole number]"),
 }  # fmt: skip
 
 

@@ -17,9 +17,8 @@ from torch import Generator, Tensor
 from fgm.data import measured_std
 from fgm.data.held import mirrored, require_labels, uniform_labels
 from fgm.errors import Refusal
-from fgm.evaluation.png import LABELS, decode
+from fgm.evaluation.png import LABELS, decode, labels_told
 from fgm.evaluation.quantise import dequantise
-from fgm.files import parse_object
 
 MEASURED = 2000  # images from which std is taken
 MOST = 50_000  # images that a reference for distances holds
@@ -66,15 +65,11 @@ class ZippedImages:
 
     def read_labels(self) -> Tensor:
         """(n,), one for each image."""
-        where = f"{self.path}: {LABELS}"
-        if LABELS not in self.archive.namelist():
-            raise Refusal(f"{where} is missing: it tells the labels; give data.num_classes=0 to do without")
-        told = parse_object(self.archive.read(LABELS).decode(), where).get("labels")
-        by_name = dict(told or [])
-        lacking = next((name for name in self.names if name not in by_name), None)
-        if lacking:
-            raise Refusal(f"{where}: tells no label of {lacking}; give data.num_classes=0 to do without")
-        labels = torch.tensor([int(by_name[name]) for name in self.names])
+        where, without = f"{self.path}: {LABELS}", "give data.num_classes=0 to do without"
+        content = self.archive.read(LABELS).decode() if LABELS in self.archive.namelist() else "{}"
+        labels = labels_told(content, where, self.names, without)
+        if labels is None:
+            raise Refusal(f"{where} tells no labels; {without}")
         return require_labels(labels, len(self.names), self.num_classes, where)
 
     def take(self, indices: Tensor) -> Tensor:

@@ -92,16 +92,26 @@ def read_labels(directory: Path, names: list[str]) -> "Tensor | None":
     Raises:
         Refusal: it tells some, but not of all of these.
     """
-    import torch
 
     path = directory / LABELS
-    told = parse_object(read_text(path, "labels"), str(path)).get("labels") if path.exists() else None
+    return labels_told(read_text(path, "labels"), str(path), names, "remove the file") if path.exists() else None
+
+
+def labels_told(content: str, where: str, names: list[str], or_else: str) -> "Tensor | None":
+    """The labels of the named images in a dataset.json, if it tells any.
+
+    Raises:
+        Refusal: it tells some, but not of all of these.
+    """
+    told = parse_object(content, where).get("labels")
     if told is None:
         return None
+    import torch
+
     try:
         by_name = {str(name): int(label) for name, label in told}
         return torch.tensor([by_name[name] for name in names], dtype=torch.int64)
     except KeyError as error:
-        raise Refusal(f"{path}: tells no label of {error.args[0]}; add it, or remove the file") from error
+        raise Refusal(f"{where}: tells no label of {error.args[0]}; add it, or {or_else}") from error
     except (TypeError, ValueError) as error:
-        raise Refusal(f"{path}: labels must be a list of [name, whole number]; mend it, or remove the file") from error
+        raise Refusal(f"{where}: labels must be a list of [name, whole number]; mend it, or {or_else}") from error

@@ -22,6 +22,7 @@ from fgm.errors import Refusal
 from fgm.evaluation.geneval.weights import load_pretrained
 
 CLIP_LENGTH = 77
+CLIPS = ("text_encoder", "text_encoder_2")
 CLASSES = {
     "text_encoder": ("CLIPTextModelWithProjection", "CLIPTokenizer"),
     "text_encoder_2": ("CLIPTextModelWithProjection", "CLIPTokenizer"),
@@ -91,31 +92,18 @@ class TextEncoders:
         return {name: sum(map(encoder.cuts, prompts)) for name, encoder in self.encoders.items()}
 
     def clip(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Both CLIPs' vectors and projections, zeros for one that is missing."""
-        first, second = (self.one_clip(name, prompts) for name in ("text_encoder", "text_encoder_2"))
-        if first is None and second is None:
-            shape = len(prompts), CLIP_LENGTH, self.pooled_width
-            return torch.zeros(shape, dtype=self.dtype), torch.zeros(shape[0], shape[2], dtype=self.dtype)
-        if first is None:
-            return self.beside(second, before=True)
-        if second is None:
-            return self.beside(first, before=False)
-        words, pooled = zip(first, second, strict=True)
+        """Both CLIPs' vectors and projections, which are equally wide; zeros for one that is missing."""
+        found = {name: self.one_clip(name, prompts) for name in CLIPS if name in self.encoders}
+        missing = self.pooled_width - sum(pooled.shape[-1] for _, pooled in found.values())
+        zeros = torch.zeros(len(prompts), CLIP_LENGTH, missing, dtype=self.dtype, device=self.device)
+        halves = [found.get(name, (zeros, zeros[:, 0])) for name in CLIPS] if found else [(zeros, zeros[:, 0])]
+        words, pooled = zip(*halves, strict=True)
         return torch.cat(words, -1), torch.cat(pooled, -1)
 
-    def one_clip(self, name: str, prompts: Sequence[str]) -> tuple[Tensor, Tensor] | None:
-        if name not in self.encoders:
-            return None
+    def one_clip(self, name: str, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         encoder = self.encoders[name]
         output = encoder.net(encoder.tokens(prompts), output_hidden_states=True)
         return output.hidden_states[-2], output[0]
-
-    def beside(self, found: Any, before: bool) -> tuple[Tensor, Tensor]:
-        """One CLIP, and zeros where the other's would be; a CLIP's vectors are as wide as its projection."""
-        words, pooled = found
-        missing = self.pooled_width - pooled.shape[-1]
-        sides = (missing, 0) if before else (0, missing)
-        return pad(words, sides), pad(pooled, sides)
 
 
 def assemble(encoded: dict[str, Tensor], width: int, max_length: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,98 @@
+"""A cache of encoded prompts is whole or absent, of its own prompts and encoders, and shared by copies of a network."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from prompt_caches import PROMPTS, by_pipeline, written
+from tiny_sd3 import save_tiny_pipeline
+
+from fgm.errors import Refusal
+from fgm.text import cache as caching
+from fgm.text.cache import CachedText
+from fgm.text.index import INDEX, PromptCache
+
+
+def test_a_killed_command_goes_on_at_its_shard_and_writes_the_same_bytes(
+    plan: PromptCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(plan, shard_size=2)
+    whole = written(replace(plan, directory=str(tmp_path / "whole")), batch=2)
+    write_shard, made = caching.write_shard, []
+
+    def dies_at_second(path: Path, *rest: Any) -> None:
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        made.append(path.name)
+        write_shard(path, *rest)
+
+    monkeypatch.setattr(caching, "write_shard", dies_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        written(plan, batch=2)
+    with pytest.raises(Refusal, match="holds no encoded prompts: make cache-prompts"):
+        plan.require()
+    made.clear()
+    monkeypatch.setattr(caching, "write_shard", lambda path, *rest: (made.append(path.name), write_shard(path, *rest)))
+    written(plan, batch=2)
+    assert made == ["00001.safetensors", "00002.safetensors"]
+    files = sorted(path.name for path in Path(plan.directory).iterdir())
+    assert files == ["00000.safetensors", *made, INDEX]
+    for name in files:
+        assert (Path(plan.directory) / name).read_bytes() == (Path(whole.directory) / name).read_bytes()
+
+
+def test_shards_of_other_prompts_are_made_again(plan: PromptCache, model: Path) -> None:
+    """A cache that was never finished, then begun anew with other prompts: no row of the old one survives."""
+    written(plan)
+    (Path(plan.directory) / INDEX).unlink()
+    Path(plan.prompts.file).write_text("\n".join(reversed(PROMPTS)))  # type: ignore[attr-defined]
+    words, _ = CachedText(written(plan))(torch.arange(5))
+    assert torch.equal(words, by_pipeline(model, ["", *reversed(PROMPTS)])[0])
+
+
+def test_a_cache_of_other_encoders_is_refused(plan: PromptCache, tmp_path: Path, model: Path) -> None:
+    written(plan)
+    other = replace(plan, model=str(save_tiny_pipeline(tmp_path / "other", seed=1)))
+    with pytest.raises(Refusal, match=r"encoded otherwise \(other encoders\)"):
+        other.require()
+    (tmp_path / "nothing").mkdir()
+    assert replace(plan, model=str(tmp_path / "nothing")).require().digest == plan.require().digest
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"max_length": 25}, "max_length"), ({"dtype": "bfloat16"}, "dtype"), ({"shard_size": 4}, "shard_size")],
+)
+def test_a_cache_of_other_settings_is_refused(change: dict[str, Any], named: str, plan: PromptCache) -> None:
+    written(plan)
+    with pytest.raises(Refusal, match=rf"\(other {named}\)"):
+        replace(plan, **change).require()
+    Path(plan.prompts.file).write_text("a cat\n")  # type: ignore[attr-defined]
+    with pytest.raises(Refusal, match=r"\(other prompts\)"):
+        plan.require()
+
+
+def test_a_spoilt_cache_is_refused(plan: PromptCache) -> None:
+    shard = Path(written(plan).directory) / "00000.safetensors"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-4])
+    with pytest.raises(Refusal, match="is cut short"):
+        CachedText(plan)
+    shard.unlink()
+    with pytest.raises(Refusal, match="is missing or of another cache"):
+        CachedText(plan)
+    (Path(plan.directory) / INDEX).write_text("{")
+    with pytest.raises(Refusal, match="is no index of encoded prompts"):
+        CachedText(plan)
+
+
+def test_copies_of_a_network_share_one_text(plan: PromptCache) -> None:
+    from copy import deepcopy
+
+    text: Any = CachedText(written(plan))
+    assert deepcopy(torch.nn.ModuleList([text]))[0] is text
+    assert not text.state_dict() and not list(text.parameters())
+    with pytest.raises(IndexError, match="prompt 5 of 5"):
+        text(torch.tensor([5]))

@@ -1,0 +1,61 @@
+"""Encoded prompts as data without images, and the panel of colours that asks for them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from prompt_caches import PROMPTS, written
+from tiny_sd3 import SIZE
+from torch import Tensor
+
+from fgm.data import prompted
+from fgm.data.prompts import Prompts
+from fgm.errors import Refusal
+from fgm.evaluation import Asking, measure
+from fgm.evaluation.colour_panel import ColourPanel
+from fgm.evaluation.evaluation import Evaluation
+from fgm.evaluation.quantise import quantise
+from fgm.evaluation.sampling import Source
+from fgm.streams import sample_noise, stream
+from fgm.text.index import PromptCache
+
+
+def test_prompts_are_data_without_images(plan: PromptCache, model: Path) -> None:
+    data = Prompts(written(plan), SIZE, str(model))
+    assert data.shape == (4, 4, 4) and data.reference(3, stream("x", index=0)).shape == (0, 4, 4, 4)
+    drawn = data.conditions(4000, stream("conditions", index=0))
+    shares = drawn.bincount(minlength=5) / 4000
+    assert shares[0] == 0 and (shares[1:] - 0.25).abs().max() < 0.04
+    assert data.encode(["x", "a red cat", ""]).tolist() == [4, 1, 0]
+    assert prompted(data) is data and data.decode(data.encode(["x", "a red cat", ""])) == ["x", "a red cat", ""]
+    with pytest.raises(Refusal, match="'a blue cat' is not in"):
+        data.encode(["x", "a blue cat"])
+    with pytest.raises(Refusal, match="prompts without images"):
+        data.draw(1, stream("x", index=0))
+    with pytest.raises(Refusal, match="no multiple of 16"):
+        Prompts(plan, 40, str(model))
+
+
+def test_the_panel_asks_for_the_prompts_and_sees_images(plan: PromptCache, model: Path) -> None:
+    data, panel = Prompts(written(plan), SIZE, str(model)), ColourPanel(plan)
+    assert isinstance(panel, Asking)
+    assert panel.captions(panel.questions(torch.arange(5))) == [*PROMPTS, PROMPTS[0]]
+    source = Evaluation(panel, n=3, batch=2).source(Source("x_0 = z", First(), 1, "ema"), data, torch.device("cpu"))
+    images = source.take(range(3)).x
+    z = sample_noise(1234, range(3), data.shape)
+    assert images.shape == (3, 3, SIZE, SIZE) and torch.equal(images[:2], quantise(data.to_images(z[:2])))
+    assert data.encode(panel.captions(torch.arange(4))).tolist() == panel.conditions(torch.arange(4)).tolist()
+
+
+def test_the_panel_knows_red_from_grey(plan: PromptCache) -> None:
+    panel = ColourPanel(written(plan))
+    grey, red = torch.full((1, 3, 4, 4), 1 / 255), torch.tensor([2.0, -1, -1]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    found = {m.metric: m.value for m in measure(panel, torch.cat([grey, red]))}
+    spread = torch.tensor([1.0, -1, -1]).repeat(16).std().item()
+    expected = {"pixel_mean": (1 / 255 - 1 / 3) / 2, "pixel_std": spread / 2, "saturation": 0.5, "clipped": 0.5}
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+class First(torch.nn.Module):
+    def forward(self, z: Tensor, condition: Tensor | None) -> Tensor:
+        return z

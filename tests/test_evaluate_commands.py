@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import TINY, Said, finished, light, nan_weights, refused, rescale, run_dir
+from tiny_runs import TINY, Said, finished, light, nan_weights, refused, rescale, results_of, run_dir
 
 import fgm.evaluate
 import fgm.export
@@ -29,6 +29,7 @@ from fgm.evaluation.sources.folder import FolderSource
 from fgm.evaluation.sources.geneval import GenEvalSource
 from fgm.evaluation.sources.sampler import SamplerSource
 from fgm.evaluators import make_evaluation
+from fgm.records import Measurement
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,6 @@ def run(home: Path) -> list[str]:
 def exported(run: list[str], home: Path) -> Path:
     fgm.export.main([*run, "format=png", f"out={home / 'png'}"])
     return home / "png"
-
-
-def results_of(said: str) -> dict:
-    return json.loads(Path(re.findall(r"provenance: (.*results\.json)", said)[-1]).read_text())
 
 
 def ema(results: dict, weights: str = "ema") -> list[tuple[str, float, int]]:
@@ -99,6 +96,15 @@ def test_repeats_are_as_many_seeds_with_their_mean_spread_and_least(run: list[st
         over["metric"] == "fd" and over["values"] == [first["fd"], second["fd"]] and over["min"] == min(over["values"])
     )
     assert over["value"] == pytest.approx(sum(over["values"]) / 2) and over["sd"] > 0 and over["n"] == 40
+
+
+def test_what_only_some_seeds_measure_has_no_mean() -> None:
+    """Crispness is of objects, and the samples of one seed may show none."""
+    told = [
+        [Measurement("crispness", 0.9, 5, "p"), Measurement("stray", 0.1, 5, "p")],
+        [Measurement("stray", 0.3, 5, "p")],
+    ]
+    assert [(m.metric, m.value) for m in fgm.evaluate.spread(told)] == [("stray", pytest.approx(0.2))]
 
 
 def test_other_weights_are_another_evaluation(run: list[str], tmp_path: Path, capsys: Said) -> None:

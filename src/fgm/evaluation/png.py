@@ -99,7 +99,9 @@ def read_labels(directory: Path, names: list[str]) -> "Tensor | None":
     if told is None:
         return None
     try:
-        by_name = {str(name): int(label) for name, label in told}
+        by_name = {str(name): label for name, label in told}
+        if any(type(label) is not int for label in by_name.values()):
+            raise TypeError("a label is no whole number")
         return torch.tensor([by_name[name] for name in names], dtype=torch.int64)
     except KeyError as error:
         raise Refusal(f"{path}: tells no label of {error.args[0]}; add it, or remove the file") from error

@@ -15,7 +15,7 @@ LAYERS = ["2048", "logits_unbiased"]
 
 
 class Inception(NetworkExtractor):
-    """Pictures of any size -> 2048 features and 1008 logits.
+    """Images of any size -> 2048 features and 1008 logits.
 
     Args:
         weights: path of the state dict; None looks for the published name in $TORCH_HOME/hub/checkpoints.

@@ -19,8 +19,15 @@ from fgm.evaluation.features.weights import checked_hash
 READ_A_STATE_DICT = ("inception-v3-compat", "vgg16")  # the others fetch, or execute what they read
 
 
-class Registered(NetworkExtractor):
-    """Pictures -> one layer of a registered extractor.
+class OneLayer(NetworkExtractor):
+    """Around a network of torch-fidelity's that gives one layer."""
+
+    def run(self, images: Tensor) -> tuple[Tensor, None]:
+        return self.net(three_channels(images))[0], None
+
+
+class Registered(OneLayer):
+    """Images -> one layer of a registered extractor.
 
     Args:
         name: as registered.
@@ -39,9 +46,6 @@ class Registered(NetworkExtractor):
         digest = checked_hash(Path(weights)) if weights else weights_hash(net)
         super().__init__(f"{name}-{layer}", digest, 0, net, device, "in the extractor")
         self.dim = self(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape[1]
-
-    def run(self, images: Tensor) -> tuple[Tensor, None]:
-        return self.net(three_channels(images))[0], None
 
 
 def registered_class(name: str) -> Any:

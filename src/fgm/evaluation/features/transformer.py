@@ -1,6 +1,6 @@
 """DINOv2 and CLIP from local directories in transformers' layout (config.json and *.safetensors).
 
-Pictures are resized by antialiased bicubic interpolation in float32 and normalised as each network was trained. DINOv2
+Images are resized by antialiased bicubic interpolation in float32 and normalised as each network was trained. DINOv2
 gives its class token (FD-DINOv2: Stein et al., arXiv 2306.04675); CLIP its projected embedding at unit length, as CMMD
 wants it. Other resizers give slightly other values, so the resize stands in the protocol.
 """
@@ -20,11 +20,11 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class Dinov2(NetworkExtractor):
-    """Pictures of any size -> the class token, 1024 features for facebook/dinov2-large.
+    """Images of any size -> the class token, 1024 features for facebook/dinov2-large.
 
     Args:
         directory: of config.json and the weights.
-        size: that pictures are resized to.
+        size: that images are resized to.
         device: auto, cpu or cuda.
     """
 
@@ -38,7 +38,7 @@ class Dinov2(NetworkExtractor):
 
 
 class Clip(NetworkExtractor):
-    """Pictures of any size -> embeddings of unit length, 768 features for openai/clip-vit-large-patch14-336.
+    """Images of any size -> embeddings of unit length, 768 features for openai/clip-vit-large-patch14-336.
 
     Args:
         directory: of config.json and the weights.

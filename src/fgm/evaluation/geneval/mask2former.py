@@ -38,7 +38,7 @@ class Geometry:
     padded: tuple[int, int]
 
     @classmethod
-    def of(cls, image: tuple[int, int], short_side: int = 800, long_side: int = 1333) -> "Geometry":
+    def of(cls, image: tuple[int, int], short_side: int, long_side: int) -> "Geometry":
         scale = min(short_side / min(image), long_side / max(image))
         h, w = (int(side * scale + 0.5) for side in image)
         return cls(image, (h, w), (-(-h // DIVISOR) * DIVISOR, -(-w // DIVISOR) * DIVISOR))

@@ -1,7 +1,6 @@
 """Samples by index: whoever asks gets the same, a folder is what memory was, and what does not fit is named."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from PIL import Image
 
 from fgm.data.digits import Digits
-from fgm.data.points import Ring
 from fgm.data.shapes.dataset import Shapes
 from fgm.errors import Refusal
 from fgm.evaluation.conditioning import balanced, drawn
@@ -159,20 +157,6 @@ def test_real_images_come_as_bytes_with_their_labels() -> None:
 def test_an_unlimited_set_is_drawn_image_by_image() -> None:
     few, more = (dataset_source(Shapes(), "shapes", "train", n) for n in (2, 3))
     assert torch.equal(everything(few), everything(more)[:2]) and everything(few).shape == (2, 3, 32, 32)
-
-
-@pytest.mark.parametrize(
-    "data, split, n, message",
-    [
-        (Ring(), "train", None, "holds points of shape (2,), not images"),
-        (Digits(), "validation", None, "split = validation: x has train, test"),
-        (Shapes(), "train", None, "is unlimited: say how many with n="),
-        (Digits(), "test", 9999, "x, test holds 364 images, and n = 9999 are promised"),
-    ],
-)
-def test_real_images_that_are_not_there_are_refused(data: object, split: str, n: int | None, message: str) -> None:
-    with pytest.raises(Refusal, match=re.escape(message)):
-        dataset_source(data, "x", split, n)  # type: ignore[arg-type]
 
 
 def test_a_dataset_in_memory_is_measured_by_its_bytes() -> None:

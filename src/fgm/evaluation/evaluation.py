@@ -68,12 +68,11 @@ class Evaluation:
             self.panel.require(n)
 
     def source(
-        self, sampler: Source, data: Data, device: Any, n: int | None = None, seed: int | None = None, **identity: Any
+        self, sampler: Source, data: Data, device: Any, n: int, seed: int | None = None, **identity: Any
     ) -> SamplerSource:
         """Samples 0 to n - 1 of a sampler, as this evaluation's panel asks for them."""
         seed = self.seed if seed is None else seed
-        n, asked = self.n if n is None else n, conditioning(data, self.panel, seed)
-        shown, mode = decoded(sampler, data), mode_of(self.panel)
+        shown, asked, mode = decoded(sampler, data), conditioning(data, self.panel, seed), mode_of(self.panel)
         return SamplerSource(shown, seed, n, data.shape, asked, device, self.batch, identity, mode)
 
     def plan(self, source: SampleSource, place: Path, shard_size: int | None = None) -> tuple[Plan, dict[str, Any]]:

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from fgm.errors import Refusal
-from fgm.evaluation.features.weights import inception_weights
 from fgm.evaluation.geneval.vocabulary import GRAMMAR
-from fgm.evaluation.geneval.weights import CLIP, MASK2FORMER
+from fgm.evaluation.held_weights import CLIP, MASK2FORMER, inception_weights
 
 DIRECTORIES = {"Mask2FormerDetector": ("detector", MASK2FORMER), "ClipColours": ("colours", CLIP)}
 
@@ -23,7 +22,7 @@ def require_files(node: Any) -> None:
     if name == "Inception":
         inception_weights(node.get("weights"))
     if name in DIRECTORIES:
-        require_directory(*DIRECTORIES[name], node["directory"])
+        require_folder(*DIRECTORIES[name], node["directory"])
     if name == "GenEvalPanel" and node["metadata"] != GRAMMAR:
         require_metadata(node["metadata"])
     if name == "FeaturePanel" and reference and not Path(reference).is_file():
@@ -32,7 +31,7 @@ def require_files(node: Any) -> None:
         require_files(value)
 
 
-def require_directory(key: str, published_as: str, directory: str | None) -> None:
+def require_folder(key: str, published_as: str, directory: str | None) -> None:
     if not directory or not Path(directory).is_dir():
         raise Refusal(
             f"evaluation.panel.{key}.directory = {directory}: put {published_as} into a folder and name it there; "

@@ -26,7 +26,7 @@ from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 from fgm.evaluation.features.transformer import OPENAI
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.evaluation.geneval.vocabulary import COLOURS
-from fgm.evaluation.geneval.weights import CLIP, fingerprint, load_pretrained, require_files
+from fgm.evaluation.held_weights import CLIP, directory_hash, load_pretrained, require_directory
 
 TEMPLATES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
 MEAN, STD = OPENAI
@@ -41,16 +41,16 @@ class ClipColours:
     """
 
     def __init__(self, directory: Path | str | None, device: str = "cpu", colours: Sequence[str] = COLOURS) -> None:
-        folder = require_files(directory, ("config.json",), CLIP)
+        folder = require_directory(directory, ("config.json",), CLIP)
         if not (folder / "tokenizer.json").exists():
-            require_files(folder, ("vocab.json", "merges.txt"), CLIP)
+            require_directory(folder, ("vocab.json", "merges.txt"), CLIP)
         self.net = load_pretrained("CLIPModel", folder, CLIP).to(device)
         from transformers import AutoTokenizer
 
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.device, self.colours = device, tuple(colours)
         self.size = self.net.config.vision_config.image_size
-        self.protocol = f"CLIP colours {fingerprint(folder)}"
+        self.protocol = f"CLIP colours {directory_hash(folder)}"
         self.texts = cache(self.embed_texts)
 
     def classify(self, image: Pixels, detections: Sequence[Detection]) -> list[str]:

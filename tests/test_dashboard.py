@@ -131,7 +131,7 @@ def test_grids_and_prompts_are_shown_and_metrics_csv_is_as_without_them(tmp_path
     assert tabled.images == [("eval/samples", 1, [str(tmp_path / "shown" / "samples" / "000002.png")])]
     ((key, step, table),) = tabled.tables
     assert (key, step, len(table)) == ("eval/prompts", 1, 12)
-    assert [row[1] for row in table] == small_panel().captions(torch.arange(12))
+    assert [row[1] for row in table] == small_panel().prompts(torch.arange(12))
     assert all(row[0] == 2 and row[2] is False and row[3] and row[4].shape == (32, 32, 3) for row in table)
     assert [key for key, _, _ in plain.images] == ["eval/samples", "eval/prompts"]
     assert [key for key, _, _ in tabled.images] == ["eval/samples"]

@@ -1,12 +1,11 @@
 """Commands on a model of captions: measured, exported, measured again from the folder, drawn from by prompt."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_runs import SHAPES, TINY, Said, finished, refused
+from tiny_runs import SHAPES, TINY, Said, finished, refused, results_of
 
 import fgm.evaluate
 import fgm.export
@@ -16,10 +15,6 @@ import fgm.sample
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return finished(tmp_path_factory.mktemp("prompts"), "digits_fgm", SHAPES)
-
-
-def results_of(said: str) -> dict:
-    return json.loads(Path(re.findall(r"provenance: (.*results\.json)", said)[-1]).read_text())
 
 
 def test_an_exported_folder_knows_its_questions_and_scores_what_memory_does(

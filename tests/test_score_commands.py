@@ -39,7 +39,7 @@ def test_a_reference_holds_the_moments_of_the_panel(tmp_path: Path, capsys: Said
 
 def test_a_reference_of_a_folder_is_that_of_its_images(tmp_path: Path) -> None:
     source = dataset_source(Digits(), "digits", "test", 60)
-    export_images(source, tmp_path / "png", "edm")
+    export_images(source, tmp_path / "png", "edm", step=60)
     asked = [f"samples_dir={tmp_path / 'png'}", "recursive=true", "n=50", f"out={tmp_path / 'refs.npz'}"]
     fgm.reference.main(asked)
     with np.load(tmp_path / "refs.npz") as moments:
@@ -140,6 +140,7 @@ def test_what_cannot_be_scored_is_one_line(
 REFERENCE = {
     "unknown data": (["data=digit"], "data = digit: unknown; did you mean digits"),
     "points": (["data=ring"], "data = ring: holds points of shape (2,), not images"),
+    "unlimited": (["data=shapes"], "data = shapes is unlimited: say how many with n="),
     "unknown split": (["data=digits", "split=validation"], "split = validation: digits has train, test"),
     "neither": ([], "give data=<name> or samples_dir=<folder>"),
     "too many": (["data=digits", "n=5000"], "holds 1433 images, and n = 5000 are promised"),

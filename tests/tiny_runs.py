@@ -1,5 +1,6 @@
 """What the commands' tests share: a finished run of random weights, and the one line of a refusal."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -74,6 +75,11 @@ def refused(
     line = said.readouterr().err
     assert stop.value.code == 2 and line.startswith("error: ") and line.count("\n") == 1
     return line
+
+
+def results_of(said: str) -> dict:
+    """The last results.json that `make eval` names."""
+    return json.loads(Path(re.findall(r"provenance: (.*results\.json)", said)[-1]).read_text())
 
 
 def light(module: str, arguments: list[str]) -> str:

@@ -104,13 +104,15 @@ def measure(ready: Callable[[], tuple[Any, list[Any]]], cut: int | None, place: 
 
 
 def spread(repeated: list[list[Measurement]]) -> list[Measurement]:
-    """Over the seeds so far: mean, standard deviation and least value, which EDM's protocol reports; none of one."""
+    """Over the seeds so far, of what each of them measured: see over_seeds; none of one seed."""
     if len(repeated) < 2:
         return []
-    return [over_seeds(list(same)) for same in zip(*repeated, strict=True)]
+    first, *others = ({m.metric: m for m in measured} for measured in repeated)
+    return [over_seeds([m, *(o[name] for o in others)]) for name, m in first.items() if all(name in o for o in others)]
 
 
 def over_seeds(same: list[Measurement]) -> Measurement:
+    """Mean, standard deviation and least value, which EDM's protocol reports."""
     values, first = [m.value for m in same], same[0]
     extra = {"sd": stdev(values), "min": min(values), "values": values}
     protocol = f"mean of {len(values)} seeds of samples; {first.protocol}"

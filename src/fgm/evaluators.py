@@ -42,22 +42,22 @@ def evaluator_of_folder(name: str, settings: list[str], data: str) -> dict[str, 
     """An evaluator without a recipe, whose data a folder cannot know.
 
     Raises:
-        Refusal: it compares with data, and neither data nor a reference is given.
+        Refusal: it takes something from data, and neither data nor its own setting is given.
     """
     if data:
         choice({"data": data}, "data", names("data"))
         return read_evaluator(name, settings, RECIPE, [f"data={data}"])
     choice({"evaluator": name}, "evaluator", names("evaluation"))
-    text = (CONFIGS / "evaluation" / f"{name}.yaml").read_text()
-    if "${data" not in text:
-        return read_evaluator(name, settings, RECIPE, [])
-    reference = f"{PREFIX}panel.reference="
-    if not any(setting.startswith(reference) for setting in settings):
+    text, reference = (CONFIGS / "evaluation" / f"{name}.yaml").read_text(), f"{PREFIX}panel.reference="
+    if any(setting.startswith(reference) for setting in settings):
+        settings = [*settings, f"{PREFIX}panel.data=null"]
+    own = {setting.partition("=")[0].rpartition(".")[2] for setting in settings}
+    if set(re.findall(r"(\w+): \$\{data[.}]", text)) - own:
         raise Refusal(
             f"evaluator = {name} compares with data, and a folder does not say with which: give data=<name> of "
             f"configs/data" + (f", or {reference}<file>.npz" if "reference:" in text else "")
         )
-    return read_evaluator(name, [*settings, f"{PREFIX}panel.data=null"], RECIPE, [])
+    return read_evaluator(name, settings, RECIPE, [])
 
 
 def evaluator_settings(arguments: list[str]) -> tuple[list[str], list[str]]:

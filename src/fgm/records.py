@@ -67,6 +67,11 @@ def steps_named(nfe: int) -> str:
     return "one step" if nfe == 1 else f"{nfe} steps"
 
 
+def calls_named(nfe: int) -> str:
+    """The same in words."""
+    return "one network call" if nfe == 1 else f"{nfe} network calls"
+
+
 def write_json(path: Path, content: Any) -> None:
     """Atomically."""
     with replacing(path) as temporary:

@@ -1,6 +1,6 @@
 """python -m fgm.sample experiment=<recipe> [n=100] [sample_seed=0] [prompt="..."] [out=<file>.png]: draw from a run.
 
-prompt= is for models of captions: n pictures of that one; without it every picture has a caption of its own.
+prompt= is for models with prompts: n images of that one; without it every image has a prompt of its own.
 """
 
 import time
@@ -11,17 +11,18 @@ from fgm.arguments import whole, whole_or
 from fgm.errors import Refusal, entry
 from fgm.evaluators import device_of_rank, make
 from fgm.finished import finished_run, load_source
+from fgm.records import calls_named
 
 OWN = {"n": "", "sample_seed": "0", "prompt": "", "out": ""}
-MANY, CAPTIONED = 100, 12
+MANY, PROMPTED = 100, 12
 
 
 def main(arguments: list[str]) -> None:
     config, own = finished_run(arguments, OWN)
     seed, n = whole(own, "sample_seed"), whole_or(own, "n", None, 1)
     data, out = make(config["data"], "data"), Path(own["out"] or f"{config['run_dir']}/samples/drawn.png")
-    conditions, captions = asked(config["recipe"], data, own["prompt"], n, seed)
-    source, device, count = load_source(config), device_of_rank(), n or (CAPTIONED if captions else MANY)
+    conditions, prompts = asked(config["recipe"], data, own["prompt"], n, seed)
+    source, device, count = load_source(config), device_of_rank(), n or (PROMPTED if prompts else MANY)
     source.sampler.to(device)
     from fgm.evaluation.pictures import captioned_grid, gallery
     from fgm.evaluation.sampling import decoded, draw_samples
@@ -30,12 +31,11 @@ def main(arguments: list[str]) -> None:
     seen, batch = decoded(source, data), config["evaluation"]["batch"]
     x_0, _ = draw_samples(seen, seed, count, data.shape, data.num_classes, device, batch, conditions)
     took = time.perf_counter() - began
-    if captions:
-        captioned_grid({source.name: x_0}, captions, out)
+    if prompts:
+        captioned_grid({source.name: x_0}, prompts, out)
     else:
         gallery(x_0, out)
-    calls = "one network call" if source.nfe == 1 else f"{source.nfe} network calls"
-    print(f"{out}: {count} samples, {calls} each, {took:.2f} s")
+    print(f"{out}: {count} samples, {calls_named(source.nfe)} each, {took:.2f} s")
 
 
 def asked(recipe: str, data: Any, prompt: str, n: int | None, seed: int) -> tuple[Any, list[str]]:
@@ -57,9 +57,9 @@ def asked(recipe: str, data: Any, prompt: str, n: int | None, seed: int) -> tupl
 
     if prompt:
         tokens = words.encode([prompt])
-        return lambda indices: tokens.repeat_interleave(len(indices), 0), [prompt] * (n or CAPTIONED)
+        return lambda indices: tokens.repeat_interleave(len(indices), 0), [prompt] * (n or PROMPTED)
     conditions: Any = drawn(data, seed).conditions
-    return conditions, words.decode(conditions(torch.arange(n or CAPTIONED)))
+    return conditions, words.decode(conditions(torch.arange(n or PROMPTED)))
 
 
 if __name__ == "__main__":

@@ -136,7 +136,9 @@ def provenance(config: dict[str, Any]) -> dict[str, Any]:
 
     import torch
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+    from fgm.evaluation.provenance import device_name
+
+    device = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return {
         "recipe": config["recipe"], "commit": commit(), "config_digest": digest(config),
         "study_digest": digest(config | {"seed": None}), "seed": config["seed"],

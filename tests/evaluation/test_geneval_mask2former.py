@@ -130,7 +130,7 @@ def test_labels_are_read_by_index() -> None:
 def test_the_test_scale_is_the_official_one(
     image: tuple[int, int], resized: tuple[int, int], padded: tuple[int, int]
 ) -> None:
-    assert Geometry.of(image) == Geometry(image, resized, padded)
+    assert Geometry.of(image, 800, 1333) == Geometry(image, resized, padded)
 
 
 def test_the_input_is_normalised_and_padded_with_zeros() -> None:

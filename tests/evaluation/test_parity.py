@@ -14,17 +14,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch_fidelity import FeatureExtractorBase, calculate_metrics, register_feature_extractor
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 import fgm.evaluate
+from fgm.benchmarks.extractors import UntrainedInception
 from fgm.evaluation.bank import FeatureBank
 from fgm.evaluation.features.inception import Inception
 from fgm.evaluation.features.registered import Registered
 from fgm.evaluation.frechet import frechet_distance
-from fgm.evaluation.kernel import kid, subset_mmd
+from fgm.evaluation.kernel import kid
 from fgm.evaluation.moments import Moments
 from fgm.evaluation.neighbours import neighbours
 from fgm.evaluation.panel import FeaturePanel
@@ -108,7 +108,7 @@ def test_tiny_agrees_with_torchmetrics() -> None:
         metric.update(samples, real=False)
     x, y = (FeatureBank.of(extractor, images) for images in (samples, real))
     assert fid.compute().item() == pytest.approx(frechet_distance(x.statistics, y.statistics), rel=1e-4)
-    mmd = subset_mmd(x.features.double(), y.features.double())[0]
+    mmd = kid(x.features, y.features, subsets=1, subset_size=200).mean
     with torch.random.fork_rng(devices=[]):
         assert kernel.compute()[0].item() == pytest.approx(mmd, rel=1e-4)
 
@@ -117,17 +117,8 @@ def test_tiny_agrees_with_torchmetrics() -> None:
 def random_inception(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A state dict of Inception-v3 with random weights whose activations keep their scale."""
 
-    class Untrained(FeatureExtractorInceptionV3):
-        def load_state_dict(self, *_: object, **__: object) -> None:  # type: ignore[override]
-            pass
-
     path = tmp_path_factory.mktemp("weights") / "random-inception.pth"
-    torch.save({}, path)
-    net = Untrained("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
-    for i, weight in enumerate(p for p in net.parameters() if p.ndim == 4):
-        fan = weight[0].numel()
-        weight.copy_(torch.randn(weight.shape, generator=stream("inception", index=i)) * (2 / fan) ** 0.5)
-    torch.save(net.state_dict(), path)
+    torch.save(UntrainedInception("cpu").net.state_dict(), path)
     return str(path)
 
 
@@ -176,7 +167,7 @@ def test_behind_a_firewall_one_local_file_suffices(
 
     monkeypatch.setattr(socket, "socket", closed)
     real = {"train": (blobs(FEW, 1, 60) / 127.5 - 1, None)}
-    monkeypatch.setattr("fgm.evaluation.references.pictures", lambda data, part: real[part])
+    monkeypatch.setattr("fgm.evaluation.references.real_images", lambda data, part: real[part])
     monkeypatch.setattr(FeaturePanel, "bounds", lambda self: [])
     evaluator = ["evaluator=fid_fidelity", f"evaluator.panel.extractor.weights={random_inception}", "data=digits"]
     fewer = ["evaluator.panel.metrics=[kid]", "evaluator.panel.kid_subsets=2"]

@@ -161,7 +161,7 @@ def test_too_few_or_broken_samples_are_refused(tmp_path: Path) -> None:
         measure(panel(), pictures(20) / 0, None)
     small = replace(FeatureBank.of(RandomConvolutions(8), (pictures(8) * 127 + 128).byte()).statistics)
     save_moments(small, tmp_path / "small.npz")
-    with pytest.raises(Refusal, match="8 real pictures cannot fill a covariance of 8 features"):
+    with pytest.raises(Refusal, match="8 real images cannot fill a covariance of 8 features"):
         panel(metrics=("fd",), reference=str(tmp_path / "small.npz"))
     with pytest.raises(Refusal, match="fd_infinity in the 8 features of random-convolutions needs 32"):
         measure(panel(metrics=("fd_infinity",)), pictures(31), None)

@@ -26,7 +26,7 @@ from fgm.evaluation.pictures import captioned_grid, captioned_rows
 from fgm.evaluation.sampling import Source, draw_samples
 from fgm.evaluation.shape_eval import RULES, ShapeEvalPanel
 from fgm.evaluation.shape_prior import histogram_distances, histograms, priors
-from fgm.evaluation.shape_prompts import per_image, questions
+from fgm.evaluation.shape_prompts import questions
 from fgm.streams import stream
 
 PER_TAG = 40
@@ -81,8 +81,8 @@ def test_a_sampler_that_paints_its_captions_scores_one_however_it_is_batched(pan
 
 
 def test_seen_and_unseen_bindings_are_told_apart_exactly(panel: ShapeEvalPanel) -> None:
-    lines = per_image(questions(PER_TAG, PER_TAG))
-    held_out = frozenset(line["prompt"] for line in lines if binds_unseen(line))
+    asked = [question.metadata for question in questions(PER_TAG, PER_TAG)]
+    held_out = frozenset(line["prompt"] for line in asked if binds_unseen(line))
     values = measured(panel, Painter(panel, held_out))
     share = {tag: sum(panel.unseen[i] for i in range(N) if panel.asked[i].tag == tag) / PER_TAG for tag in TAGS}
     assert (values["shapeeval_seen"], values["shapeeval_unseen"]) == (1, 0)
@@ -93,7 +93,7 @@ def test_seen_and_unseen_bindings_are_told_apart_exactly(panel: ShapeEvalPanel) 
 
 
 def test_an_empty_canvas_scores_nothing(panel: ShapeEvalPanel) -> None:
-    values = measured(panel, Painter(panel, frozenset(panel.captions(torch.arange(N)))), n=12)
+    values = measured(panel, Painter(panel, frozenset(panel.prompts(torch.arange(N)))), n=12)
     assert values["shapeeval"] == values["parse_rate"] == 0
     assert values["class_tv"] == values["colour_tv"] == values["count_tv"] == 1
     assert "crispness" not in values
@@ -135,10 +135,10 @@ def test_the_first_n_questions_are_balanced_over_tags_and_captions(panel: ShapeE
 
 def test_all_questions_are_asked_and_then_again(panel: ShapeEvalPanel) -> None:
     every, again = panel.questions(torch.arange(N)), panel.questions(torch.arange(N, 2 * N))
-    expected = Counter(line["prompt"] for line in per_image(questions(PER_TAG, PER_TAG)))
-    assert Counter(panel.captions(every)) == expected
+    expected = {question.metadata["prompt"]: question.samples for question in questions(PER_TAG, PER_TAG)}
+    assert Counter(panel.prompts(every)) == expected
     assert torch.equal(every, again)
-    assert decode(panel.conditions(every)) == panel.captions(every) == [m.prompt for m in panel.asked]
+    assert decode(panel.conditions(every)) == panel.prompts(every) == [m.prompt for m in panel.asked]
 
 
 def test_images_that_answer_no_question_are_refused(panel: ShapeEvalPanel) -> None:
@@ -199,7 +199,7 @@ def test_leaving_out_a_class_costs_its_share() -> None:
 
 def test_a_picture_has_every_caption_below_every_row(panel: ShapeEvalPanel, tmp_path: Path) -> None:
     shown = torch.arange(4)
-    rows, captions = {"one step": panel.truth(shown), "real": panel.truth(shown)}, panel.captions(shown)
+    rows, captions = {"one step": panel.truth(shown), "real": panel.truth(shown)}, panel.prompts(shown)
     figure = captioned_rows(rows, captions, 3)
     texts = [text.get_text().replace("\n", " ") for axis in figure.axes for text in axis.texts]
     assert texts == captions and sum(len(axis.images) for axis in figure.axes) == 4

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from fgm.errors import Refusal
 from fgm.evaluation import measure
-from fgm.evaluation.comm import Comm, Local, TorchDistributed, comm_of_environment, on_first
+from fgm.evaluation.comm import Comm, Local, TorchDistributed, comm_of_environment, on_first, together
 from fgm.evaluation.conditioning import balanced
 from fgm.evaluation.images import DigitPanel
 from fgm.evaluation.provenance import definition, key_of, record
@@ -230,6 +230,14 @@ def test_too_few_samples_are_a_refusal(comm: Comm, tmp_path: Path) -> None:
         on_first(comm, lambda: DigitPanel().judge({"features": torch.zeros(20, 32)}))
     with pytest.raises(Refusal, match="n = 51: the source holds 50 samples"):
         evaluate(source(), DigitPanel(), replace(plan(tmp_path), n=51), comm)
+
+
+def test_a_complaint_without_words_is_a_complaint() -> None:
+    def work() -> None:
+        raise ValueError
+
+    with pytest.raises(Refusal, match=r"^ValueError\(\)$"):
+        together(Local(), work)
 
 
 def test_a_line_is_told_for_every_shard_where_there_is_no_terminal(tmp_path: Path) -> None:

@@ -39,12 +39,12 @@ def test_prompts_are_data_without_images(plan: PromptCache, model: Path) -> None
 def test_the_panel_asks_for_the_prompts_and_sees_images(plan: PromptCache, model: Path) -> None:
     data, panel = Prompts(written(plan), SIZE, str(model)), ColourPanel(plan)
     assert isinstance(panel, Asking)
-    assert panel.captions(panel.questions(torch.arange(5))) == [*PROMPTS, PROMPTS[0]]
-    source = Evaluation(panel, n=3, batch=2).source(Source("x_0 = z", First(), 1, "ema"), data, torch.device("cpu"))
+    assert panel.prompts(panel.questions(torch.arange(5))) == [*PROMPTS, PROMPTS[0]]
+    source = Evaluation(panel, batch=2).source(Source("x_0 = z", First(), 1, "ema"), data, torch.device("cpu"), 3)
     images = source.take(range(3)).x
     z = sample_noise(1234, range(3), data.shape)
     assert images.shape == (3, 3, SIZE, SIZE) and torch.equal(images[:2], quantise(data.to_images(z[:2])))
-    assert data.encode(panel.captions(torch.arange(4))).tolist() == panel.conditions(torch.arange(4)).tolist()
+    assert data.encode(panel.prompts(torch.arange(4))).tolist() == panel.conditions(torch.arange(4)).tolist()
 
 
 def test_the_panel_knows_red_from_grey(plan: PromptCache) -> None:

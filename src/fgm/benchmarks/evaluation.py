@@ -31,7 +31,7 @@ from fgm.evaluation.evaluation import whole_batches
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.panel import FeaturePanel
 from fgm.evaluation.quantise import quantise
-from fgm.evaluation.references import pictures
+from fgm.evaluation.references import real_images
 from fgm.evaluation.shards import Plan, evaluate
 from fgm.evaluation.sources import SampleSource
 from fgm.evaluation.sources.dataset import DatasetSource
@@ -71,7 +71,7 @@ class Bench:
         return " and ".join(self.metrics) + (f" of {SUBSETS} subsets" if "kid" in self.metrics else "")
 
     def arms(self) -> dict[str, Callable[[], object]]:
-        images, real = self.source.take(range(self.source.n)).x, quantise(pictures(self.data, "train")[0])
+        images, real = self.source.take(range(self.source.n)).x, quantise(real_images(self.data, "train")[0])
         panel = FeaturePanel(self.extractor, self.data, None, self.metrics, "own", SUBSETS, SUBSET_SIZE, BATCH)
         size, folders = min(SUBSET_SIZE, len(images), len(real)), count()
 

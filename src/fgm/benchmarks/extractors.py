@@ -3,16 +3,16 @@
 from io import BytesIO
 
 import torch
-from torch import Tensor
 
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.features.convolutions import RandomConvolutions
-from fgm.evaluation.features.extractor import NetworkExtractor, three_channels, weights_hash
+from fgm.evaluation.features.extractor import weights_hash
+from fgm.evaluation.features.registered import OneLayer
 from fgm.evaluation.features.small import SmallClassifier
 from fgm.streams import stream
 
 
-class UntrainedInception(NetworkExtractor):
+class UntrainedInception(OneLayer):
     """The architecture of fgm.evaluation.features.inception with random weights; 2048 features."""
 
     def __init__(self, device: str = "auto") -> None:
@@ -30,9 +30,6 @@ class UntrainedInception(NetworkExtractor):
             scale = (2 / weight[0].numel()) ** 0.5  # activations keep their size
             weight.data = torch.randn(weight.shape, generator=stream("inception", index=i)) * scale
         super().__init__("untrained-inception", weights_hash(net), 2048, net, device, "bilinear as TensorFlow 1")
-
-    def run(self, images: Tensor) -> tuple[Tensor, None]:
-        return self.net(three_channels(images))[0], None
 
 
 def extractor_of(name: str) -> FeatureExtractor:

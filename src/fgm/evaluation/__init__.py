@@ -44,8 +44,8 @@ class Asking(Protocol):
         """What a sampler is given for them: (n, ...)."""
         ...
 
-    def captions(self, questions: "Tensor") -> list[str]:
-        """The same in words."""
+    def prompts(self, questions: "Tensor") -> list[str]:
+        """The same in words, as people read them."""
         ...
 
     def truth(self, questions: "Tensor") -> "Tensor | None":

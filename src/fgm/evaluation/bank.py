@@ -21,7 +21,7 @@ class FeatureBank:
 
     @classmethod
     def of(cls, extractor: FeatureExtractor, images: Tensor, batch: int | None = None) -> Self:
-        """From uint8 pictures (n, c, h, w), batch at once or all."""
+        """From uint8 images (n, c, h, w), batch at once or all."""
         passes = [extractor.both(part) for part in images.split(batch or len(images))]
         logits = [part for _, part in passes if part is not None]
         return cls(torch.cat([part for part, _ in passes]), torch.cat(logits) if logits else None)
@@ -33,8 +33,8 @@ class FeatureBank:
     def statistics(self) -> FeatureStatistics:
         return FeatureStatistics.of(self.features)
 
-    def some(self, n: int, seed: int = 0) -> Tensor:
+    def some(self, n: int) -> Tensor:
         """n feature vectors, drawn without replacement where there are more; the same ones at every call."""
         if n >= len(self):
             return self.features
-        return self.features[torch.randperm(len(self), generator=stream("bank", seed, index=0))[:n]]
+        return self.features[torch.randperm(len(self), generator=stream("bank", 0, index=0))[:n]]

@@ -27,7 +27,7 @@ from fgm.evaluation.quantise import dequantise
 from fgm.streams import stream
 
 Space = Literal["digits", "fashion"]
-STEP = 1000  # pictures at once where all are read
+STEP = 1000  # images at once where all are read
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Recipe:
         id: of its feature space.
         file: of its weights.
         data: makes its training set.
-        size: side of its pictures.
+        size: side of its images.
         channels: of its two convolutions.
         first_pool: of the first one; the second one halves.
         features: of its penultimate layer.
-        iterations: of its training, 128 pictures each.
+        iterations: of its training, 128 images each.
     """
 
     id: str
@@ -143,7 +143,7 @@ def main(space: Space, *places: str) -> None:
     recipe.weights.parent.mkdir(exist_ok=True)
     save_file(trained.state_dict(), recipe.weights)
     held_out = accuracy(trained, *data.split["test"])
-    print(f"wrote {recipe.weights}: accuracy {held_out:.4f} on {len(data.split['test'][0])} held-out pictures")
+    print(f"wrote {recipe.weights}: accuracy {held_out:.4f} on {len(data.split['test'][0])} held-out images")
 
 
 if __name__ == "__main__":

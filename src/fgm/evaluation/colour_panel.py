@@ -1,10 +1,10 @@
-"""Cached prompts as a panel: the colours of their pictures, which drift where a distillation goes wrong.
+"""Cached prompts as a panel: the colours of their images, which drift where a distillation goes wrong.
 
     pixel_mean, pixel_std    of the pixels in [-1, 1]
     saturation               mean of (max - min)/max over the channels in [0, 1]; guidance and long training drive it up
-    clipped                  share of values at either end of the range, where pictures are cut off
+    clipped                  share of values at either end of the range, where images are cut off
 
-They are to be read against the teacher's own. Whether pictures show their prompts is not for them to say.
+They are to be read against the teacher's own. Whether images show their prompts is not for them to say.
 """
 
 from typing import Any
@@ -37,11 +37,11 @@ class ColourPanel:
     def conditions(self, questions: Tensor) -> Tensor:
         return questions + 1
 
-    def captions(self, questions: Tensor) -> list[str]:
+    def prompts(self, questions: Tensor) -> list[str]:
         return [self.index.prompts[i + 1] for i in questions.tolist()]
 
     def truth(self, questions: Tensor) -> None:
-        """There are no real pictures."""
+        """There are no real images."""
 
     def verdicts(self, x_0: Tensor, questions: Tensor) -> list[tuple[bool, str]]:
         """None: it does not judge."""
@@ -66,5 +66,5 @@ class ColourPanel:
         return [Measurement(name, values.mean().item(), len(values), protocol) for name, values in rows.items()]
 
     def bounds(self) -> list[Measurement]:
-        """None: there are no real pictures."""
+        """None: there are no real images."""
         return []

@@ -106,7 +106,7 @@ def attempt(work: Callable[[], T]) -> tuple[T | None, str | None]:
     try:
         return work(), None
     except (Refusal, ValueError) as error:
-        return None, str(error)
+        return None, str(error) or repr(error)
     except Exception as error:
         found = unwritable(error)
         if found is None:

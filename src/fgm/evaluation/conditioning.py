@@ -5,8 +5,8 @@ asked       question i of a panel that asks
 drawn       a condition of the data's own, from a stream of its own; a panel is told nothing
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fgm.data import Data
 from fgm.evaluation import Asking
+from fgm.evaluation.sampling import Conditions, labels_of
 from fgm.streams import stream
 
 
@@ -26,8 +27,8 @@ class Conditioning:
         conditions: what the sampler is given, (n, ...); or None.
     """
 
-    labels: Callable[[Tensor], Tensor | None]
-    conditions: Callable[[Tensor], Tensor | None]
+    labels: Conditions
+    conditions: Conditions
 
 
 def conditioning(data: Data, panel: Any, seed: int) -> Conditioning:
@@ -38,7 +39,8 @@ def conditioning(data: Data, panel: Any, seed: int) -> Conditioning:
 
 
 def balanced(num_classes: int) -> Conditioning:
-    return Conditioning(lambda indices: indices % num_classes, lambda indices: indices % num_classes)
+    classes = partial(labels_of, num_classes=num_classes)
+    return Conditioning(classes, classes)
 
 
 def asked(panel: Asking) -> Conditioning:

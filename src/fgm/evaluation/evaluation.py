@@ -18,6 +18,7 @@ from fgm.evaluation.comm import Comm, Local
 from fgm.evaluation.conditioning import conditioning
 from fgm.evaluation.panel import FeaturePanel
 from fgm.evaluation.provenance import definition, key_of
+from fgm.evaluation.quantise import mode_of
 from fgm.evaluation.sampling import Source, decoded
 from fgm.evaluation.several import Panels
 from fgm.evaluation.shards import Plan, evaluate
@@ -67,13 +68,12 @@ class Evaluation:
             self.panel.require(n)
 
     def source(
-        self, sampler: Source, data: Data, device: Any, n: int | None = None, seed: int | None = None, **identity: Any
+        self, sampler: Source, data: Data, device: Any, n: int, seed: int | None = None, **identity: Any
     ) -> SamplerSource:
         """Samples 0 to n - 1 of a sampler, as this evaluation's panel asks for them."""
         seed = self.seed if seed is None else seed
-        n, asked = self.n if n is None else n, conditioning(data, self.panel, seed)
-        mode: Any = getattr(self.panel, "mode", "round")
-        return SamplerSource(decoded(sampler, data), seed, n, data.shape, asked, device, self.batch, identity, mode)
+        shown, asked, mode = decoded(sampler, data), conditioning(data, self.panel, seed), mode_of(self.panel)
+        return SamplerSource(shown, seed, n, data.shape, asked, device, self.batch, identity, mode)
 
     def plan(self, source: SampleSource, place: Path, shard_size: int | None = None) -> tuple[Plan, dict[str, Any]]:
         """Where the source's shards lie, <place>/evaluation/<key>, and all that the key stands for.

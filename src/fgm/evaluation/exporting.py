@@ -13,7 +13,7 @@ from fgm.evaluation.sources import Samples, SampleSource, in_steps
 from fgm.files import write_bytes
 
 
-def export_images(source: SampleSource, out: Path, layout: str, step: int = 1000) -> None:
+def export_images(source: SampleSource, out: Path, layout: str, step: int) -> None:
     """All samples of a source of images, in layout png or edm; `step` of them are taken at once."""
     name_of, labels = NAMES[layout], []
     with whole_or_absent(out) as folder:
@@ -31,9 +31,7 @@ def write_images(folder: Path, names: Sequence[str], samples: Samples) -> None:
         path.write_bytes(encode(image))
 
 
-def export_geneval(
-    source: SampleSource, out: Path, prompts: Sequence[Metadata], per_prompt: int, step: int = 1000
-) -> None:
+def export_geneval(source: SampleSource, out: Path, prompts: Sequence[Metadata], per_prompt: int, step: int) -> None:
     """Sample i of the source is sample i modulo per_prompt of prompt i // per_prompt; grey becomes RGB."""
     with whole_or_absent(out) as folder:
         for indices, samples in in_steps(source, step):

@@ -1,7 +1,7 @@
 """Panels for digits and for clothes: all that can be said of samples in a small classifier's features, and of pixels.
 
-Reference: the training split, as CIFAR-10's protocols have it. Floor: the held-out pictures. Ceilings: noise, and
-held-out pictures blurred by a 3 x 3 box. Samples are quantised to uint8 first, as a PNG would be.
+Reference: the training split, as CIFAR-10's protocols have it. Floor: the held-out images. Ceilings: noise, and
+held-out images blurred by a 3 x 3 box. Samples are quantised to uint8 first, as a PNG would be.
 """
 
 from fgm.data.digits import Digits

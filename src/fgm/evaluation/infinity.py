@@ -15,6 +15,7 @@ from fgm.evaluation.frechet import FeatureStatistics, frechet_distance, frechet_
 from fgm.evaluation.moments import Gaussian
 from fgm.streams import stream
 
+POINTS = 15  # of the line
 SAMPLES_A_FEATURE = 2  # at least, in the smallest subset: below, terms in 1/n^2 bend the line
 
 
@@ -31,7 +32,7 @@ def fewest(dim: int) -> int:
     return 2 * SAMPLES_A_FEATURE * dim
 
 
-def subset_sizes(n: int, dim: int, points: int) -> list[int]:
+def subset_sizes(n: int, dim: int) -> list[int]:
     """Evenly spaced from the larger of n / 10 and twice the dimension up to n.
 
     Raises:
@@ -42,16 +43,16 @@ def subset_sizes(n: int, dim: int, points: int) -> list[int]:
             f"fd_infinity extrapolates from subsets and {n} samples of {dim} features are too few: "
             f"take {fewest(dim)} or more, or leave fd_infinity out of metrics"
         )
-    return np.linspace(max(n // 10, SAMPLES_A_FEATURE * dim), n, points).round().astype(int).tolist()
+    return np.linspace(max(n // 10, SAMPLES_A_FEATURE * dim), n, POINTS).round().astype(int).tolist()
 
 
-def fd_infinity(features: Tensor, reference: Gaussian, points: int = 15, seed: int = 0) -> Extrapolation:
+def fd_infinity(features: Tensor, reference: Gaussian) -> Extrapolation:
     """Of features (n, d) against the reference."""
     n, dim = features.shape
-    sizes = subset_sizes(n, dim, points)
+    sizes = subset_sizes(n, dim)
     distances = []
     for i, size in enumerate(sizes):
-        chosen = torch.randperm(n, generator=stream("fd_infinity", seed, index=i))[:size]
+        chosen = torch.randperm(n, generator=stream("fd_infinity", 0, index=i))[:size]
         distances.append(frechet_distance(FeatureStatistics.of(features[chosen]), reference))
     intercept, error = line_at_zero(1 / np.array(sizes), np.array(distances))
     return Extrapolation(intercept, float(np.hypot(error, frechet_error(features, reference))))

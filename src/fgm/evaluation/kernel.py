@@ -66,13 +66,6 @@ def subset_mmds(x: Tensor, y: Tensor, in_x: Tensor, in_y: Tensor) -> Tensor:
     return torch.stack([h_x.mean(1) + h_y.mean(1), h_x.var(1), h_y.var(1)])
 
 
-def subset_mmd(x: Tensor, y: Tensor) -> tuple[float, float, float]:
-    """The same of two whole sets of one size."""
-    whole = torch.arange(len(x))[None]
-    mmd, x_variance, y_variance = subset_mmds(x, y, whole, whole).flatten().tolist()
-    return mmd, x_variance, y_variance
-
-
 def own_kernel(a: Tensor) -> Tensor:
     """k(a_i, a_i), (n,)."""
     return (a.square().sum(1) / a.shape[1] + 1).pow(3)
@@ -112,17 +105,17 @@ def indicators(rows: Tensor, a: Tensor) -> Tensor:
     return torch.zeros(len(rows), len(a), dtype=a.dtype).scatter_(1, rows, 1)
 
 
-def cmmd(x: Tensor, y: Tensor, sigma: float = CMMD_SIGMA, scale: float = CMMD_SCALE) -> float:
-    """scale times the biased MMD^2 with a Gaussian kernel."""
+def cmmd(x: Tensor, y: Tensor) -> float:
+    """CMMD_SCALE times the biased MMD^2 with a Gaussian kernel."""
     x, y = x.double(), y.double()
-    return scale * (mean_gaussian(x, x, sigma) + mean_gaussian(y, y, sigma) - 2 * mean_gaussian(x, y, sigma))
+    return CMMD_SCALE * (mean_gaussian(x, x) + mean_gaussian(y, y) - 2 * mean_gaussian(x, y))
 
 
-def mean_gaussian(a: Tensor, b: Tensor, sigma: float) -> float:
-    """The mean of exp(-|a_i - b_j|^2 / (2 sigma^2)) over all pairs."""
+def mean_gaussian(a: Tensor, b: Tensor) -> float:
+    """The mean of exp(-|a_i - b_j|^2 / (2 CMMD_SIGMA^2)) over all pairs."""
     b_squared = b.square().sum(1)
     total = 0.0
     for rows in a.split(ROWS):
         squared = rows.square().sum(1, keepdim=True) + b_squared - 2 * rows @ b.T
-        total += torch.exp(squared / (-2 * sigma**2)).sum().item()
+        total += torch.exp(squared / (-2 * CMMD_SIGMA**2)).sum().item()
     return total / (len(a) * len(b))

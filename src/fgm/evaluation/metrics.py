@@ -4,7 +4,7 @@ fd             Fréchet distance; called fid where fgm.evaluation.protocols allo
 fd_infinity    the same, extrapolated to infinitely many samples
 kid            unbiased, mean over subsets
 cmmd           Gaussian kernel on CLIP's features (rbf_mmd on others)
-precision, recall, density, coverage       over as many real pictures as samples
+precision, recall, density, coverage       over as many real images as samples
 accuracy       share of samples that the extractor reads as their labels
 class_tv, diversity, power_low, _mid, _high       signs of failure, see fgm.evaluation.symptoms; power gives all bands
 """
@@ -101,7 +101,7 @@ class Comparison:
 
     @cached_property
     def paired(self) -> int:
-        """As many real pictures as samples: the values change with either number."""
+        """As many real images as samples: the values change with either number."""
         return min(len(self.samples), len(self.reference.features))
 
     @cached_property

@@ -10,7 +10,6 @@ authors': open balls. All four change with n, so they compare at equal n alone. 
 """
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -38,9 +37,7 @@ def radii(features: Tensor, *ks: int) -> list[Tensor]:
     return [torch.cat(nearest)[:, k] for k in ks]  # column 0 is the vector itself
 
 
-def neighbours(
-    x: Tensor, y: Tensor, k: Annotated[int, "[1, inf)"] = K_PRECISION, k_density: Annotated[int, "[1, inf)"] = K_DENSITY
-) -> Neighbours:
+def neighbours(x: Tensor, y: Tensor, k: int = K_PRECISION, k_density: int = K_DENSITY) -> Neighbours:
     """Of samples' features x (n, d) and real features y (m, d)."""
     (x_radii,), (y_radii, y_wide) = radii(x, k), radii(y, k, k_density)
     inside, counts = [], []

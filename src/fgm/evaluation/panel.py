@@ -1,7 +1,7 @@
-"""The panel for pictures: one pass through an extractor, then any of fgm.evaluation.metrics.
+"""The panel for images: one pass through an extractor, then any of fgm.evaluation.metrics.
 
-Reference: the training split, as CIFAR-10's protocols have it. Floor: held-out pictures, or fresh draws. Ceilings:
-noise clipped to [-1, 1], and held-out pictures blurred by a 3 x 3 box.
+Reference: the training split, as CIFAR-10's protocols have it. Floor: held-out images, or fresh draws. Ceilings:
+noise clipped to [-1, 1], and held-out images blurred by a 3 x 3 box.
 """
 
 import logging
@@ -20,7 +20,7 @@ from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.metrics import KS, Comparison
 from fgm.evaluation.protocols import Name, protocol_of
 from fgm.evaluation.quantise import Mode, dequantise, quantise
-from fgm.evaluation.references import Reference, has_held_out, pictures, reference_of_data, reference_of_file
+from fgm.evaluation.references import Reference, has_held_out, real_images, reference_of_data, reference_of_file
 from fgm.evaluation.requirements import fewest_samples, known_metrics, large_enough
 from fgm.evaluation.symptoms import BANDS, radial_power
 from fgm.records import Measurement
@@ -33,13 +33,13 @@ class FeaturePanel:
     """Samples against one reference in one feature space.
 
     Args:
-        extractor: from pictures to features.
-        data: with a split {train, test} of pictures and labels, or with draw(n, generator).
+        extractor: from images to features.
+        data: with a split {train, test} of images and labels, or with draw(n, generator).
         reference: path of moments in EDM's layout, in place of data's training split.
         metrics: in the order in which they are reported.
         protocol: see fgm.evaluation.protocols.
         kid_subsets, kid_subset_size: of kid; a subset is no larger than the smaller set.
-        batch: pictures through the extractor at once; None for all.
+        batch: images through the extractor at once; None for all.
     """
 
     noun = "pictures"
@@ -106,7 +106,7 @@ class FeaturePanel:
         """Floor and ceilings, by the metrics that the held-out part is large enough for; none without such a part."""
         if self.data is None or not has_held_out(self.data):
             return []
-        real, labels = pictures(self.data, "test")
+        real, labels = real_images(self.data, "test")
         real = dequantise(real)
         metrics = tuple(m for m in self.metrics if len(real) >= fewest_samples(m, self.extractor.dim))
         noise = sample_noise(0, range(len(real)), tuple(real.shape[1:]), role="ceiling").clamp(-1, 1)

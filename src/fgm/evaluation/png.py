@@ -92,7 +92,6 @@ def read_labels(directory: Path, names: list[str]) -> "Tensor | None":
     Raises:
         Refusal: it tells some, but not of all of these.
     """
-
     path = directory / LABELS
     return labels_told(read_text(path, "labels"), str(path), names, "remove the file") if path.exists() else None
 
@@ -109,7 +108,9 @@ def labels_told(content: str, where: str, names: list[str], or_else: str) -> "Te
     import torch
 
     try:
-        by_name = {str(name): int(label) for name, label in told}
+        by_name = {str(name): label for name, label in told}
+        if any(type(label) is not int for label in by_name.values()):
+            raise TypeError("a label is no whole number")
         return torch.tensor([by_name[name] for name in names], dtype=torch.int64)
     except KeyError as error:
         raise Refusal(f"{where}: tells no label of {error.args[0]}; add it, or {or_else}") from error

@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from fgm.errors import Refusal
-from fgm.evaluation.features.weights import inception_weights
 from fgm.evaluation.geneval.vocabulary import GRAMMAR
-from fgm.evaluation.geneval.weights import CLIP, MASK2FORMER
+from fgm.evaluation.held_weights import CLIP, MASK2FORMER, inception_weights
 
-PUBLISHED = {"Mask2FormerDetector": MASK2FORMER, "ClipColours": CLIP}
+DIRECTORIES = {"Mask2FormerDetector": ("detector", MASK2FORMER), "ClipColours": ("colours", CLIP)}
 
 
 def require_files(node: Any) -> None:
@@ -19,25 +18,23 @@ def require_files(node: Any) -> None:
     """
     if not isinstance(node, dict):
         return
-    target = str(node.get("_target_", ""))
-    if target.endswith(".Inception"):
+    name, reference = str(node.get("_target_", "")).rpartition(".")[2], node.get("reference")
+    if name == "Inception":
         inception_weights(node.get("weights"))
-    if target.endswith((".Mask2FormerDetector", ".ClipColours")):
-        require_directory(target.rpartition(".")[2], node["directory"])
-    if target.endswith(".GenEvalPanel") and node["metadata"] != GRAMMAR:
+    if name in DIRECTORIES:
+        require_folder(*DIRECTORIES[name], node["directory"])
+    if name == "GenEvalPanel" and node["metadata"] != GRAMMAR:
         require_metadata(node["metadata"])
-    reference = node.get("reference")
-    if target.endswith(".FeaturePanel") and reference and not Path(reference).is_file():
+    if name == "FeaturePanel" and reference and not Path(reference).is_file():
         raise Refusal(f"there is no file {reference}: give evaluation.panel.reference=<npz in EDM's layout>, or null")
     for value in node.values():
         require_files(value)
 
 
-def require_directory(name: str, directory: str | None) -> None:
+def require_folder(key: str, published_as: str, directory: str | None) -> None:
     if not directory or not Path(directory).is_dir():
-        node = {"Mask2FormerDetector": "detector", "ClipColours": "colours"}[name]
         raise Refusal(
-            f"evaluation.panel.{node}.directory = {directory}: put {PUBLISHED[name]} into a folder and name it there; "
+            f"evaluation.panel.{key}.directory = {directory}: put {published_as} into a folder and name it there; "
             "nothing is downloaded"
         )
 

@@ -44,7 +44,7 @@ class PromptPanel:
     def questions(self, indices: Tensor) -> Tensor:
         return indices.cpu() % len(self.asked)
 
-    def captions(self, questions: Tensor) -> list[str]:
+    def prompts(self, questions: Tensor) -> list[str]:
         return [self.asked[i].prompt for i in questions.tolist()]
 
     def verdicts(self, x_0: Tensor, questions: Tensor) -> list[tuple[bool, str]]:

@@ -16,8 +16,13 @@ MODES = {"round": torch.round, "floor": torch.floor}
 NAMES = {"round": "uint8", "floor": "uint8 by floor"}  # as protocols say it
 
 
+def mode_of(panel: object) -> Mode:
+    """How samples become bytes for a panel; most do not say."""
+    return getattr(panel, "mode", "round")
+
+
 def quantise(x: Tensor, mode: Mode = "round") -> Tensor:
-    """[-1, 1] to uint8, clipped; uint8 is passed through, so that pictures read from files are taken as they are."""
+    """[-1, 1] to uint8, clipped; uint8 is passed through, so that images read from files are taken as they are."""
     if x.dtype == torch.uint8:
         return x
     return MODES[mode](x * 127.5 + 127.5).clamp(0, 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""What samples are compared with: real pictures, or the moments that somebody made of them."""
+"""What samples are compared with: real images, or the moments that somebody made of them."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ FRESH = 10_000  # draws that stand for a training set that has no end
 
 @dataclass(frozen=True)
 class Reference:
-    """name as protocols say it, moments, and where they are known the features and pixel powers of the pictures."""
+    """name as protocols say it, moments, and where they are known the features and pixel powers of the images."""
 
     name: str
     moments: Gaussian
@@ -42,13 +42,13 @@ def reference_of_data(
     data: Any, extractor: FeatureExtractor, mode: Mode, batch: int | None, power: bool = False
 ) -> Reference:
     """The training split, or fresh draws where there is none; with the powers of its pixels where asked."""
-    pixels = quantise(pictures(data, "train")[0], mode)
+    pixels = quantise(real_images(data, "train")[0], mode)
     bank, powers = FeatureBank.of(extractor, pixels, batch), radial_power(dequantise(pixels)) if power else {}
     return Reference("training split" if has_split(data) else f"{len(bank)} draws", bank.statistics, bank, powers)
 
 
-def pictures(data: Any, part: str) -> tuple[Tensor, Tensor | None]:
-    """Pictures and labels of the train or the test part."""
+def real_images(data: Any, part: str) -> tuple[Tensor, Tensor | None]:
+    """Images and labels of the train or the test part."""
     if has_split(data):
         return data.split[part]
     return data.draw(FRESH, stream("reference", part, index=0))
@@ -59,5 +59,5 @@ def has_split(data: Any) -> bool:
 
 
 def has_held_out(data: Any) -> bool:
-    """Whether there are pictures beside those of the reference."""
+    """Whether there are images beside those of the reference."""
     return not has_split(data) or "test" in data.split

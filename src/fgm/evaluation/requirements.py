@@ -35,7 +35,7 @@ def known_metrics(metrics: tuple[str, ...], extractor: FeatureExtractor, moments
 
 
 def large_enough(reference: Reference, metrics: tuple[str, ...]) -> Reference:
-    """The reference, where a covariance over its real pictures is not singular or none is needed.
+    """The reference, where a covariance over its real images is not singular or none is needed.
 
     Raises:
         Refusal: it is.
@@ -43,7 +43,7 @@ def large_enough(reference: Reference, metrics: tuple[str, ...]) -> Reference:
     n, dim = reference.moments.n, len(reference.moments.mean)
     if n is not None and n <= dim and set(MOMENTS_SUFFICE) & set(metrics):
         raise Refusal(
-            f"fd against {reference.name}: {n} real pictures cannot fill a covariance of {dim} features; "
+            f"fd against {reference.name}: {n} real images cannot fill a covariance of {dim} features; "
             "take a larger reference, or evaluation.panel.metrics=[kid]"
         )
     return reference

@@ -8,6 +8,7 @@ from torch import Tensor
 from fgm.errors import Refusal
 from fgm.evaluation import Asking, Panel, Rows
 from fgm.evaluation.panel import FeaturePanel
+from fgm.evaluation.quantise import mode_of
 from fgm.records import Measurement
 
 
@@ -20,7 +21,7 @@ class Panels:
 
     def __init__(self, panels: dict[str, Panel]) -> None:
         self.panels = panels
-        modes = {getattr(panel, "mode", "round") for panel in panels.values()}
+        modes = {mode_of(panel) for panel in panels.values()}
         if len(modes) > 1:
             raise Refusal(f"evaluation.panel.panels: quantise by {' and by '.join(sorted(modes))}; choose one")
         self.mode = modes.pop()
@@ -54,7 +55,7 @@ class AskingPanels(Panels):
 
     def __init__(self, panels: dict[str, Panel], asking: Asking) -> None:
         super().__init__(panels)
-        self.questions, self.conditions, self.captions = asking.questions, asking.conditions, asking.captions
+        self.questions, self.conditions, self.prompts = asking.questions, asking.conditions, asking.prompts
         self.truth, self.verdicts = asking.truth, asking.verdicts
 
 

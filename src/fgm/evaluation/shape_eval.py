@@ -1,12 +1,12 @@
-"""ShapeEval: does the picture show what the caption names? GenEval's rules over renders of shapes, with no weights.
+"""ShapeEval: does the image show what the prompt names? GenEval's rules over renders of shapes, with no weights.
 
-    captions       shape_prompts     what is asked, tag by tag
+    prompts        shape_prompts     what is asked, tag by tag
     detections     shape_detector    what is seen
     verdict        geneval.rules     what is right
 
     shapeeval, shapeeval_<tag>         see prompted
-    shapeeval_seen, shapeeval_unseen   mean over the BINDING tags of the share right among captions of bindings that
-                                       training shows, and among captions that bind a held-out pair of colour and shape
+    shapeeval_seen, shapeeval_unseen   mean over the BINDING tags of the share right among prompts of bindings that
+                                       training shows, and among prompts that bind a held-out pair of colour and shape
     parse_rate, stray, crispness       of the pixels, see shape_detector
     class_tv, colour_tv, count_tv      of the objects, see shape_prior
 
@@ -27,32 +27,30 @@ from fgm.data.shapes.grammar import TAGS
 from fgm.data.shapes.metadata import binds_unseen, parse
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import canvas_of, fill
-from fgm.data.shapes.vocabulary import EASY, SHAPE_NAMES
+from fgm.data.shapes.vocabulary import EASY
 from fgm.evaluation import Rows
 from fgm.evaluation.geneval.prompts import digest, parse_metadata
 from fgm.evaluation.geneval.rules import GenEvalRules, Verdict, judge
-from fgm.evaluation.geneval.vocabulary import Vocabulary
 from fgm.evaluation.prompted import PromptPanel, rounds
 from fgm.evaluation.shape_detector import Reading, ShapeDetector, legibility, legible
 from fgm.evaluation.shape_prior import histogram_distances, histograms
-from fgm.evaluation.shape_prompts import questions
+from fgm.evaluation.shape_prompts import VOCABULARY, questions
 from fgm.records import Measurement
 from fgm.streams import stream
 
-WORDS = Vocabulary(classes=tuple(SHAPE_NAMES))
 RULES = GenEvalRules(counting_threshold=0.7)
-BINDING = ("colors", "color_attr")  # tags whose captions state every colour
+BINDING = ("colors", "color_attr")  # tags whose prompts state every colour
 
 
 class ShapeEvalPanel(PromptPanel):
-    """Images (n, 3, size, size) of the captions that the panel asks for.
+    """Images (n, 3, size, size) of the prompts that the panel asks for.
 
     Args:
         size: pixels of a side.
         shapes: how many of the vocabulary's; 6 is hard mode.
-        prompts_per_tag: most captions of a tag.
+        prompts_per_tag: most of a tag.
         images_per_tag: images after which the questions repeat; n = 6 images_per_tag asks all of them.
-        seed: of the choice of captions, their order, and the scenes of the truth.
+        seed: of the choice of prompts, their order, and the scenes of the truth.
     """
 
     def __init__(
@@ -68,7 +66,7 @@ class ShapeEvalPanel(PromptPanel):
         by_tag = {tag: [(q.metadata, q.samples) for q in asked if q.metadata["tag"] == tag] for tag in TAGS}
         lines = rounds(by_tag, seed)
         self.lines, self.unseen = parse(lines), torch.tensor([binds_unseen(line) for line in lines])
-        super().__init__("shapeeval", [parse_metadata(json.dumps(line), line["prompt"], WORDS) for line in lines])
+        super().__init__("shapeeval", [parse_metadata(json.dumps(line), line["prompt"], VOCABULARY) for line in lines])
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -83,7 +81,7 @@ class ShapeEvalPanel(PromptPanel):
         return self.lines[questions].tokens()
 
     def truth(self, questions: Tensor) -> Tensor:
-        """Renders of scenes that show the captions, (n, 3, size, size)."""
+        """Renders of scenes that show what is asked, (n, 3, size, size)."""
         scenes = fill(self.lines[questions], stream(self.seed, "ShapeEval truth", index=0), self.canvas)
         return render(scenes, self.size)
 
@@ -125,11 +123,11 @@ class ShapeEvalPanel(PromptPanel):
         return f"{RULES.protocol}; {self.detector.protocol}; {self.size} pixels; {self.distinct(questions)}"
 
     def bounds(self) -> list[Measurement]:
-        """The truth, which every sampler may reach, and the same pictures judged by other pictures' questions."""
+        """The truth, which every sampler may reach, and the same images judged by other images' questions."""
         order = torch.arange(len(self.asked))
         readings = self.detector.read(self.truth(order))
         shuffled = torch.randperm(len(order), generator=stream(self.seed, "ShapeEval shuffle", index=0))
-        sets = {"ceiling: ground truth": order, "floor: shuffled captions": shuffled}
-        found = {name: self.judge(self.rows_of(readings, questions)) for name, questions in sets.items()}
-        found["floor: shuffled captions"] = [m for m in found["floor: shuffled captions"] if self.metric in m.metric]
+        best, least = (self.judge(self.rows_of(readings, questions)) for questions in (order, shuffled))
+        least = [m for m in least if self.metric in m.metric]  # the rest is the same of both
+        found = {"ceiling: ground truth": best, "floor: shuffled captions": least}
         return [replace(m, protocol=f"{name}; {m.protocol}") for name, measured in found.items() for m in measured]

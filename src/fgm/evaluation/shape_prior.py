@@ -1,8 +1,8 @@
-"""How far what is drawn departs from what captions ask for, as histograms over all objects of all pictures.
+"""How far what is drawn departs from what captions ask for, as histograms over all objects of all images.
 
     class_tv     shapes of the objects             prior: the captions name them
     colour_tv    colours of the objects            prior: as stated; else uniform over what training shows of the shape
-    count_tv     number of objects in a picture    prior: the captions tell it
+    count_tv     number of objects in an image    prior: the captions tell it
 
 each the total variation of symptoms.py. The priors are exact, so that the truth's own distances are those of n draws;
 a sampler that leaves out a class, a colour or objects is seen here even where no single caption judges it.
@@ -26,7 +26,7 @@ COUNTS = OBJECTS + 2  # 0 to OBJECTS, and more
 
 
 def histograms(found: Sequence[Sequence[Detection]]) -> Rows:
-    """Of each picture: its objects by class (n, SHAPES) and by colour (n, COLOURS), and their number."""
+    """Of each image: its objects by class (n, SHAPES) and by colour (n, COLOURS), and their number."""
     classes = [[SHAPE_NAMES.index(d.cls) for d in detections] for detections in found]
     colours = [[COLOUR_NAMES.index(str(d.colour)) for d in detections] for detections in found]
     counts = torch.tensor([len(detections) for detections in found])
@@ -38,7 +38,7 @@ def tally(items: Sequence[Sequence[int]], kinds: int) -> Tensor:
 
 
 def histogram_distances(rows: Rows, captions: Captions) -> dict[str, float]:
-    """Pictures' histograms against their captions, both n; of class and colour 1 where nothing is found at all."""
+    """Images' histograms against their captions, both n; of class and colour 1 where nothing is found at all."""
     counts = rows["objects"].clamp_max(COUNTS - 1).bincount(minlength=COUNTS)
     drawn = {"class_tv": rows["classes"].sum(0), "colour_tv": rows["colours"].sum(0), "count_tv": counts}
     prior = priors(captions)

@@ -1,14 +1,11 @@
-"""ShapeEval's questions: GenEval's form, metadata and tags over captions of shapes.
+"""ShapeEval's questions: GenEval's form, metadata and tags over prompts of shapes.
 
-A tag has few captions (four of single_object, twelve of two_object), so that each is asked several times: every tag
-gets the same number of images, dealt to its captions as evenly as can be; the score is the mean of the tags' means.
-Captions that bind a held-out pair of colour and shape occur in colors and color_attr, at their share of all captions.
+A tag has few prompts (four of single_object, twelve of two_object), so that each is asked several times: every tag
+gets the same number of images, dealt to its prompts as evenly as can be; the score is the mean of the tags' means.
+Prompts that bind a held-out pair of colour and shape occur in colors and color_attr, at their share of all prompts.
 """
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -24,7 +21,7 @@ VOCABULARY = Vocabulary(tuple(SHAPE_NAMES), tuple(COLOUR_NAMES), tuple(TAGS))
 
 @dataclass(frozen=True)
 class Question:
-    """A caption and how many images are asked of it."""
+    """A prompt and how many images are asked of it."""
 
     metadata: Metadata
     samples: int
@@ -33,7 +30,7 @@ class Question:
 def questions(
     prompts_per_tag: int = 100, images_per_tag: int = 400, seed: int = 0, shapes: int = EASY
 ) -> list[Question]:
-    """Up to prompts_per_tag captions of every tag, chosen by the seed, in the order of TAGS."""
+    """Up to prompts_per_tag prompts of every tag, chosen by the seed, in the order of TAGS."""
     if not 1 <= prompts_per_tag <= images_per_tag:
         raise Refusal(
             f"{images_per_tag} images cannot be shared among {prompts_per_tag} prompts: ask for at least one each"
@@ -50,13 +47,3 @@ def questions(
 def deal(images: int, prompts: int) -> list[int]:
     """Shares that differ by at most one."""
     return [images // prompts + (i < images % prompts) for i in range(prompts)]
-
-
-def per_image(asked: Sequence[Question]) -> list[Metadata]:
-    """The metadata of every image, question by question."""
-    return [question.metadata for question in asked for _ in range(question.samples)]
-
-
-def write_metadata(path: Path, asked: Sequence[Question]) -> None:
-    """GenEval's evaluation_metadata.jsonl: one question a line."""
-    path.write_text("".join(json.dumps(question.metadata) + "\n" for question in asked))

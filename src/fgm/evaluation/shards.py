@@ -82,10 +82,10 @@ def save_shard(path: Path, shard: range, rows: Rows) -> None:
     rows = {name: row.float() if row.is_floating_point() else row for name, row in rows.items()}
     rows = {name: row.clone(memory_format=torch.contiguous_format) for name, row in rows.items()}
     with replacing(path, shared=True) as temporary:
-        save_file(rows, temporary, metadata=told(shard))
+        save_file(rows, temporary, metadata=header(shard))
 
 
-def told(shard: range) -> dict[str, str]:
+def header(shard: range) -> dict[str, str]:
     """In one entry, since safetensors keeps several in no fixed order."""
     return {"shard": json.dumps({"range": [shard.start, shard.stop], "count": len(shard)})}
 
@@ -95,7 +95,7 @@ def is_whole(path: Path, shard: range) -> bool:
     try:
         with safe_open(path, "pt") as file:
             counts = {file.get_slice(name).get_shape()[0] for name in file.keys()}  # noqa: SIM118
-            return file.metadata() == told(shard) and counts == {len(shard)}
+            return file.metadata() == header(shard) and counts == {len(shard)}
     except (OSError, SafetensorError):
         return False
 

@@ -13,7 +13,7 @@ from fgm.networks.generator import input_scale, step_times
 from fgm.networks.sd3 import FACTOR
 from fgm.pretrained import BILLIONS
 from fgm.publish.plan import Plan
-from fgm.records import steps_named
+from fgm.records import calls_named, steps_named
 
 CALL = """```python
 import torch
@@ -31,7 +31,8 @@ def card(plan: Plan, merge: bool, dtype: str) -> str:
     """README.md of the pipeline, in Markdown with the hub's header."""
     results = json.loads((Path(plan.config["run_dir"]) / "results.json").read_text())
     header = yaml.safe_dump(header_of(plan), sort_keys=False)
-    parts = [f"---\n{header}---\n", f"# {plan.config['recipe']}: {plan.teacher_name} in {calls(plan)}\n", origin(plan)]
+    title = f"# {plan.config['recipe']}: {plan.teacher_name} in {calls_named(plan.steps)}\n"
+    parts = [f"---\n{header}---\n", title, origin(plan)]
     parts += ["## How to call it\n", explained(plan), called(plan, merge, dtype), ""]
     parts += ["## What was measured\n", measured(results), "## Where it is from\n", provenance(plan, results)]
     parts += ["## Licence\n", licence(plan)]
@@ -53,10 +54,6 @@ def teacher_header(plan: Plan) -> dict[str, Any]:
     except (yaml.YAMLError, IndexError):
         found = {}
     return found if isinstance(found, dict) else {}
-
-
-def calls(plan: Plan) -> str:
-    return "one network call" if plan.steps == 1 else f"{plan.steps} network calls"
 
 
 def origin(plan: Plan) -> str:

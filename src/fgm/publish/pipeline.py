@@ -31,7 +31,7 @@ from fgm.publish.plan import Plan
 from fgm.text.index import ENCODERS
 
 PLAIN = (".json", ".txt", ".model")  # configs and tokenizers
-TOLD = ("license", "licence", "notice")
+LICENCES = ("license", "licence", "notice")
 CLASSES = {
     "vae": ("diffusers", "AutoencoderKL"),
     "transformer": ("diffusers", "SD3Transformer2DModel"),
@@ -120,7 +120,7 @@ def model_index(plan: Plan) -> dict[str, Any]:
 
 
 def licences(directory: Path) -> list[Path]:
-    return [file for file in sorted(directory.iterdir()) if file.is_file() and file.name.lower().startswith(TOLD)]
+    return [file for file in sorted(directory.iterdir()) if file.is_file() and file.name.lower().startswith(LICENCES)]
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

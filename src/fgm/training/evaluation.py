@@ -76,7 +76,7 @@ class Measuring:
         if isinstance(panel, Asking):
             asked = panel.questions(torch.arange(n))
             truth = panel.truth(asked)
-            captioned_grid(sets | ({} if truth is None else {"real": truth}), panel.captions(asked), path)
+            captioned_grid(sets | ({} if truth is None else {"real": truth}), panel.prompts(asked), path)
         else:
             picture(sets | {"real": data.reference(n, stream("shown", index=0))}, path, SHOWN_IMAGES)
 
@@ -99,7 +99,7 @@ class Measuring:
         samples = self.taken(sampler, module, SHOWN_PROMPTS)
         if samples is None or samples.labels is None:
             return []
-        prompts, verdicts = panel.captions(samples.labels), panel.verdicts(samples.x, samples.labels)
+        prompts, verdicts = panel.prompts(samples.labels), panel.verdicts(samples.x, samples.labels)
         images = samples.x.permute(0, 2, 3, 1).numpy()
         return [Answer(p, *v, x) for p, v, x in zip(prompts, verdicts, images, strict=bool(verdicts))]
 

@@ -1,4 +1,4 @@
-"""Feature spaces. From pictures to the vectors that distances compare.
+"""Feature spaces. From images to the vectors that distances compare.
 
     small.SmallClassifier             digits and Fashion-MNIST, shipped with this package
     inception.Inception               the only space whose Fréchet distance is called FID; weights by path
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class FeatureExtractor(Protocol):
-    """uint8 pictures (n, c, h, w) -> float32 features (n, dim), on the CPU.
+    """uint8 images (n, c, h, w) -> float32 features (n, dim), on the CPU.
 
     Attributes:
         id: what the network is called.
         sha256: of its weights, the first eight hex digits.
         dim: of the features.
-        resize: how pictures come to the network's size, as protocols say it.
+        resize: how images come to the network's size, as protocols say it.
         reads_labels: whether its logits are the data's classes.
     """
 

@@ -10,7 +10,7 @@ from fgm.evaluation.quantise import dequantise
 
 
 class RandomConvolutions(NetworkExtractor):
-    """Pictures of any size -> mean (even features) and deviation (odd ones) over pixels of two seeded convolutions.
+    """Images of any size -> mean (even features) and deviation (odd ones) over pixels of two seeded convolutions.
 
     Args:
         dim: number of features.

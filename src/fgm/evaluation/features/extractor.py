@@ -1,4 +1,4 @@
-"""What the extractors share: a frozen network in eval mode, exact float32, and grey pictures in three channels."""
+"""What the extractors share: a frozen network in eval mode, exact float32, and grey images in three channels."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ class NetworkExtractor:
 
     def both(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         if images.dtype != torch.uint8 or images.ndim != 4:
-            raise Refusal(f"{self.id} reads uint8 pictures (n, c, h, w), not {images.dtype} {tuple(images.shape)}")
+            raise Refusal(f"{self.id} reads uint8 images (n, c, h, w), not {images.dtype} {tuple(images.shape)}")
         self.net.eval()
         with torch.no_grad(), exact(self.device.type):
             features, logits = self.run(images.to(self.device))
@@ -58,7 +58,7 @@ def exact(device_type: str) -> Iterator[None]:
 
 
 def three_channels(images: Tensor) -> Tensor:
-    """Grey pictures (n, 1, h, w) repeated to (n, 3, h, w); others as they are."""
+    """Grey images (n, 1, h, w) repeated to (n, 3, h, w); others as they are."""
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 

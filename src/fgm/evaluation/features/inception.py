@@ -9,13 +9,13 @@ from torch import Tensor
 from fgm.errors import Refusal
 from fgm.evaluation.features.extractor import NetworkExtractor, three_channels
 from fgm.evaluation.features.states import harmless
-from fgm.evaluation.features.weights import checked_hash, inception_weights
+from fgm.evaluation.held_weights import checked_hash, inception_weights
 
 LAYERS = ["2048", "logits_unbiased"]
 
 
 class Inception(NetworkExtractor):
-    """Pictures of any size -> 2048 features and 1008 logits.
+    """Images of any size -> 2048 features and 1008 logits.
 
     Args:
         weights: path of the state dict; None looks for the published name in $TORCH_HOME/hub/checkpoints.

@@ -13,13 +13,20 @@ from torch import Tensor
 from fgm.errors import Refusal, hint
 from fgm.evaluation.features.extractor import NetworkExtractor, three_channels, weights_hash
 from fgm.evaluation.features.states import harmless
-from fgm.evaluation.features.weights import checked_hash
+from fgm.evaluation.held_weights import checked_hash
 
 READ_A_STATE_DICT = ("inception-v3-compat", "vgg16")  # the others fetch, or execute what they read
 
 
-class Registered(NetworkExtractor):
-    """Pictures -> one layer of a registered extractor.
+class OneLayer(NetworkExtractor):
+    """Around a network of torch-fidelity's that gives one layer."""
+
+    def run(self, images: Tensor) -> tuple[Tensor, None]:
+        return self.net(three_channels(images))[0], None
+
+
+class Registered(OneLayer):
+    """Images -> one layer of a registered extractor.
 
     Args:
         name: as registered.
@@ -38,9 +45,6 @@ class Registered(NetworkExtractor):
         digest = checked_hash(Path(weights)) if weights else weights_hash(net)
         super().__init__(f"{name}-{layer}", digest, 0, net, device, "in the extractor")
         self.dim = self(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape[1]
-
-    def run(self, images: Tensor) -> tuple[Tensor, None]:
-        return self.net(three_channels(images))[0], None
 
 
 def registered_class(name: str) -> Any:

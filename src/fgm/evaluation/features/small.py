@@ -9,7 +9,7 @@ from fgm.evaluation.quantise import dequantise
 
 
 class SmallClassifier(NetworkExtractor):
-    """Grey pictures -> features and the logits of ten classes: digits of 8 x 8, or clothes of 28 x 28."""
+    """Grey images -> features and the logits of ten classes: digits of 8 x 8, or clothes of 28 x 28."""
 
     net: Classifier
     reads_labels = True

@@ -1,4 +1,4 @@
-"""GenEval (Ghosh et al., arXiv 2310.11513): does the picture show what the prompt names?
+"""GenEval (Ghosh et al., arXiv 2310.11513): does the image show what the prompt names?
 
     prompts, grammar      what is asked:   metadata in the schema of evaluation_metadata.jsonl
     layout                what is drawn:   <dir>/<index>/samples/<k>.png, complete or refused

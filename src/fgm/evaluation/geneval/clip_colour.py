@@ -23,12 +23,13 @@ from torch.nn.functional import normalize
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
+from fgm.evaluation.features.transformer import OPENAI
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.evaluation.geneval.vocabulary import COLOURS
-from fgm.evaluation.geneval.weights import CLIP, fingerprint, load_pretrained, require_files
+from fgm.evaluation.held_weights import CLIP, directory_hash, load_pretrained, require_directory
 
 TEMPLATES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+MEAN, STD = OPENAI
 GREY = 0x99
 
 
@@ -40,16 +41,16 @@ class ClipColours:
     """
 
     def __init__(self, directory: Path | str | None, device: str = "cpu", colours: Sequence[str] = COLOURS) -> None:
-        folder = require_files(directory, ("config.json",), CLIP)
+        folder = require_directory(directory, ("config.json",), CLIP)
         if not (folder / "tokenizer.json").exists():
-            require_files(folder, ("vocab.json", "merges.txt"), CLIP)
+            require_directory(folder, ("vocab.json", "merges.txt"), CLIP)
         self.net = load_pretrained("CLIPModel", folder, CLIP).to(device)
         from transformers import AutoTokenizer
 
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.device, self.colours = device, tuple(colours)
         self.size = self.net.config.vision_config.image_size
-        self.protocol = f"CLIP colours {fingerprint(folder)}"
+        self.protocol = f"CLIP colours {directory_hash(folder)}"
         self.texts = cache(self.embed_texts)
 
     def classify(self, image: Pixels, detections: Sequence[Detection]) -> list[str]:
@@ -85,6 +86,6 @@ def cut_out(image: Pixels, detection: Detection) -> Pixels:
 def preprocess(image: Pixels, size: int) -> Tensor:
     """uint8 (h, w, 3) to CLIP's input (1, 3, size, size)."""
     whole: Any = Image.fromarray(image)  # torchvision takes PIL's images too, and CLIP was trained on their resize
-    picture = center_crop(resize(whole, [size], InterpolationMode.BICUBIC), [size, size])
-    x = pil_to_tensor(picture).float() / 255
+    square = center_crop(resize(whole, [size], InterpolationMode.BICUBIC), [size, size])
+    x = pil_to_tensor(square).float() / 255
     return ((x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None])[None]

@@ -1,6 +1,6 @@
-"""What is seen in a picture: boxes with a class and a score, from a detector or from a record.
+"""What is seen in an image: boxes with a class and a score, from a detector or from a record.
 
-A Detector looks at pixels, uint8 (h, w, 3). A RecordedDetector looks up a picture's key, its path relative to the
+A Detector looks at pixels, uint8 (h, w, 3). A RecordedDetector looks up an image's key, its path relative to the
 layout's directory ("00012/samples/00003.png"): it stands for a detector that ran elsewhere. Boxes are (x_0, y_0, x_1,
 y_1) in pixels, x to the right and y DOWN, the last column and row excluded.
 """
@@ -45,7 +45,7 @@ class Detection:
 
 
 class Detector(Protocol):
-    """Finds the objects of a picture; protocol says with what."""
+    """Finds the objects of an image; protocol says with what."""
 
     @property
     def protocol(self) -> str: ...
@@ -54,7 +54,7 @@ class Detector(Protocol):
 
 
 class ColourClassifier(Protocol):
-    """Names one of the colours for each of some objects of a picture."""
+    """Names one of the colours for each of some objects of an image."""
 
     protocol: str
 
@@ -71,8 +71,8 @@ class RecordedDetector:
     def recall(self, key: str) -> list[Detection]:
         """
         Raises:
-            Refusal: the picture was never looked at, which is not the same as nothing found.
+            Refusal: the image was never looked at, which is not the same as nothing found.
         """
         if key not in self.detections:
-            raise Refusal(f"{self.protocol}: has no entry for {key}; a picture without objects needs an empty list")
+            raise Refusal(f"{self.protocol}: has no entry for {key}; an image without objects needs an empty list")
         return list(self.detections[key])

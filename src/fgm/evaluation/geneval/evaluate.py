@@ -1,7 +1,7 @@
-"""From pictures to verdicts: see, keep, ask for the colours that matter, judge.
+"""From images to verdicts: see, keep, ask for the colours that matter, judge.
 
 The official evaluator's order. A colour classifier is asked for nothing but the boxes that a clause with a colour sees,
-and only where the detector told no colour. With recorded detections the pictures are not even opened otherwise.
+and only where the detector told no colour. With recorded detections the images are not even opened otherwise.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +16,7 @@ from fgm.evaluation.geneval.rules import OFFICIAL, GenEvalRules, Kept, Verdict, 
 
 
 class GenEval:
-    """Pictures in, verdicts out.
+    """Images in, verdicts out.
 
     Args:
         detector: finds objects, or remembers them.
@@ -34,7 +34,7 @@ class GenEval:
 
     @property
     def eyes(self) -> str:
-        """The rules, and what sees the pictures for them."""
+        """The rules, and what sees the images for them."""
         colours = [self.colours.protocol] if self.colours else []
         return "; ".join([self.rules.protocol, self.detector.protocol, *colours])
 

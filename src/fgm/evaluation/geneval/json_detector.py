@@ -1,12 +1,12 @@
-"""Detections that another tool wrote, by picture, in a JSON or JSONL file.
+"""Detections that another tool wrote, by image, in a JSON or JSONL file.
 
-    JSON     {PICTURE: [ENTRY, ...], ...}
-    JSONL    {"filename": PICTURE, "detections": [ENTRY, ...]}          one picture a line
-             {"filename": PICTURE, "details": "{NAME: [[x_0, y_0, x_1, y_1, score], ...], ...}"}
+    JSON     {IMAGE: [ENTRY, ...], ...}
+    JSONL    {"filename": IMAGE, "detections": [ENTRY, ...]}          one image a line
+             {"filename": IMAGE, "details": "{NAME: [[x_0, y_0, x_1, y_1, score], ...], ...}"}
     ENTRY    {"class": NAME, "box": [x_0, y_0, x_1, y_1], "score": S[, "color": COLOUR]}
 
 The last form is the official evaluator's results.jsonl, so that its boxes can be judged again; it tells no colours. Of
-a picture's path the last three parts count: it may be absolute.
+an image's path the last three parts count: it may be absolute.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from fgm.evaluation.geneval.detections import Detection, RecordedDetector
 from fgm.evaluation.geneval.vocabulary import GENEVAL, Vocabulary
 from fgm.files import parse_object, read_lines, read_text
 
-HOLDS = "detections by picture"
+HOLDS = "detections by image"
 
 
 class JsonDetector(RecordedDetector):
@@ -33,7 +33,7 @@ class JsonDetector(RecordedDetector):
     def __init__(self, path: Path | str, vocabulary: Vocabulary = GENEVAL, protocol: str | None = None) -> None:
         path = Path(path)
         detections: dict[str, list[Detection]] = {}
-        for where, name, entries in read_pictures(path):
+        for where, name, entries in read_images(path):
             key = "/".join(PurePosixPath(name).parts[-3:])
             if key in detections:
                 raise Refusal(f"{where}: {key} stands there twice; keep one")
@@ -42,11 +42,11 @@ class JsonDetector(RecordedDetector):
         super().__init__(protocol or f"detections from {path.name}", detections)
 
 
-def read_pictures(path: Path) -> Iterator[tuple[str, str, list[Any]]]:
-    """(where it stands, picture's path, entries)."""
+def read_images(path: Path) -> Iterator[tuple[str, str, list[Any]]]:
+    """(where it stands, image's path, entries)."""
     if path.suffix == ".json":
-        pictures = parse_object(read_text(path, HOLDS), str(path))
-        for name, entries in pictures.items():
+        images = parse_object(read_text(path, HOLDS), str(path))
+        for name, entries in images.items():
             yield str(path), name, as_entries(entries, f"{path}, {name}")
     else:
         for where, line in read_lines(path, HOLDS):

@@ -29,7 +29,7 @@ FOLDER, FILE = re.compile(r"\d{4,5}"), re.compile(r"\d+\.png")
 
 @dataclass(frozen=True, order=True)
 class Sample:
-    """One picture: the ordinal-th one of prompt index."""
+    """One image: the ordinal-th one of prompt index."""
 
     index: int
     ordinal: int
@@ -45,7 +45,7 @@ class Sample:
 
 
 def write_sample(directory: Path, index: int, ordinal: int, metadata: Metadata, pixels: Pixels) -> Path:
-    """Export one picture and, before it, its prompt.
+    """Export one image and, before it, its prompt.
 
     Raises:
         Refusal: the folder holds another prompt.
@@ -85,7 +85,7 @@ def require_prompt(folder: Path, metadata: Metadata) -> None:
     path = folder / "metadata.jsonl"
     row = parse_object(read_text(path, f"the metadata of {metadata.prompt!r}"), str(path))
     if row != json.loads(metadata.line()):
-        raise Refusal(f"{path}: is not the metadata of {metadata.prompt!r}; the pictures were made for other prompts")
+        raise Refusal(f"{path}: is not the metadata of {metadata.prompt!r}; the images were made for other prompts")
 
 
 def read_png(path: Path) -> Pixels:

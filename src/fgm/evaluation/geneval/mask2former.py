@@ -23,7 +23,7 @@ from torch.nn.functional import interpolate, pad
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.evaluation.geneval.vocabulary import OBJECTS
-from fgm.evaluation.geneval.weights import MASK2FORMER, fingerprint, load_pretrained, require_files
+from fgm.evaluation.held_weights import MASK2FORMER, directory_hash, load_pretrained, require_directory
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 DIVISOR = 32
@@ -38,7 +38,7 @@ class Geometry:
     padded: tuple[int, int]
 
     @classmethod
-    def of(cls, image: tuple[int, int], short_side: int = 800, long_side: int = 1333) -> "Geometry":
+    def of(cls, image: tuple[int, int], short_side: int, long_side: int) -> "Geometry":
         scale = min(short_side / min(image), long_side / max(image))
         h, w = (int(side * scale + 0.5) for side in image)
         return cls(image, (h, w), (-(-h // DIVISOR) * DIVISOR, -(-w // DIVISOR) * DIVISOR))
@@ -78,7 +78,7 @@ class Mask2FormerDetector:
         top: Annotated[int, "[1, inf)"] = 100,
         floor: Annotated[float, "[0, 1)"] = 0.05,
     ) -> None:
-        folder = require_files(directory, ("config.json",), MASK2FORMER)
+        folder = require_directory(directory, ("config.json",), MASK2FORMER)
         self.net = load_pretrained("Mask2FormerForUniversalSegmentation", folder, MASK2FORMER).to(device)
         labels = self.net.config.num_labels
         if labels != len(OBJECTS):
@@ -86,7 +86,7 @@ class Mask2FormerDetector:
                 f"{directory}: a network of {labels} classes, not COCO's {len(OBJECTS)}; put {MASK2FORMER} there"
             )
         self.device, self.sides, self.top, self.floor = device, (short_side, long_side), top, floor
-        self.protocol = f"Mask2Former {fingerprint(folder)}, sides {short_side} to {long_side}, top {top}"
+        self.protocol = f"Mask2Former {directory_hash(folder)}, sides {short_side} to {long_side}, top {top}"
 
     @torch.inference_mode()
     def detect(self, image: Pixels) -> list[Detection]:

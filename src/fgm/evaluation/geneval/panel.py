@@ -30,7 +30,7 @@ class GenEvalPanel(PromptPanel):
     Args:
         metadata: path of prompts/evaluation_metadata.jsonl in a GenEval checkout; grammar for prompts of our own, which
             are no published benchmark.
-        detector: finds objects in pictures.
+        detector: finds objects in images.
         colours: names the colours that the detector leaves open.
         data: encodes prompts as conditions; None where samples come from a folder.
         samples: of each prompt.
@@ -71,11 +71,11 @@ class GenEvalPanel(PromptPanel):
         return self.tokens[questions]
 
     def truth(self, questions: Tensor) -> None:
-        """There are no real pictures of them."""
+        """There are no real images of them."""
 
     def verdicts(self, x_0: Tensor, questions: Tensor) -> list[tuple[bool, str]]:
-        pictures = quantise(x_0).movedim(1, -1).cpu().numpy()
-        pairs = zip(pictures, (self.asked[i] for i in questions.tolist()), strict=True)
+        images = quantise(x_0).movedim(1, -1).cpu().numpy()
+        pairs = zip(images, (self.asked[i] for i in questions.tolist()), strict=True)
         looked = [self.judging.look(self.detector.detect(x), asked, lambda x=x: x) for x, asked in pairs]
         return [(verdict.correct, verdict.reason) for _, verdict in looked]
 

@@ -40,7 +40,7 @@ class Clause:
 
 @dataclass(frozen=True)
 class Metadata:
-    """One prompt and what its picture must show."""
+    """One prompt and what its image must show."""
 
     tag: str
     prompt: str
@@ -78,7 +78,7 @@ def parse_metadata(text: str, where: str, vocabulary: Vocabulary = GENEVAL) -> M
     if not isinstance(row["prompt"], str) or not row["prompt"].strip():
         raise Refusal(f"{where}: prompt must be a text that is not empty")
     if row["include"] == []:
-        raise Refusal(f"{where}: include is empty, so that any picture would do")
+        raise Refusal(f"{where}: include is empty, so that any image would do")
     include, exclude = (parse_clauses(row, key, where, vocabulary) for key in ("include", "exclude"))
     return Metadata(row["tag"], row["prompt"], include, exclude)
 

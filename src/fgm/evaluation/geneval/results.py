@@ -24,7 +24,7 @@ Details = dict[str, list[list[float]]]
 
 @dataclass(frozen=True)
 class Result:
-    """The verdict on one picture.
+    """The verdict on one image.
 
     Attributes:
         sample: index of the prompt and ordinal of the sample.

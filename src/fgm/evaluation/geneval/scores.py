@@ -1,8 +1,8 @@
 """GenEval's numbers, from the verdicts on all samples of all prompts.
 
-    score of a tag     share of its pictures that are correct
+    score of a tag     share of its images that are correct
     overall            mean of the tags' scores, UNWEIGHTED: the one that is called GenEval
-    images             share of all pictures that are correct
+    images             share of all images that are correct
     prompts            share of the prompts of which any sample is correct
 
 A prompt's samples share their prompt, so the interval of overall resamples PROMPTS, within their tags and with
@@ -32,7 +32,7 @@ class Scores:
 
     Attributes:
         interval: 95 % of overall.
-        n: number of pictures.
+        n: number of images.
     """
 
     overall: float

@@ -79,10 +79,11 @@ def inspect(paths: list[Path]) -> tuple[tuple[int, ...], str]:
 def require_alike(shape: tuple[int, ...], first: tuple[int, ...], path: Path, first_path: Path) -> None:
     if shape != first:
         raise Refusal(
-            f"{path}: is {told(shape)}, and {first_path.name} is {told(first)}; all images must be of one kind and size"
+            f"{path}: is {in_words(shape)}, and {first_path.name} is {in_words(first)}; "
+            "all images must be of one kind and size"
         )
 
 
-def told(shape: tuple[int, ...]) -> str:
+def in_words(shape: tuple[int, ...]) -> str:
     c, h, w = shape
     return f"{'grey' if c == 1 else 'RGB'} {w} x {h}"

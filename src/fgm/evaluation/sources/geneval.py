@@ -1,4 +1,4 @@
-"""The pictures of a GenEval layout: index i is sample i modulo per_prompt of prompt i // per_prompt."""
+"""The images of a GenEval layout: index i is sample i modulo per_prompt of prompt i // per_prompt."""
 
 from collections.abc import Sequence
 from hashlib import sha256

@@ -1,4 +1,4 @@
-"""The panel for Fashion-MNIST: its feature space, its recipe, and what it says of good and of bad pictures."""
+"""The small classifiers: feature spaces of digits and of clothes, their recipes, and what their panels say."""
 
 from pathlib import Path
 
@@ -7,12 +7,14 @@ import torch
 from official_files import idx, write_fashion
 from torch import Tensor
 
+from fgm.data.digits import Digits
 from fgm.data.fashion import Fashion
 from fgm.errors import Refusal
 from fgm.evaluation import measure
-from fgm.evaluation.classifier import RECIPES, accuracy, classifier, train_classifier
+from fgm.evaluation.classifier import RECIPES, Space, accuracy, classifier, train_classifier
 from fgm.evaluation.features.small import SmallClassifier
-from fgm.evaluation.images import METRICS, FashionPanel
+from fgm.evaluation.images import METRICS, DigitPanel, FashionPanel
+from fgm.evaluation.panel import blur
 from fgm.evaluation.quantise import dequantise
 from fgm.streams import stream
 
@@ -36,15 +38,28 @@ def data(tmp_path: Path) -> Fashion:
     return Fashion(str(tmp_path))
 
 
-def test_the_shipped_classifier_is_a_feature_space_of_its_own() -> None:
-    extractor, (net, weights) = SmallClassifier("fashion"), classifier("fashion")
-    pictures = bars(5, "c")[0][:, None]
+@pytest.mark.parametrize("space, name, side, dim", [
+    ("digits", "small-classifier", 8, 32), ("fashion", "fashion-classifier", 28, 64),
+])  # fmt: skip
+def test_a_shipped_classifier_gives_features_and_logits_of_one_pass(
+    space: Space, name: str, side: int, dim: int
+) -> None:
+    extractor, (net, weights) = SmallClassifier(space), classifier(space)
+    pictures = bars(5, "c")[0][:, None, :side, :side]
     features, logits = extractor.both(pictures)
-    assert (extractor.id, extractor.sha256, extractor.dim) == ("fashion-classifier", weights, 64)
+    assert (extractor.id, extractor.sha256, extractor.dim) == (name, weights, dim)
     assert torch.equal(features, net.features(dequantise(pictures))) and torch.equal(logits, net(dequantise(pictures)))
-    assert weights != SmallClassifier().sha256
-    with pytest.raises(Refusal, match=r"fashion-classifier reads fashion \(n, 1, 28, 28\), not \(5, 1, 8, 8\)"):
-        extractor(pictures[..., :8, :8])
+    with pytest.raises(Refusal, match=rf"{name} reads {space} \(n, 1, {side}, {side}\), not \(5, 1, 7, 7\)"):
+        extractor(pictures[..., :7, :7])
+
+
+def test_the_shipped_classifier_is_what_its_recipe_trains() -> None:
+    """Retrained for a fifth of its iterations it reads the held-out scans almost as well, within three points."""
+    shipped, name = classifier("digits")
+    scans = Digits().split["test"]
+    assert len(name) == 8
+    again = train_classifier(RECIPES["digits"], Digits(), iterations=300)
+    assert accuracy(again, *scans) == pytest.approx(accuracy(shipped, *scans), abs=0.03)
 
 
 def test_its_recipe_learns_what_pictures_tell_and_standardises(data: Fashion) -> None:
@@ -68,3 +83,13 @@ def test_the_panel_tells_held_out_pictures_from_blurred_ones_and_noise(data: Fas
     assert {m.metric for m in told} == {*METRICS, "power_low", "power_mid", "power_high"} - {"power"}
     (fd,) = (m.protocol for m in told if m.metric == "fd")
     assert fd.startswith(f"fashion-classifier-{panel.extractor.sha256}, uint8") and "training split" in fd
+
+
+def test_the_digit_panel_orders_real_blurred_and_noise() -> None:
+    bounds = {(m.protocol.partition(";")[0], m.metric): m.value for m in DigitPanel().bounds()}
+    assert bounds["floor: held-out scans", "fd"] < 0.1 * bounds["ceiling: blurred scans", "fd"]
+    assert bounds["floor: held-out scans", "accuracy"] > 0.95 > bounds["ceiling: noise", "accuracy"]
+
+
+def test_a_blur_keeps_the_mean_of_a_constant() -> None:
+    assert torch.equal(blur(torch.ones(1, 1, 8, 8)), torch.ones(1, 1, 8, 8))

@@ -1,0 +1,126 @@
+"""A folder of PNGs: in the order of its names, told by its pixels, and the first image that does not fit is named."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from fgm.errors import Refusal
+from fgm.evaluation.exporting import export_images
+from fgm.evaluation.sources.dataset import DatasetSource
+from fgm.evaluation.sources.folder import FolderSource
+from fgm.streams import stream
+
+
+def exported(out: Path, layout: str = "png") -> Path:
+    """25 grey images of 8 x 8 with labels."""
+    images = torch.randint(256, (25, 1, 8, 8), generator=stream("folder", index=0), dtype=torch.uint8)
+    export_images(DatasetSource(images, torch.arange(25) % 10, "noise"), out, layout, step=10)
+    return out
+
+
+def png(path: Path, mode: str = "L", size: tuple[int, int] = (8, 8)) -> Path:
+    Image.new(mode, size).save(path)
+    return path
+
+
+def test_a_description_names_the_pixels_and_the_labels(tmp_path: Path) -> None:
+    one = FolderSource(exported(tmp_path / "a"))
+    same = FolderSource(exported(tmp_path / "b", "edm"), recursive=True)
+    assert one.describe() == same.describe() != FolderSource(tmp_path / "a", n=24).describe()
+    (tmp_path / "a" / "dataset.json").unlink()
+    assert FolderSource(tmp_path / "a").describe() != one.describe()
+
+
+def truncate(folder: Path) -> str:
+    path = folder / "000013.png"
+    path.write_bytes(path.read_bytes()[:-20])
+    return r"000013\.png: is no whole PNG \(truncated\); make it again"
+
+
+def no_png(folder: Path) -> str:
+    (folder / "000013.png").write_text("hello")
+    return r"000013\.png: is no whole PNG \(does not decode\)"
+
+
+def corrupt(folder: Path) -> str:
+    content = bytearray((folder / "000013.png").read_bytes())
+    content[50] ^= 255
+    (folder / "000013.png").write_bytes(bytes(content))
+    return r"000013\.png: is no whole PNG \(does not decode\)"
+
+
+def another_size(folder: Path) -> str:
+    png(folder / "000013.png", size=(9, 8))
+    return r"000013\.png: is grey 9 x 8, and 000000\.png is grey 8 x 8; all images must be of one kind and size"
+
+
+def colour_among_grey(folder: Path) -> str:
+    png(folder / "000013.png", "RGB")
+    return r"000013\.png: is RGB 8 x 8, and 000000\.png is grey 8 x 8"
+
+
+def alpha(folder: Path) -> str:
+    png(folder / "000013.png", "RGBA")
+    return r"000013\.png: is RGBA, and only 8-bit grey and RGB are measured"
+
+
+def jpeg(folder: Path) -> str:
+    png(folder / "000025.jpg", "L")
+    return r"000025\.jpg: is no PNG, and would be left out"
+
+
+def unlabelled(folder: Path) -> str:
+    png(folder / "new.png")
+    return r"dataset\.json: tells no label of new\.png"
+
+
+def half_labels(folder: Path) -> str:
+    labels = [[f"{i:06d}.png", i / 2] for i in range(25)]
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+    return r"dataset\.json: labels must be a list of \[name, whole number\]"
+
+
+DAMAGES = (truncate, no_png, corrupt, another_size, colour_among_grey, alpha, jpeg, unlabelled, half_labels)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_an_image_that_does_not_fit_is_named(damage: Callable[[Path], str], tmp_path: Path) -> None:
+    message = damage(exported(tmp_path / "out"))
+    with pytest.raises(Refusal, match=message) as refusal:
+        FolderSource(tmp_path / "out")
+    assert "\n" not in str(refusal.value)
+
+
+def test_grey_among_rgb_is_refused(tmp_path: Path) -> None:
+    png(tmp_path / "a.png", "RGB")
+    png(tmp_path / "b.png", "L")
+    with pytest.raises(Refusal, match=r"b\.png: is grey 8 x 8, and a\.png is RGB 8 x 8"):
+        FolderSource(tmp_path)
+
+
+def test_fewer_images_than_promised_are_refused(tmp_path: Path) -> None:
+    exported(tmp_path / "out")
+    with pytest.raises(Refusal, match="out holds 25 PNGs, and n = 26 are promised"):
+        FolderSource(tmp_path / "out", n=26)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(Refusal, match="none holds 0 PNGs, and at least one is needed"):
+        FolderSource(tmp_path / "none")
+
+
+def test_subfolders_are_read_when_asked_for(tmp_path: Path) -> None:
+    out = exported(tmp_path / "out", "edm")
+    with pytest.raises(Refusal, match="holds PNGs in subfolders alone: give recursive=true"):
+        FolderSource(out)
+    assert FolderSource(out, recursive=True).n == 25
+    with pytest.raises(Refusal, match="nowhere is no folder"):
+        FolderSource(tmp_path / "nowhere")
+
+
+def test_files_are_sorted_and_the_first_n_count(tmp_path: Path) -> None:
+    for value in (3, 1, 2):
+        Image.new("L", (4, 4), value).save(tmp_path / f"{value}.png")
+    assert FolderSource(tmp_path, n=2).take(range(2)).x[:, 0, 0, 0].tolist() == [1, 2]

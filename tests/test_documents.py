@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from fgm.config import CONFIGS, read_recipe
 from fgm.errors import Refusal
 from fgm.evaluation import measure
 from fgm.evaluation.symptoms import THRESHOLDS
-from fgm.overview import header, measured, page_line
+from fgm.overview import header, measured, page_line, study_line
 from fgm.records import append_row
 from fgm.shipped import names as shipped
 from fgm.shipped import run as shipped_run
+from fgm.studies.definition import read_sweep
 from fgm.table import BLOCK, DOCUMENTS, OVERVIEW, ROOT, render
 
 COMMANDS = sorted({command: name for name in ALL for command in commands(name)}.items())
@@ -52,6 +54,23 @@ def test_a_command_that_names_what_there_is_not_is_found(command: str, said: str
     with pytest.raises((AssertionError, Refusal)) as found:
         compose(*started(command))
     assert said in str(found.value)
+
+
+EXAMPLES = {"python": ["class MyTeacher", "class Parabolic", "class Radii"], "yaml": ["EXP=spirals_fgm"]}
+
+
+def test_every_example_is_one_that_the_tests_below_run() -> None:
+    found = {kind: [block for name in ALL for block in blocks(name, kind)] for kind in EXAMPLES}
+    for kind, holds in EXAMPLES.items():
+        assert [word in block for word, block in zip(holds, found[kind], strict=True)] == [True] * len(holds)
+    fences = re.findall(r"^```(.+)$", "\n".join(text_of(name) for name in ALL), re.M)
+    assert {*fences} == {*EXAMPLES, "bash"}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_extra_that_is_to_be_installed_is_there(name: str) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {*re.findall(r"'\.\[([\w-]+)\]'", text_of(name))} <= extras.keys()
 
 
 def example(kind: str, holds: str) -> str:
@@ -172,6 +191,20 @@ def test_a_recipe_is_told_with_its_first_sampler_and_its_teacher(tmp_path: Path)
     append_row(tmp_path / "toy" / "runs.jsonl", row | {"seed": 1, "results": [result(1.5, 1, "ema")]})
     assert measured("toy", tmp_path) == "fd 1 ± 0.71 in 1 call, 0.25 in 50 calls (n = 100, 2 seeds); 1.5 min"
     assert measured("nothing", tmp_path) == ""
+
+
+def test_a_study_is_told_with_its_best_point(tmp_path: Path) -> None:
+    def run(t_star: float, seed: int, value: float) -> dict[str, Any]:
+        result = {"metric": "fd", "value": value, "n": 100, "protocol": "p", "nfe": 1, "weights": "ema"}
+        told = {"recipe": "digits_fgm", "study": "t_star", "metrics": {"fd": "min"}, "sweep_digest": "a"}
+        return told | {"seed": seed, "swept": {"method.t_star": t_star}, "results": [result]}
+
+    values = {(0.5, 0): 2.0, (0.5, 1): 4.0, (0.7, 0): 1.0, (0.7, 1): 3.0, (0.9, 0): 9.0}
+    for (t_star, seed), value in values.items():
+        append_row(tmp_path / "t_star" / "runs.jsonl", run(t_star, seed, value))
+    told = "| 12 | digits_fgm: fd 2 ± 1.4 (n = 100) at t_star 0.7, 1 near it; 5 runs |"
+    assert study_line(read_sweep("t_star"), tmp_path).endswith(told)
+    assert study_line(read_sweep("ema"), tmp_path).endswith(" |  |")
 
 
 def test_a_recipe_is_told_by_the_first_sentences_of_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

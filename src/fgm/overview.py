@@ -1,6 +1,7 @@
-"""Two overviews, as Markdown: of the recipes, from their headers and rows, and of the pages in experiments/."""
+"""Overviews, as Markdown: of recipes and studies, from what defines them and their rows; of pages in experiments/."""
 
 import re
+from math import prod
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -9,6 +10,9 @@ from fgm.config import CONFIGS, recipes
 from fgm.markdown import mean_and_sd, table_head, table_row
 from fgm.records import read_rows
 from fgm.run_table import Key, collect, newest
+from fgm.studies.definition import Sweep, read_sweep, sweeps
+from fgm.studies.points import label
+from fgm.studies.rows import Cell, Study, studies_of
 
 UNRUN = re.compile(r"^(not yet run|no finished run has been recorded yet)[;,]?( and)? ?")  # an empty column says it
 DECIDING = ("shapeeval", "fd", "sliced_w2")  # the first of them that a recipe measures
@@ -63,6 +67,27 @@ def calls(key: Key) -> str:
 
 def number_of(run: dict[str, Any], metric: str) -> int:
     return next(row["n"] for row in run["results"] if row["metric"] == metric)
+
+
+def studies_told(experiments: Path) -> list[str]:
+    """A line for each study: its question, its points, and the best of them, of each recipe that it was asked of."""
+    head = table_head(["study", "question", "points", "the best so far"])
+    return [*head, *(study_line(read_sweep(name), experiments) for name in sweeps())]
+
+
+def study_line(sweep: Sweep, experiments: Path) -> str:
+    studies = studies_of(read_rows(experiments / sweep.name / "runs.jsonl"))
+    points = prod(len(axis.values) for axis in sweep.axes.values())
+    told = "; ".join(best_told(study, study.best) for study in studies if study.best)
+    return table_row([linked(sweep.name, experiments), sweep.question, str(points), told])
+
+
+def best_told(study: Study, best: Cell) -> str:
+    """With the number of runs, and those of the other points that its seeds do not tell from it."""
+    near = len(study.near_best)
+    beside = f", {near} near it" if near else ""
+    value, n = mean_and_sd(best.values(study.metric)), number_of(study.runs[0], study.metric)
+    return f"{study.recipe}: {study.metric} {value} (n = {n}) at {label(best.swept)}{beside}; {len(study.runs)} runs"
 
 
 def pages_told(experiments: Path) -> list[str]:

@@ -5,6 +5,7 @@ Between a mark and <!-- end -->:
     <!-- table: recipe, recipe -->     one table each: a row per sampler, of the newest config
     <!-- table: recipe (fd, kid) -->   these metrics alone
     <!-- recipes -->                   what each recipe is, costs, is expected to give and has given
+    <!-- studies -->                   what each study asks, and its best point
     <!-- pages -->                     what was asked in experiments/, and the verdict
 
 Rows of fgm.bench and fgm.memory, which name a subject, and of studies make tables of their own kinds.
@@ -16,7 +17,7 @@ from typing import Any
 
 from fgm.benchmarks.rows import table_of
 from fgm.errors import Refusal, entry
-from fgm.overview import pages_told, recipes_told
+from fgm.overview import pages_told, recipes_told, studies_told
 from fgm.records import read_rows
 from fgm.run_table import newest, rows_of
 from fgm.studies.identity.table import table_of_identity
@@ -29,8 +30,8 @@ DOCUMENTS = ("README.md", "experiments/README.md", *(path.relative_to(ROOT).as_p
 BLOCK = re.compile(
     r"(<!-- table: (?P<recipes>[\w, ]+?)(?: \((?P<metrics>[\w, ]+)\))? -->\n).*?(?P<end><!-- end -->)", re.S
 )
-OVERVIEW = re.compile(r"(<!-- (?P<kind>recipes|pages) -->\n).*?(?P<end><!-- end -->)", re.S)
-OVERVIEWS = {"recipes": recipes_told, "pages": pages_told}
+OVERVIEW = re.compile(r"(<!-- (?P<kind>recipes|studies|pages) -->\n).*?(?P<end><!-- end -->)", re.S)
+OVERVIEWS = {"recipes": recipes_told, "studies": studies_told, "pages": pages_told}
 
 
 def main(arguments: list[str]) -> None:

@@ -81,10 +81,11 @@ def make_evaluation(node: dict[str, Any]) -> Any:
         raise Refusal(str(refusal).replace("evaluation.", PREFIX)) from refusal
 
 
-def device_of_rank() -> Any:
-    """This process's accelerator, or the CPU."""
+def device_of_rank(accelerator: str = "auto") -> Any:
+    """This process's accelerator, or the CPU where there is none or it is asked for."""
     import os
 
     import torch
 
-    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+    cuda = accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cuda else "cpu")

@@ -64,11 +64,15 @@ def record(
 
 
 def environment(device: torch.device, world_size: int) -> dict[str, Any]:
-    on_cuda = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_cuda else f"cpu, {torch.get_num_threads()} threads"
-    told = {"torch": torch.__version__, "python": platform.python_version(), "device": name, "world_size": world_size}
-    tf32 = on_cuda and torch.backends.cuda.matmul.allow_tf32
-    return told | {"tf32": tf32} | {key: version_of(package) for key, package in PACKAGES.items()}
+    told = {"torch": torch.__version__, "python": platform.python_version(), "device": device_name(device)}
+    tf32 = device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
+    versions = {key: version_of(package) for key, package in PACKAGES.items()}
+    return told | {"world_size": world_size, "tf32": tf32} | versions
+
+
+def device_name(device: torch.device) -> str:
+    """As rows and results.json have it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
 def version_of(package: str) -> str | None:

@@ -18,7 +18,7 @@ from fgm.training.account import PROJECT
 
 
 def write_sweep(sweep: Sweep, recipe: str, overrides: list[str], out: str) -> str:
-    """To outputs/<sweep>/wandb.yaml or out; says what to do with it."""
+    """To outputs/<study>/wandb.yaml or out; says what to do with it."""
     require_axes(sweep, recipe, [*sweep.base, *overrides])
     outputs = read_recipe(recipe, [*sweep.base, *overrides])["outputs"]
     path = Path(out or f"{outputs}/{sweep.name}/wandb.yaml")

@@ -47,11 +47,16 @@ def from_run(
     return from_file(str(weights), read_config(weights.parent / "config.yaml", config)["network"], guidance)
 
 
-def run_dir(node: dict[str, Any] | None) -> Path | None:
-    """Of the run that a `teacher` node names, if it names one."""
+def run_named(node: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The config of the run that a `teacher` node names, if it names one."""
     if not node or node["_target_"] != "fgm.teacher.from_run":
         return None
-    return Path(run_of(*(node[key] for key in ("recipe", "overrides", "outputs", "experiments")))["run_dir"])
+    return run_of(*(node[key] for key in ("recipe", "overrides", "outputs", "experiments")))
+
+
+def run_dir(node: dict[str, Any] | None) -> Path | None:
+    config = run_named(node)
+    return Path(config["run_dir"]) if config else None
 
 
 def require(node: dict[str, Any] | None) -> None:
@@ -74,7 +79,7 @@ def require(node: dict[str, Any] | None) -> None:
 
 def require_one_process(node: dict[str, Any]) -> None:
     """A teacher is trained on the way by one process on one device; others start processes of their own."""
-    config = run_of(*(node[key] for key in ("recipe", "overrides", "outputs", "experiments")))
+    config: Any = run_named(node)
     several = config["strategy"]["_target_"] != "fgm.training.strategies.Single"
     if several or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         told = f' ARGS="{" ".join(node["overrides"])}"' if node["overrides"] else ""

@@ -66,10 +66,8 @@ def finished(point: Point, rows: Rows, retry: bool = False) -> bool:
 def train_teachers(points: Sequence[Point], processes: Processes, console: Console) -> None:
     """Each teacher that the points name and that is missing, once and before them all; no part of the study itself."""
     for node in {json.dumps(node): node for node in (point.config["teacher"] for point in points)}.values():
-        if not node or node["_target_"] != "fgm.teacher.from_run" or not node["train"]:
-            continue
-        config = teacher.run_of(*(node[key] for key in ("recipe", "overrides", "outputs", "experiments")))
-        if is_done(config, Path(config["run_dir"])):
+        config = teacher.run_named(node)
+        if config is None or not node["train"] or is_done(config, Path(config["run_dir"])):
             continue
         console.print(f"the teacher first: {config['run_dir']}")
         outcome = processes.run(config | {"logger": "csv"})

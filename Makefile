@@ -59,7 +59,7 @@ bench: setup ## time the suite against plain code: EXP=, ARGS="subject=cycle cyc
 memory: setup ## what a distillation needs, and which GPUs hold it, before anything is loaded: EXP=, ARGS="record=true"
 	@$(RUN) fgm.memory experiment=$(EXP) $(ARGS)
 
-sweep: setup ## run a study, or go on with it: SWEEP=t_star, EXP=, ARGS="method.t_star=0.9 seed=0", ARGS="format=wandb"
+sweep: setup ## run a study's sweep, or go on with it: SWEEP=t_star, EXP=, ARGS="method.t_star=0.9 seed=0", ARGS="format=wandb"
 	@$(RUN) fgm.sweep sweep=$(SWEEP) $(if $(filter command,$(origin EXP)),experiment=$(EXP)) $(ARGS)
 
 report: setup ## page, plots and table of a study: SWEEP=t_star; outputs/t_star/report.html and experiments/t_star/

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,13 @@ import torch
 from adversaries import GAN
 from tiny_runs import Said, light
 from tiny_sd3 import SIZE, TRANSFORMER
-from torch import nn
+from torch import Tensor, nn
 from toy_trainings import SCHEDULE, setting
 
 import fgm.bench
 import fgm.memory
 from fgm.benchmarks.footprint import RESERVED, BlankData, ByteMoments, book, of_distillation, rehearse, weightless
-from fgm.benchmarks.ledger import AsOnGPU, Ledger, kept_for_backward
+from fgm.benchmarks.ledger import AsOnGPU, Ledger
 from fgm.errors import Refusal
 from fgm.networks import Velocity
 from fgm.networks.adapters import LoRA
@@ -45,6 +46,24 @@ class Words(nn.Module):
     def forward(self, condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         n, width, pooled = len(condition), self.shape["joint_attention_dim"], self.shape["pooled_projection_dim"]
         return torch.zeros(n, self.tokens, width), torch.zeros(n, pooled)
+
+
+def kept_for_backward(work: Callable[[], object], weights: Iterable[Tensor]) -> int:
+    """Bytes that autograd keeps when work is done, each storage once and those of weights left out."""
+    own = {tensor.untyped_storage()._cdata for tensor in weights}
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = work()
+    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    del result
+    return total
 
 
 def graph_of(net: Velocity, n: int, trained: bool) -> int:

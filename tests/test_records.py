@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from fgm.config import read_recipe, recipes
 from fgm.files import replacing
 from fgm.records import Measurement, append_row, read_rows, write_json
+from fgm.studies.definition import sweeps
 from fgm.table import ROOT, render, table
+from fgm.train import provenance
 
 INDEX = (ROOT / "experiments" / "README.md").read_text()
 
@@ -53,6 +57,14 @@ def test_a_table_shows_mean_and_sd_over_the_seeds_of_the_newest_config(tmp_path:
     assert "3 seeds, 1.0 min training on cpu" in text
     assert "fd: features-12345678, n = 100" in text
     assert len(read_rows(tmp_path / "toy" / "runs.jsonl")) == 5
+
+
+def test_a_row_names_the_device_that_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not merely one that is there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "some card")
+    told = [provenance(read_recipe("digits_fgm", [f"trainer.accelerator={name}"])) for name in ("auto", "cpu")]
+    assert told[0]["device"] == "some card" and told[1]["device"].startswith("cpu, ")
 
 
 def test_only_what_stands_between_the_marks_is_rewritten(tmp_path: Path) -> None:
@@ -99,9 +111,6 @@ def test_a_file_is_the_old_one_until_the_new_one_is_whole(shared: bool, tmp_path
 
 
 def test_every_folder_of_experiments_belongs_to_a_recipe_and_has_a_verdict() -> None:
-    from fgm.config import recipes
-    from fgm.studies.definition import sweeps
-
     for folder in (path.parent for path in (ROOT / "experiments").glob("*/runs.jsonl")):
         assert folder.name in [*recipes(), *sweeps(), "bench", "identity", "memory"]
         diary = (folder / "README.md").read_text()
@@ -117,8 +126,6 @@ UNRUN = sorted(p.parent for p in (ROOT / "experiments").glob("*/README.md") if n
 
 @pytest.mark.parametrize("folder", UNRUN, ids=lambda folder: folder.name)
 def test_a_page_without_runs_says_so_and_shows_a_command_that_composes(folder: Path) -> None:
-    from fgm.config import read_recipe
-
     page = (folder / "README.md").read_text()
     words = ["Question", "Command", "Needs", "Cost", "Expected", "Finding", "Verdict"]
     assert re.findall(r"^\*\*(\w+)\.\*\*", page, re.M) == words

@@ -14,8 +14,8 @@ from tiny_runs import light
 
 from fgm.records import append_row, read_curves
 from fgm.report import main
-from fgm.studies.page import PLOTS
 from fgm.studies.plots import metric_figure
+from fgm.studies.report import PLOTS
 from fgm.studies.rows import require_runs, studies_of
 from fgm.studies.table import table_of_study, title
 from fgm.studies.theme import PAPER

@@ -28,7 +28,7 @@ BAD = {
     "out of range": (["sweep=t_star", "method.t_star=1.5"], "method.t_star = 1.5: must lie in (0, 1]"),
     "no such named value": (["sweep=objective", "turns=K2"], "turns = K2: unknown; did you mean K"),
     "mistyped setting": (["sweep=t_star", "training.cyclez=4"], "did you mean training.cycles?"),
-    "no such seed": (["sweep=t_star", "seed=first"], "seed = first: must be a whole number"),
+    "no such seed": (["sweep=t_star", "seed=first"], "seed = first must be a whole number from 0"),
     "no such mode": (["sweep=t_star", "metrics=fd:least"], "say fd:min or fd:max"),
     "no such launcher": (["sweep=t_star", "launcher=jobli"], "launcher = jobli: unknown; did you mean joblib?"),
 }

@@ -96,7 +96,8 @@ def bench_evaluation(config: dict[str, Any], own: dict[str, str]) -> None:
     from fgm.evaluation.conditioning import conditioning
     from fgm.evaluation.sources.sampler import SamplerSource
 
-    began, device, (generator, told) = time.perf_counter(), device_of_rank(), generator_of(config)
+    began, (generator, told) = time.perf_counter(), generator_of(config)
+    device = device_of_rank(config["trainer"]["accelerator"])
     generator.sampler.to(device)
     source = SamplerSource(generator, SEED, n, data.shape, conditioning(data, None, SEED), device, batch)
     with TemporaryDirectory() as directory:

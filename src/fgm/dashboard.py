@@ -1,7 +1,7 @@
 """Make or update a study's W&B dashboard: python -m fgm.dashboard sweep=t_star
 
 entity=<team or user>    whose project fgm it is; yours unless given
-outputs=outputs          where the spec is written, <sweep>/dashboard.json, and the dashboard's address is kept
+outputs=outputs          where the spec is written, <study>/dashboard.json, and the dashboard's address is kept
 upload=auto              false: the spec alone
 
 Without an account, or without the package wandb-workspaces, the spec is all that is written.

@@ -99,8 +99,9 @@ def as_commands_name_it() -> Iterator[None]:
         raise Refusal(re.sub(r"(?<![\w./])evaluation\.", PREFIX, str(refusal))) from refusal
 
 
-def device_of_rank() -> Any:
-    """This process's accelerator, or the CPU."""
+def device_of_rank(accelerator: str = "auto") -> Any:
+    """This process's accelerator, or the CPU where there is none or it is asked for."""
     import torch
 
-    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+    cuda = accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cuda else "cpu")

@@ -2,9 +2,9 @@
 
 outputs=outputs              where the runs are, whose samples are shown
 experiments=experiments      where the rows are, and where the page and the plots go
-out=<file>.html              the report; outputs/<sweep>/report.html unless given
+out=<file>.html              the report; outputs/<study>/report.html unless given
 
-experiments/<sweep>/README.md keeps the finding and the verdict that were written by hand.
+experiments/<study>/README.md keeps the finding and the verdict that were written by hand.
 """
 
 from pathlib import Path
@@ -26,8 +26,8 @@ def main(arguments: list[str]) -> None:
     folder = experiments / sweep.name
     studies = studies_of(read_rows(folder / "runs.jsonl"))
     require_runs(studies, sweep.name)
-    from fgm.studies.diary import by_hand, write_page  # matplotlib and the tables' readers, from here on
-    from fgm.studies.page import run_places, write_plots, write_report
+    from fgm.studies.page import by_hand, write_page
+    from fgm.studies.report import run_places, write_plots, write_report  # matplotlib, from here on
 
     places = run_places(outputs, sweep.name)
     pictures = {study.recipe: write_plots(study, sweep, places, folder) for study in studies}

@@ -13,7 +13,6 @@ again. The picture is experiments/identity/identity.png, made of all rows; make 
 """
 
 import time
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -24,9 +23,9 @@ from fgm.config import require_extras
 from fgm.errors import entry, resumable
 from fgm.records import append_row, read_rows
 from fgm.studies.identity.cases import CASES, Case, chosen, require_recipeless
+from fgm.train import diary, provenance, train_teacher
 
 OWN = {"cases": ",".join(CASES), "seeds": "3", "turns": "", "reference": "", "draws": ""}
-STUDY = "identity"
 
 
 def main(arguments: list[str]) -> None:
@@ -48,10 +47,6 @@ def main(arguments: list[str]) -> None:
     console.print(f"{picture}, rows beside it (make table)")
 
 
-def diary(config: dict[str, Any]) -> Path:
-    return Path(config["experiments"]) / STUDY / "runs.jsonl"
-
-
 def run(case: Case, config: dict[str, Any], console: Console) -> None:
     """Measure what has no row yet: a case and seed is one training, whatever of it is missing."""
     path, part = diary(config), case.digest(config)
@@ -62,12 +57,11 @@ def run(case: Case, config: dict[str, Any], console: Console) -> None:
         return
     from fgm.studies.identity.rows import measurements
     from fgm.studies.identity.runs import results
-    from fgm.train import provenance, train_teacher
 
     train_teacher(config["teacher"])
     began = time.perf_counter()
     found = {result.turns: result for result in results(config, case, console)}
-    shared = provenance(config) | {"study_digest": part, "study": STUDY, "case": case.name}
+    shared = provenance(config) | {"study_digest": part} | config["study"]
     shared |= {"images_seen": case.reference * config["training"]["batch_size"]}
     shared |= {"wall_s": round(time.perf_counter() - began, 1)}  # of all points of this case and seed
     for turns in missing:

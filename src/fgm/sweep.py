@@ -1,4 +1,4 @@
-"""Run a study: python -m fgm.sweep sweep=t_star [experiment=digits_fgm] [key=value ...]
+"""Run a study's sweep: python -m fgm.sweep sweep=t_star [experiment=digits_fgm] [key=value ...]
 
 sweep=t_star                    configs/sweep/<name>.yaml: its axes, seeds, metrics, and what makes a point small
 method.t_star=0.7,0.9 seed=0    a part of it, by its axes and seeds
@@ -9,8 +9,8 @@ format=wandb                    write the same sweep for W&B's agents, and run n
 launcher=joblib                 hand the points to one of Hydra's launchers; hydra.<key>=<value> sets what is its own
 sweeper=optuna                  or let one of Hydra's sweepers choose them
 
-Every point is a process of its own, one at a time; its log and samples are in outputs/<sweep>/, its row in
-experiments/<sweep>/runs.jsonl. The same command again goes on: points that have a row are not run again. A point that
+Every point is a process of its own, one at a time; its log and samples are in outputs/<study>/, its row in
+experiments/<study>/runs.jsonl. The same command again goes on: points that have a row are not run again. A point that
 fails is a row that says why, and the others go on.
 """
 

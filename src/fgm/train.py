@@ -21,6 +21,7 @@ from fgm.archives import require_data
 from fgm.config import digest, parse_arguments, read_recipe, require_extras, without_places
 from fgm.errors import Refusal, entry, rank, resumable
 from fgm.evaluation.preflight import require_files
+from fgm.evaluators import device_of_rank
 from fgm.records import Measurement, append_row, read_curves, write_json
 from fgm.run_config import read_yaml, write_yaml
 
@@ -138,7 +139,7 @@ def provenance(config: dict[str, Any]) -> dict[str, Any]:
 
     from fgm.evaluation.provenance import device_name
 
-    device = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device_name(device_of_rank(config["trainer"]["accelerator"]))
     return {
         "recipe": config["recipe"], "commit": commit(), "config_digest": digest(config),
         "study_digest": digest(config | {"seed": None}), "seed": config["seed"],

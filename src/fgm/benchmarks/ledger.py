@@ -8,7 +8,7 @@ the memory that it would take, and none. Two things differ between the host, whe
 """
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -152,21 +152,3 @@ class FusedAttention(torch.autograd.Function):
         q, k, v, *_ = ctx.saved_tensors
         torch.empty_like(q, dtype=torch.float32)
         return tuple(torch.empty_like(x) for x in (q, k, v))
-
-
-def kept_for_backward(work: Callable[[], object], weights: Iterable[Tensor]) -> int:
-    """Bytes that autograd keeps when work is done, each storage once and those of weights left out."""
-    own = {tensor.untyped_storage()._cdata for tensor in weights}
-    kept: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = work()
-    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    del result
-    return total

@@ -64,14 +64,14 @@ def record(
 
 
 def environment(device: torch.device, world_size: int) -> dict[str, Any]:
-    packages = {key: version_of(package) for key, package in PACKAGES.items()}
-    return {
-        "torch": torch.__version__, "python": platform.python_version(), "device": device_name(device),
-        "world_size": world_size, "tf32": device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32, **packages,
-    }  # fmt: skip
+    told = {"torch": torch.__version__, "python": platform.python_version(), "device": device_name(device)}
+    tf32 = device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
+    versions = {key: version_of(package) for key, package in PACKAGES.items()}
+    return told | {"world_size": world_size, "tf32": tf32} | versions
 
 
 def device_name(device: torch.device) -> str:
+    """As rows and results.json have it."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 

@@ -1,4 +1,4 @@
-"""What a sweep asks: configs/sweep/<name>.yaml, the one source of its grid, its tables and its W&B files.
+"""A study's sweep: configs/sweep/<study>.yaml, the one source of its grid, its tables and its W&B files.
 
     question       one sentence
     experiment     the recipe whose values are varied, unless another one is asked for
@@ -22,6 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from fgm.arguments import whole
 from fgm.config import CONFIGS
 from fgm.errors import Refusal, first_line, hint
 
@@ -155,7 +156,7 @@ def restrict(sweep: Sweep, arguments: list[str]) -> tuple[Sweep, list[str]]:
         if key in axes:
             axes[key] = sweep.axes[key].restricted(value)
         elif key == "seed":
-            seeds = [whole_seed(word) for word in value.split(",")]
+            seeds = [whole({"seed": word}, "seed") for word in value.split(",")]
         else:
             rest.append(argument)
     return replace(sweep, axes=axes, seeds=seeds), rest
@@ -168,9 +169,3 @@ def with_metrics(sweep: Sweep, given: str) -> Sweep:
     if wrong:
         raise Refusal(f"metrics = {given}: say {wrong[0]}:min or {wrong[0]}:max")
     return replace(sweep, metrics={metric: mode for metric, _, mode in pairs} or sweep.metrics)
-
-
-def whole_seed(word: str) -> int:
-    if not (word.isascii() and word.isdigit()):
-        raise Refusal(f"seed = {word}: must be a whole number from 0")
-    return int(word)

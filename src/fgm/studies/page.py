@@ -1,117 +1,44 @@
-"""The report of a study: one HTML file that needs nothing else, and its plots as PNGs."""
+"""A study's page in experiments/: question, command, plots and table are made; finding and verdict are written by hand.
 
-import base64
-import io
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+<!-- by hand -->
+**Finding.** ...          what stands between these marks is kept
+<!-- by hand: end -->
+"""
+
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, PackageLoader
-from matplotlib.figure import Figure
 
 from fgm.studies.definition import Sweep
-from fgm.studies.diary import as_html
-from fgm.studies.plots import cost_figure, curves_figure, metric_figure, samples_figure
-from fgm.studies.points import label, short
-from fgm.studies.rows import Cell, Study
-from fgm.studies.table import cost, failures, protocols, references, seeds, title, told
-from fgm.studies.theme import DARK, LIGHT, PAPER, Theme
+from fgm.studies.rows import Study
+from fgm.table import render
 
-PLOTS: dict[str, Callable[[Study, Theme, dict[str, str]], Figure]] = {
-    "metric": metric_figure, "curves": curves_figure, "cost": cost_figure,
-}  # fmt: skip
-CAPTIONS = {
-    "metric": "Every seed a dot; the mean, and one standard deviation over the seeds as a bar.",
-    "curves": "In training: thin lines are single seeds, thick ones their mean.",
-    "cost": "What a run's training takes, beside what comes of it.",
-    "samples": "Samples of the first seed that finished, from the same noise and conditions.",
-}
-DPI = 170
+MARKS = ("<!-- by hand -->\n", "<!-- by hand: end -->\n")
+BY_HAND = re.compile(f"{re.escape(MARKS[0])}(.*?){re.escape(MARKS[1])}", re.S)
+UNWRITTEN = "**Finding.** Not written yet.\n\n**Verdict.** Not written yet.\n"
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A picture for a light page and one for a dark page, as data URIs."""
-
-    name: str
-    caption: str
-    light: str
-    dark: str
+def by_hand(path: Path) -> str:
+    """The finding and the verdict as they stand in a page, if there is one."""
+    found = BY_HAND.search(path.read_text()) if path.exists() else None
+    return found[1] if found else UNWRITTEN
 
 
-def write_report(sweep: Sweep, studies: Sequence[Study], found: str, places: dict[str, Path], path: Path) -> Path:
-    """
-    Args:
-        found: finding and verdict, Markdown.
-        places: config digest -> run directory, where there is one.
-        path: of the HTML.
-    """
-    environment = Environment(loader=PackageLoader("fgm.studies", "."), autoescape=True, trim_blocks=True)
-    sections = [section(study, sweep, places) for study in studies]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    template = environment.get_template("report.html")
-    path.write_text(template.render(sweep=sweep, found=as_html(found), sections=sections))
+def write_page(sweep: Sweep, studies: Sequence[Study], pictures: dict[str, dict[str, Path]], experiments: Path) -> Path:
+    """pictures: recipe -> title -> file, in the page's own folder."""
+    path = experiments / sweep.name / "README.md"
+    shown = [image(title, study, file) for study in studies for title, file in pictures[study.recipe].items()]
+    commands = [
+        f"`make sweep {'' if s.recipe == sweep.experiment else f'EXP={s.recipe} '}SWEEP={sweep.name}`" for s in studies
+    ]
+    page = [
+        f"# {sweep.name}\n", f"**Question.** {sweep.question}\n",
+        f"**Command.** {', '.join(commands)}; `make report SWEEP={sweep.name}` makes this page\n",
+        MARKS[0] + by_hand(path) + MARKS[1], *shown, f"<!-- table: {sweep.name} -->\n<!-- end -->\n",
+    ]  # fmt: skip
+    path.write_text(render("\n".join(page), experiments))
     return path
 
 
-def section(study: Study, sweep: Sweep, places: dict[str, Path]) -> dict[str, Any]:
-    metrics = study.measured
-    return {
-        "title": as_html(title(study))[0],
-        "axes": [short(axis, study.axes) for axis in study.axes],
-        "metrics": metrics,
-        "cells": [line_of(cell, study) for cell in study.cells],
-        "notes": [*references(study, metrics), protocols(study, metrics)],
-        "failures": failures(study),
-        "figures": [shown(name, study, sweep.units) for name in PLOTS],
-        "samples": {name: data_uri(file.read_bytes()) for name, file in drawn(study, places).items()},
-        "sample_caption": CAPTIONS["samples"],
-    }
-
-
-def line_of(cell: Cell, study: Study) -> dict[str, Any]:
-    values = {metric: told(cell, metric) for metric in study.measured}
-    return {"swept": list(cell.swept.values()), "told": values, "seeds": seeds(cell), "cost": cost(cell),
-            "best": cell is study.best}  # fmt: skip
-
-
-def shown(name: str, study: Study, units: dict[str, str]) -> Shown:
-    light, dark = (data_uri(png(PLOTS[name](study, theme, units))) for theme in (LIGHT, DARK))
-    return Shown(name, CAPTIONS[name], light, dark)
-
-
-def write_plots(study: Study, sweep: Sweep, places: dict[str, Path], folder: Path) -> dict[str, Path]:
-    """Title -> PNG on white."""
-    figures = {name: plot(study, PAPER, sweep.units) for name, plot in PLOTS.items()}
-    pictures = drawn(study, places)
-    figures |= {"samples": samples_figure(pictures, PAPER)} if pictures else {}
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {name: folder / f"{study.recipe}_{name}.png" for name in figures}
-    for name, made in figures.items():
-        files[name].write_bytes(png(made))
-    return files
-
-
-def drawn(study: Study, places: dict[str, Path]) -> dict[str, Path]:
-    """The picture of a cell's first seed, where its run directory is still there."""
-    digests = {label(cell.swept): cell.runs[0]["config_digest"] for cell in study.finished}
-    files = {name: places[d] / "samples" / "drawn.png" for name, d in digests.items() if d in places}
-    return {name: file for name, file in files.items() if file.exists()}
-
-
-def run_places(outputs: Path, study: str) -> dict[str, Path]:
-    """Config digest -> run directory."""
-    found = sorted((outputs / study).glob("*/results.json"))
-    return {json.loads(file.read_text())["config_digest"]: file.parent for file in found}
-
-
-def png(made: Figure) -> bytes:
-    content = io.BytesIO()
-    made.savefig(content, dpi=DPI, format="png")
-    return content.getvalue()
-
-
-def data_uri(content: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+def image(title: str, study: Study, file: Path) -> str:
+    return f"![{title} of {study.recipe}]({file.name})\n"

@@ -67,7 +67,7 @@ def train_teachers(points: Sequence[Point], processes: Processes, console: Conso
     """Each teacher that the points name and that is missing, once and before them all; no part of the study itself."""
     for node in {json.dumps(node): node for node in (point.config["teacher"] for point in points)}.values():
         config = teacher.run_named(node)
-        if not config or not node["train"] or is_done(config, Path(config["run_dir"])):
+        if config is None or not node["train"] or is_done(config, Path(config["run_dir"])):
             continue
         console.print(f"the teacher first: {config['run_dir']}")
         outcome = processes.run(config | {"logger": "csv"})

@@ -12,6 +12,7 @@ from fgm.studies.points import label
 from fgm.studies.rows import Cell, Study
 
 WIDTH, FONT = 4.4, 10.0  # inches and points: a figure is as wide as a phone's page
+DPI = 170  # of PNGs
 STYLES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP"
 

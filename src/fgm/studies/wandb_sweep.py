@@ -14,11 +14,11 @@ import yaml
 from fgm.config import read_recipe
 from fgm.studies.definition import Sweep
 from fgm.studies.points import require_axes
-from fgm.training.account import PROJECT
+from fgm.training.account import PROJECT, final
 
 
 def write_sweep(sweep: Sweep, recipe: str, overrides: list[str], out: str) -> str:
-    """To outputs/<sweep>/wandb.yaml or out; says what to do with it."""
+    """To outputs/<study>/wandb.yaml or out; says what to do with it."""
     require_axes(sweep, recipe, [*sweep.base, *overrides])
     outputs = read_recipe(recipe, [*sweep.base, *overrides])["outputs"]
     path = Path(out or f"{outputs}/{sweep.name}/wandb.yaml")
@@ -41,8 +41,3 @@ def sweep_config(sweep: Sweep, recipe: str, overrides: list[str]) -> dict[str, A
         "parameters": axes | {"seed": {"values": sweep.seeds}},
         "command": ["${env}", "${interpreter}", "-m", "fgm.sweep", *fixed, "${args_no_hyphens}"],
     }
-
-
-def final(metric: str) -> str:
-    """What a run's summary calls the one-step generator's measurement at its end."""
-    return f"final/{metric}/ema/1"

@@ -9,8 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from fgm.studies.definition import Axis, Sweep
-from fgm.studies.wandb_sweep import final
-from fgm.training.account import AXIS, PROJECT
+from fgm.training.account import AXIS, PROJECT, final
 
 Panel = dict[str, Any]
 

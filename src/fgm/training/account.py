@@ -8,6 +8,11 @@ PROJECT = "fgm"
 AXIS = "cycle"  # of every curve: finished cycles
 
 
+def final(metric: str, weights: str = "ema", nfe: int = 1) -> str:
+    """What a run's summary calls a measurement at its end; of the one-step generator unless told."""
+    return f"final/{metric}/{weights}/{nfe}"
+
+
 def wandb_works() -> bool:
     """Whether a W&B run can start here without asking anybody."""
     return find_spec("wandb") is not None and (mode() == "offline" or has_account())

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 from numpy.typing import NDArray
 
 from fgm.records import Measurement
-from fgm.training.account import AXIS
+from fgm.training.account import AXIS, final
 
 FOLDERS = ("train", "eval", "warning")
 
@@ -79,7 +79,7 @@ def log_results(loggers: Sequence[Any], results: Sequence[Measurement], path: Pa
     log_grid(loggers, path, step)
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            named = {f"final/{m.metric}/{m.weights}/{m.nfe}": m.value for m in results if m.weights != "real"}
+            named = {final(m.metric, m.weights, m.nfe): m.value for m in results if m.weights != "real"}
             rows = [[m.metric, m.value, m.n, m.nfe, m.weights, m.protocol] for m in results]
             logger.log_table("final/results", ["metric", "value", "n", "nfe", "weights", "protocol"], rows, step=step)
             logger.experiment.summary.update(named)

@@ -10,7 +10,6 @@ The online network is the recipe's, an MLP in the first three. Where v_theta is 
 network of many more turns, whose learning rate decays over the second half of them.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +17,7 @@ from fgm.arguments import choice, whole
 from fgm.config import digest, read_recipe
 from fgm.errors import Refusal, hint
 
+STUDY = "identity"
 PARTS = 8  # of the draws, see comparison.py
 
 
@@ -46,7 +46,9 @@ class Case:
         return [*self.turns, *([self.reference] if self.affine else []), None]
 
     def config(self, seed: int, overrides: list[str]) -> dict[str, Any]:
-        return read_recipe(self.recipe, [*self.overrides, *overrides]) | {"seed": seed}
+        """Of one seed, recorded with the study."""
+        config = read_recipe(self.recipe, [*self.overrides, *overrides])
+        return config | {"seed": seed, "study": {"study": STUDY, "case": self.name}}
 
     def digest(self, config: dict[str, Any]) -> str:
         """Of all that a row's values depend on but the seed."""
@@ -69,7 +71,7 @@ CASES = {
 }
 
 
-def chosen(own: Mapping[str, str]) -> list[Case]:
+def chosen(own: dict[str, str]) -> list[Case]:
     """The cases that are asked for, with the sizes that are.
 
     Raises:
@@ -81,9 +83,9 @@ def chosen(own: Mapping[str, str]) -> list[Case]:
     return [resized(CASES[name], own) for name in dict.fromkeys(names)]
 
 
-def resized(case: Case, own: Mapping[str, str]) -> Case:
+def resized(case: Case, own: dict[str, str]) -> Case:
     sizes: dict[str, Any] = {
-        key: whole(dict(own), key, least) for key, least in (("reference", 1), ("draws", 2 * PARTS)) if own[key]
+        key: whole(own, key, least) for key, least in (("reference", 1), ("draws", 2 * PARTS)) if own[key]
     }
     words = own["turns"].split(",") if own["turns"] else []
     turns = tuple(sorted({whole({"turns": word}, "turns", 1) for word in words})) or case.turns

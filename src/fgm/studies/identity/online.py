@@ -1,4 +1,7 @@
-"""The online network's turns on a generator that is held: the recipe's own, but that each turn draws fresh samples."""
+"""The online network's turns on a generator that is held: the recipe's own loss, clip and schedule without a trainer.
+
+Each turn draws fresh samples, since there is no generator's turn to share them with.
+"""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -7,7 +10,6 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from fgm import losses
 from fgm.networks import Velocity
 from fgm.studies.identity.cases import Case
 from fgm.studies.identity.gradients import Draws, Problem
@@ -42,7 +44,7 @@ def fitted(module: Distillation, problem: Problem, case: Case, precision: str) -
             x_0 = problem.generator(z, condition)
         x_t, c, t = module.setting.noisy(x_0, module.online_time, stream)
         with arithmetic(precision, module.device.type):
-            losses.flow_matching(online(x_t, t, condition).to(x_t.dtype), c).mean().backward()
+            module.online_part(x_t, c, t, condition)[0].backward()
         nn.utils.clip_grad_norm_(module.online.parameters(), schedule.clip)
         optimizer.step()
         optimizer.zero_grad()

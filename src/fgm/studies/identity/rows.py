@@ -41,8 +41,8 @@ def measurements(result: Any, case: Case) -> list[Measurement]:
 
 
 @dataclass(frozen=True)
-class Point:
-    """A case after some turns; turns is None for v_theta itself. Values of all seeds by metric."""
+class Cell:
+    """A case after some turns, of all seeds; turns is None for v_theta itself."""
 
     case: str
     turns: int | None
@@ -64,30 +64,29 @@ def degrees(cosine: float) -> float:
 
 
 def newest(rows: Sequence[Row]) -> list[Row]:
-    """Of each case its last definition, and of each point and seed the last row."""
+    """Of each case its last definition, and of each cell and seed the last row."""
     last = {row["case"]: row["study_digest"] for row in rows}
     alike = [row for row in rows if row["study_digest"] == last[row["case"]]]
     return list({(row["case"], row["seed"], row["turns"]): row for row in alike}.values())
 
 
-def points_of(rows: Sequence[Row]) -> dict[str, list[Point]]:
-    """Case -> its points by turns, v_theta itself at the end; cases in the order of cases.py."""
+def cells_of(rows: Sequence[Row]) -> dict[str, list[Cell]]:
+    """Case -> its cells by turns, v_theta itself at the end; cases in the order of cases.py."""
     told = {row["case"] for row in rows}
     found: dict[str, dict[int | None, list[Row]]] = {case: {} for case in CASES if case in told}
     for row in newest(rows):
         found[row["case"]].setdefault(row["turns"], []).append(row)
-    return {
-        case: [
-            Point(case, turns, points[turns]) for turns in sorted(points, key=lambda t: math.inf if t is None else t)
-        ]
-        for case, points in found.items()
-    }
+    return {case: [Cell(case, turns, of[turns]) for turns in sorted(of, key=last_none)] for case, of in found.items()}
+
+
+def last_none(turns: int | None) -> float:
+    return math.inf if turns is None else turns
 
 
 def crossing(fit_errors: Sequence[float], full: Sequence[float], l_2: Sequence[float]) -> float | None:
     """The fit error above which L_1 harms: angles of L_1 + L_2 and L_2 by fit error, and where they first are equal.
 
-    From the best fit upwards; between two points linear in the logarithm. None where they are not.
+    From the best fit upwards; between two values linear in the logarithm. None where they are not.
     """
     told = sorted((error, a - b) for error, a, b in zip(fit_errors, full, l_2, strict=True) if error > 0)
     for (x, below), (y, above) in pairwise(told):
@@ -97,21 +96,21 @@ def crossing(fit_errors: Sequence[float], full: Sequence[float], l_2: Sequence[f
     return None
 
 
-def harm(points: Sequence[Point]) -> tuple[float, float]:
+def harm(cells: Sequence[Cell]) -> tuple[float, float]:
     """Degrees by which L_1 turns the gradient away at most, and brings it nearer at most; means over the seeds."""
-    known = [point for point in points if point.angles("fgm") and point.angles("l_2")]
-    by = [fmean(point.angles("fgm")) - fmean(point.angles("l_2")) for point in known] or [0.0]
+    known = [cell for cell in cells if cell.angles("fgm") and cell.angles("l_2")]
+    by = [fmean(cell.angles("fgm")) - fmean(cell.angles("l_2")) for cell in known] or [0.0]
     return max(0.0, *by), max(0.0, *(-each for each in by))
 
 
-def crossings(points: Sequence[Point]) -> list[float]:
+def crossings(cells: Sequence[Cell]) -> list[float]:
     """Of each seed of a case, where there is one."""
-    seeds = sorted({row["seed"] for point in points for row in point.rows})
-    return [found for seed in seeds if (found := crossing(*columns(points, seed))) is not None]
+    seeds = sorted({row["seed"] for cell in cells for row in cell.rows})
+    return [found for seed in seeds if (found := crossing(*columns(cells, seed))) is not None]
 
 
-def columns(points: Sequence[Point], seed: int) -> tuple[list[float], list[float], list[float]]:
-    of_seed = [Point(p.case, p.turns, [row for row in p.rows if row["seed"] == seed]) for p in points]
+def columns(cells: Sequence[Cell], seed: int) -> tuple[list[float], list[float], list[float]]:
+    of_seed = [Cell(p.case, p.turns, [row for row in p.rows if row["seed"] == seed]) for p in cells]
     full = [p for p in of_seed if p.values("cosine_fgm") and p.values("cosine_l_2")]
     l_2 = [p.angles("l_2")[0] for p in full]
     return [p.mean("fit_error") for p in full], [p.angles("fgm")[0] for p in full], l_2

@@ -38,7 +38,7 @@ class Result:
 def results(config: dict[str, Any], case: Case, console: Console) -> list[Result]:
     """All points of one case and seed."""
     module: Any = build(config | {"evaluation": NOTHING}, console)[0]
-    module.to(device_of_rank()).on_fit_start()
+    module.to(device_of_rank(config["trainer"]["accelerator"])).on_fit_start()
     generator = affine_start(module.setting) if case.affine else module.generator
     problem = Problem(
         generator.to(module.device), module.velocities()[0], module.setting.path, module.objective.weighting

@@ -1,8 +1,8 @@
 """Every recipe composes and says what it costs; every kind of bad input is one clear line and exit code 2."""
 
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -66,16 +66,22 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "fgm.train", *arguments], capture_output=True, text=True)
 
 
+def seconds_of_children() -> float:
+    """The processor's, however busy the machine is."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.parametrize("arguments, message", BAD.values(), ids=BAD.keys())
 def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
-    began = time.perf_counter()
+    before = seconds_of_children()
     outputs = [] if any(a.startswith("outputs=") for a in arguments) else [f"outputs={tmp_path}"]
     done = run(*arguments, *outputs)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: ")
-    assert time.perf_counter() - began < 5
+    assert seconds_of_children() - before < 5
     assert list(tmp_path.iterdir()) == []
 
 

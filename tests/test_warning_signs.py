@@ -69,11 +69,18 @@ def test_a_gradient_is_measured_by_the_median_of_those_before_it() -> None:
     assert spikes([float("nan")]) and spikes([1.0, float("inf")]) and not spikes([1.0, 1e9])
 
 
-def test_drift_is_measured_in_the_start_s_std() -> None:
-    start = [1.0, 4.0]
-    assert not drifts(3.0, 4.0, start) and drifts(3.1, 4.0, start) and drifts(-1.1, 4.0, start)
-    assert not drifts(1.0, 2.0, start) and drifts(1.0, 1.9, start) and drifts(1.0, 6.1, start)
-    assert drifts(float("nan"), 4.0, start)
+def test_drift_is_measured_in_the_std_of_the_start_and_of_the_data() -> None:
+    start, data_std = [1.0, 4.0], 4.0
+    assert not drifts(3.0, 4.0, start, data_std) and drifts(3.1, 4.0, start, data_std)
+    assert drifts(-1.1, 4.0, start, data_std) and drifts(float("nan"), 4.0, start, data_std)
+    assert not drifts(1.0, 2.0, start, data_std) and drifts(1.0, 1.9, start, data_std)
+    assert not drifts(1.0, 6.0, start, data_std) and drifts(1.0, 6.1, start, data_std)
+
+
+def test_a_posterior_mean_may_gain_the_data_s_std_and_no_more() -> None:
+    start, data_std = [0.0, 1.0], 4.0
+    assert not any(drifts(0.0, std, start, data_std) for std in (0.5, 1.0, 4.0, 6.0))
+    assert drifts(0.0, 0.4, start, data_std) and drifts(0.0, 6.1, start, data_std)
 
 
 # when it is said

@@ -6,11 +6,13 @@ Seen is what is logged: the last WINDOW entries y_1 ... y_n of a scalar, every t
                          r changes sign at 0.9 of the steps or more (noise: 0.5), or
                          var(second half of r) > 10 var(first half) and r changes sign at 0.3 of the steps or more
     gradient_spike   a gradient norm above 10 times the median of the entries before it, or not finite
-    drift            of the samples from the START, the first entry after warm-up:
-                         |sample_mean - start's mean| > 0.5 start's std, or |sample_std - start's std| > 0.5 start's std
+    drift            of the samples from the START, the first entry after warm-up, and from the data's std:
+                         |sample_mean - start's mean| > 0.5 max(start's std, data's std), or sample_std outside
+                         0.5 min(start's std, data's std) to 1.5 max(start's std, data's std)
 
 The sign changes of fgm_loss itself mean nothing, as it lies about zero by construction; those of r do. Waves of more
-than six entries pass for a trend. A generator that starts from random weights is meant to drift.
+than six entries pass for a trend. A generator that starts from a posterior mean has less than the data's std and is
+meant to gain it; one that starts from random weights is meant to drift.
 
 The callback reads numbers and draws none: training is bit-equal without it. Its memory is in the checkpoint, so that a
 resumed run warns as the undisturbed one does.
@@ -31,6 +33,7 @@ WINDOW, LEAST = 20, 5  # entries that are looked at, and fewest before which a g
 SWINGS, GROWTH, WAVES = 0.9, 10.0, 0.3
 SPIKE = 10.0
 DRIFT = 0.5
+MOMENTS = ("sample_mean", "sample_std")
 LOSSES = ("mismatch", "fgm_loss", "online_loss", "loss")
 REMEDIES = {
     "oscillation": "raise method.online_turns to 5, set Adam's beta_1 to 0, or lower optimizer.lr",
@@ -65,9 +68,10 @@ def spikes(y: Sequence[float]) -> bool:
     return not math.isfinite(y[-1]) or (len(before) >= LEAST and y[-1] > SPIKE * median(before))
 
 
-def drifts(mean: float, std: float, start: Sequence[float]) -> bool:
+def drifts(mean: float, std: float, start: Sequence[float], data_std: float) -> bool:
     """Of samples whose start is (mean, std)."""
-    return not max(abs(mean - start[0]), abs(std - start[1])) <= DRIFT * start[1]
+    least, most = sorted((start[1], data_std))
+    return not (abs(mean - start[0]) <= DRIFT * most and (1 - DRIFT) * least <= std <= (1 + DRIFT) * most)
 
 
 class WarningSigns(Callback):
@@ -98,25 +102,26 @@ class WarningSigns(Callback):
         cycle, schedule = int(pl_module.cycle), pl_module.schedule
         if cycle % schedule.log_every == 0:
             scalars = {name: float(value) for name, value in trainer.callback_metrics.items() if "/" not in name}
-            signs = self.watch(scalars, cycle > schedule.warmup)
+            data_std = pl_module.setting.data.std if "sample_std" in scalars else math.nan
+            signs = self.watch(scalars, cycle > schedule.warmup, data_std)
             found = {f"warning/{sign}": float(bool(cause)) for sign, cause in signs.items()}
             pl_module.log_dict(found, logger=False)  # Record writes it
             self.warn(signs, cycle, trainer.is_global_zero)
 
-    def watch(self, scalars: dict[str, float], warm: bool) -> dict[str, str]:
+    def watch(self, scalars: dict[str, float], warm: bool, data_std: float = 1.0) -> dict[str, str]:
         """Every sign that these scalars can show, with the scalars that show it now or an empty text."""
         for name, value in scalars.items():
             self.seen[name] = [*self.seen.get(name, []), value][-WINDOW:]
         if warm and not self.start and "sample_std" in scalars:
-            self.start = [scalars["sample_mean"], scalars["sample_std"]]
+            self.start = [scalars[name] for name in MOMENTS]
         norms = [name for name in scalars if name.endswith("grad_norm")]
         signs = {
             "oscillation": [name for name in LOSSES if name in scalars and oscillates(self.seen[name])],
             "gradient_spike": [name for name in norms if spikes(self.seen[name])],
         }
         if "sample_std" in scalars:
-            moved = bool(self.start) and drifts(scalars["sample_mean"], scalars["sample_std"], self.start)
-            signs["drift"] = ["sample_mean", "sample_std"] if moved else []
+            moved = bool(self.start) and drifts(scalars["sample_mean"], scalars["sample_std"], self.start, data_std)
+            signs["drift"] = [*MOMENTS] if moved else []
         return {sign: " and ".join(f"{name} {scalars[name]:.4g}" for name in names) for sign, names in signs.items()}
 
     def warn(self, signs: dict[str, str], cycle: int, speak: bool) -> None:

@@ -17,7 +17,7 @@ def table_of_study(rows: Sequence[dict[str, Any]], only: Sequence[str] = ()) -> 
     return [line for study in studies_of(rows) for line in [*lines_of(study, only), ""]]
 
 
-def lines_of(study: Study, only: Sequence[str]) -> list[str]:
+def lines_of(study: Study, only: Sequence[str] = ()) -> list[str]:
     metrics = [metric for metric in study.measured if not only or metric in only]
     head = table_head([*(short(axis, study.axes) for axis in study.axes), *metrics, "seeds", "training"])
     body = [table_row(cells_of(cell, study, metrics)) for cell in study.cells]

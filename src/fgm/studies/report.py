@@ -21,7 +21,7 @@ from fgm.studies.table import cost, failures, protocols, references, seeds, titl
 from fgm.studies.theme import DARK, DPI, LIGHT, PAPER, Theme
 
 PLOTS: dict[str, Callable[[Study, Theme, dict[str, str]], Figure]] = {
-    "metric": metric_figure, "curves": curves_figure, "cost": cost_figure,
+    "metric": metric_figure, "cost": cost_figure, "curves": curves_figure,
 }  # fmt: skip
 CAPTIONS = {
     "metric": "Every seed a dot; the mean, and one standard deviation over the seeds as a bar.",

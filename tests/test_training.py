@@ -1,5 +1,6 @@
 """The training cycle: who moves when, what is counted, and that a resumed run is the run it would have been."""
 
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -9,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from killed_runs import dying
 from torch import Tensor
 from toy_trainings import (
     SCHEDULE,
     distillation,
     moved,
     network,
+    place,
     run,
     same_bits,
     setting,
@@ -27,7 +30,9 @@ from fgm.networks.mlp import VelocityMLP
 from fgm.times import Uniform
 from fgm.training import checkpoints, initialise
 from fgm.training.descend import PATIENCE, Diverged
+from fgm.training.distillation import Distillation
 from fgm.training.ema import frozen_copy, update_ema
+from fgm.training.fit import fit
 from fgm.training.flow_matching import FlowMatching
 from fgm.training.method import Method
 from fgm.training.optimizers import Joint, adam, adamw, muon, scheduled
@@ -106,6 +111,23 @@ def test_a_resumed_run_is_bit_equal_to_an_undisturbed_one(kind: str, tmp_path: P
     steps = [line.split(",") for line in (tmp_path / "parts" / "metrics.csv").read_text().splitlines()]
     column = steps[0].index("step")
     assert [row[column] for row in steps[1:]] == ["3", "7"]
+
+
+def test_the_seconds_of_a_run_are_those_of_all_its_parts(tmp_path: Path, monkeypatch: Any) -> None:
+    slow, turn = distillation(), Distillation.online_turn
+
+    def slowly(*inputs: Any) -> Any:
+        time.sleep(0.1)
+        return turn(*inputs)
+
+    with monkeypatch.context() as first, dying(slow, 6, first):
+        first.setattr(Distillation, "online_turn", slowly)
+        run(slow, tmp_path, every=4)
+    held = torch.load(tmp_path / checkpoints.LAST, weights_only=True)["callbacks"]
+    timing = fit(distillation(), place(tmp_path, every=4))
+    assert held["Timer"]["time_elapsed"]["train"] > 0.5 and held["Evaluate"]["seconds"] > 0
+    assert timing["evaluate_s"] > held["Evaluate"]["seconds"]
+    assert sum(timing.values()) > held["Timer"]["time_elapsed"]["train"]
 
 
 def test_a_teacher_that_is_given_is_trained_on_and_left_as_it_was(tmp_path: Path) -> None:

@@ -76,9 +76,7 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
     from fgm.training.fit import fit
     from fgm.training.weights import export_weights
 
-    began = time.perf_counter()
-    timing = fit(module, run)
-    timing["train_s"] = time.perf_counter() - began - timing["evaluate_s"]
+    timing, trained = fit(module, run), time.perf_counter()
     export_weights(module, run.run_dir)
     results = final_measurements(run.measuring, module, known_measurements(config))
     final = run.run_dir / "samples" / "final.png"
@@ -86,7 +84,8 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
     if rank():
         return
     picture_of_curves(run.run_dir / "metrics.csv", final.with_name("curves.png"))
-    row = provenance(config) | {"images_seen": module.images_seen, "wall_s": round(time.perf_counter() - began, 1)}
+    timing["wall_s"] = sum(timing.values()) + time.perf_counter() - trained
+    row = provenance(config) | {"images_seen": module.images_seen}
     row |= {name: round(seconds, 1) for name, seconds in timing.items()} | {"results": [m.row() for m in results]}
     row |= of_study(config, run, module)
     append_row(diary(config), row)

@@ -116,6 +116,12 @@ class Evaluate(Callback):
         self.best = SaveBest(evaluation.best, evaluation.best_mode, measuring.run_dir) if evaluation.best else None
         self.seconds = 0.0
 
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.seconds = state_dict["seconds"]
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: Method, *_: Any) -> None:
         cycle, every = int(pl_module.cycle), self.measuring.evaluation.every
         if every and cycle % every == 0:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from torch.utils.data import DataLoader
@@ -61,18 +62,22 @@ class Run:
 
 
 def fit(module: Method, run: Run) -> dict[str, float]:
-    """Train to the last cycle, from the last checkpoint where there is one; seconds spent, by kind."""
+    """Train to the last cycle, from the last checkpoint where there is one; seconds spent, by kind.
+
+    Of all parts of a run that was stopped and went on.
+    """
     checkpoint, cycle = last_checkpoint(run.run_dir, run.console)
     if checkpoint:
         run.console.print(f"going on from cycle {cycle} of {module.schedule.cycles}")
-    evaluate, saves = Evaluate(run.measuring), SaveLast(run.run_dir, module.schedule, StopRequest(run.console))
+    evaluate, timer = Evaluate(run.measuring), Timer(verbose=False)
+    saves = SaveLast(run.run_dir, module.schedule, StopRequest(run.console))
     callbacks = [
-        World(run.console, run.world_change), SameOnAllRanks(), Moved(run.console), evaluate,
+        timer, World(run.console, run.world_change), SameOnAllRanks(), Moved(run.console), evaluate,
         WarningSigns(run.console), Record(), saves, progress(run.console),
     ]  # fmt: skip
     cycles: Any = range(module.schedule.cycles)  # a step draws all that it needs from its streams
     train(module, run, DataLoader(cycles, batch_size=None), callbacks, checkpoint, cycle)
-    return {"evaluate_s": evaluate.seconds}
+    return {"evaluate_s": evaluate.seconds, "train_s": timer.time_elapsed() - evaluate.seconds}
 
 
 def train(

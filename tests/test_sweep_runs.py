@@ -1,101 +1,33 @@
 """A sweep loses nothing: what is done is not run again, what fails is a row, and a kill leaves the same table."""
 
 import json
-import math
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
-from hydra.plugins.sweeper import Sweeper
-from rich.console import Console
+from toy_sweeps import SILENT, TINY, acted, committed, handlers, points_of, rows_of  # noqa: F401
 
 import fgm.build  # here and not in each fork
 import fgm.training.dashboard
 import fgm.training.weights  # noqa: F401
-from fgm.config import digest
-from fgm.errors import RESUMABLE, SIGNALS, Refusal
+from fgm.errors import RESUMABLE, Refusal
 from fgm.evaluation.points import PointPanel
-from fgm.records import append_row, read_rows, write_json
-from fgm.run_config import write_yaml
-from fgm.studies import definition, multirun, running
+from fgm.records import read_rows
 from fgm.studies import point as of_one
-from fgm.studies.definition import Sweep
-from fgm.studies.points import Point, points
+from fgm.studies import running
+from fgm.studies.points import Point
 from fgm.studies.process import Outcome, Processes
 from fgm.studies.rows import studies_of
 from fgm.studies.table import table_of_study
-from fgm.train import diary
-
-TINY = [
-    "training.cycles=4", "training.batch_size=8", "training.log_every=2", "training.save_every=1", "evaluation.every=2",
-    "evaluation.n=64", "evaluation.n_training=64", "evaluation.batch=64", "method.teacher_steps=2", "network.width=8",
-    "method.generator_start=random", "method.online_start=random", "logger=csv",
-]  # fmt: skip
-SILENT = Console(quiet=True)
-Run = Callable[[Processes, dict[str, Any]], Outcome]
-
-
-@pytest.fixture(autouse=True)
-def handlers() -> Any:
-    """As they were before."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture(autouse=True)
-def committed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "commit", lambda: "0123456789ab")
-
-
-def toy(seeds: list[int], recipe: str, *more: str, values: Any = (0.7, 0.9)) -> Sweep:
-    axis = definition.read_axis("method.t_star", list(values), "here")
-    return Sweep("toy", "?", {"sliced_w2": "min"}, {"method.t_star": axis}, recipe, seeds, list(more))
-
-
-def points_of(place: Path, seeds: list[int], recipe: str = "mixture_fgm", *more: str, **values: Any) -> list[Point]:
-    places = [f"outputs={place}/outputs", f"experiments={place}/experiments"]
-    return points(toy(seeds, recipe, *more, **values), recipe, places)
-
-
-def rows_of(made: list[Point]) -> list[dict[str, Any]]:
-    return read_rows(diary(made[0].config))
-
 
 # runs that are acted
-
-
-def acted(failing: float = -1.0, metric: str = "sliced_w2", ran: list[str] | None = None) -> Run:
-    """What a run leaves behind, without the run; that of one t* fails."""
-
-    def run(processes: Processes, config: dict[str, Any]) -> Outcome:
-        del processes
-        (ran if ran is not None else []).append(config["run_dir"])
-        if config["method"].get("t_star") == failing:
-            return Outcome("Diverged: generator: 20 non-finite gradients in a row", False, 1.0)
-        result = {"metric": metric, "value": 0.5, "n": 9, "protocol": "acted", "nfe": 1, "weights": "ema"}
-        told = {"recipe": config["recipe"], "config_digest": digest(config), "seed": config["seed"], "device": "cpu"}
-        row = told | {"train_s": 1.0, "results": [result]} | config.get("study", {})
-        append_row(diary(config), row)
-        Path(config["run_dir"]).mkdir(parents=True, exist_ok=True)
-        write_yaml(config, Path(config["run_dir"]) / "config.yaml")
-        write_json(Path(config["run_dir"]) / "results.json", row)
-        return Outcome(None, False, 1.0)
-
-    return run
 
 
 def test_one_failure_is_a_row_and_a_second_call_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,95 +82,6 @@ def test_a_teacher_is_trained_once_before_all_points_and_is_no_part_of_the_study
     monkeypatch.setattr(Processes, "run", lambda *_: Outcome("error: disk", False, 1.0))
     with pytest.raises(Refusal, match=r"the teacher failed: error: disk \(.*digits_teacher/log.txt\)"):
         running.run_all(points_of(tmp_path / "other", [0], "digits_fgm"), False, SILENT)
-
-
-# through Hydra
-
-
-class Chooser(Sweeper):
-    """What is ours of Optuna's part: a trial is a value of each axis, comes to one number, and no nan is taken."""
-
-    __module__ = "hydra_plugins.stand_in"
-
-    def __init__(self, direction: str) -> None:
-        self.direction, self.values = direction, list[float]()
-
-    def setup(self, **given: Any) -> None:
-        self.launcher = Plugins.instance().instantiate_launcher(**given)
-
-    def sweep(self, arguments: list[str]) -> None:
-        axes = [OverridesParser.create().parse_override(argument) for argument in arguments]
-        for trial in zip(*(axis.sweep_string_iterator() for axis in axes), strict=True):
-            chosen = [f"{axis.get_key_element()}={value}" for axis, value in zip(axes, trial, strict=True)]
-            (found,) = self.launcher.launch([chosen], len(self.values))
-            self.values.append(float(found.return_value))
-        assert self.direction == "minimize" and not any(map(math.isnan, self.values))
-        print("told", self.values)
-
-
-@pytest.fixture
-def optuna(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chooser under its name."""
-    package, module = ModuleType("hydra_plugins"), ModuleType(Chooser.__module__)
-    package.__path__, package.stand_in, module.Chooser = [], module, Chooser  # type: ignore[attr-defined]
-    for found in (package, module):
-        monkeypatch.setitem(sys.modules, found.__name__, found)
-    Plugins.instance().register(Chooser)
-    node = {"_target_": f"{Chooser.__module__}.Chooser", "direction": "?"}
-    ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=node)
-    monkeypatch.setattr(multirun, "installed", lambda package: True)
-
-
-def multirun_of(sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str, **own: str) -> None:
-    monkeypatch.setattr(multirun, "read_sweep", lambda name: {"toy": sweep}[name])
-    monkeypatch.setattr(sys, "argv", ["fgm.sweep"])
-    for name in (multirun.JOB, "HYDRA_FULL_ERROR"):
-        monkeypatch.setenv(name, "")
-    places = [f"outputs={place}/outputs", f"experiments={place}/experiments"]
-    own = {"launcher": "", "sweeper": "", "metrics": "", "retry": "false"} | own
-    multirun.multirun(sweep, "mixture_fgm", places, own, [*arguments], SILENT)
-
-
-def test_a_sweeper_that_chooses_is_told_means_over_seeds_and_a_failure_is_the_worst_value(
-    optuna: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(Processes, "run", acted(failing=0.7))
-    multirun_of(toy([0, 1], "mixture_fgm"), tmp_path, monkeypatch, sweeper="optuna")
-    rows = read_rows(tmp_path / "experiments" / "toy" / "runs.jsonl")
-    assert [(row["swept"]["method.t_star"], row["seed"], "failed" in row) for row in rows] == [
-        (0.7, 0, True), (0.7, 1, True), (0.9, 0, False), (0.9, 1, False),
-    ]  # fmt: skip
-    said = capfd.readouterr().out
-    assert "told [inf, 0.5]" in said and "t_star 0.9, seed 1: sliced_w2 0.5" in said and "failed, Diverged" in said
-
-
-def test_launchers_run_again_what_failed_only_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[str] = []
-    monkeypatch.setattr(Processes, "run", acted(failing=0.7, ran=ran))
-    for retry, count in {"false": 2, "true": 3}.items():
-        multirun_of(toy([0], "mixture_fgm"), tmp_path, monkeypatch, launcher="basic", retry=retry)
-        assert len(ran) == count
-
-
-REFUSED = {
-    r"all 1 points of toy failed, the first one: Diverged: .*retry=true": (acted(failing=0.7), []),
-    r"does not measure sliced_w2: give metrics=<one of energy>": (acted(metric="energy"), []),
-    r"Could not override 'hydra.launcher.job'": (acted(), ["hydra.launcher.job=2"]),
-}
-
-
-@pytest.mark.parametrize("message", REFUSED)
-def test_launchers_refuse_in_one_line(message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    acts, arguments = REFUSED[message]
-    monkeypatch.setattr(Processes, "run", acts)
-    with pytest.raises(Refusal, match=message):
-        multirun_of(toy([0], "mixture_fgm", values=[0.7]), tmp_path, monkeypatch, *arguments, launcher="basic")
-
-
-def test_a_plugin_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(multirun, "installed", lambda package: package == "hydra")
-    with pytest.raises(Refusal, match=r"joblib is not installed: pip install -e '.\[joblib\]'"):
-        multirun_of(toy([0], "mixture_fgm"), tmp_path, monkeypatch, launcher="joblib")
 
 
 # processes

@@ -11,7 +11,7 @@ from fgm.data.digits import Digits
 from fgm.data.fashion import Fashion
 from fgm.errors import Refusal
 from fgm.evaluation import measure
-from fgm.evaluation.classifier import RECIPES, Space, accuracy, classifier, train_classifier
+from fgm.evaluation.classifier import RECIPES, Space, accuracy, classifier, main, train_classifier
 from fgm.evaluation.features.small import SmallClassifier
 from fgm.evaluation.images import METRICS, DigitPanel, FashionPanel
 from fgm.evaluation.panel import blur
@@ -93,3 +93,8 @@ def test_the_digit_panel_orders_real_blurred_and_noise() -> None:
 
 def test_a_blur_keeps_the_mean_of_a_constant() -> None:
     assert torch.equal(blur(torch.ones(1, 1, 8, 8)), torch.ones(1, 1, 8, 8))
+
+
+def test_a_classifier_that_there_is_none_of_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(Refusal, match="no classifier of fashoin; did you mean fashion"):
+        main(["fashoin"])

@@ -8,7 +8,6 @@ protocol's name. The distance is never called FID, which belongs to Inception's 
     fashion   28 x 28    64 features, some minutes; give the folder of the IDX files unless they are in Debian's place
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from fgm.data.digits import Digits
 from fgm.data.fashion import Fashion
+from fgm.errors import Refusal, entry, hint
 from fgm.evaluation.quantise import dequantise
 from fgm.streams import stream
 
@@ -136,8 +136,11 @@ def accuracy(net: Classifier, x: Tensor, labels: Tensor) -> float:
     return (read == labels).double().mean().item()
 
 
-def main(space: Space, *places: str) -> None:
-    recipe = RECIPES[space]
+def main(arguments: list[str]) -> None:
+    space, *places = arguments or ["digits"]
+    if space not in RECIPES:
+        raise Refusal(f"no classifier of {space}; {hint(space, RECIPES)}")
+    recipe = RECIPES[space]  # type: ignore[index]
     data = recipe.data(*places)
     trained = train_classifier(recipe, data)
     recipe.weights.parent.mkdir(exist_ok=True)
@@ -147,4 +150,4 @@ def main(space: Space, *places: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*(sys.argv[1:] or ["digits"]))  # type: ignore[arg-type]
+    entry(main, __doc__)

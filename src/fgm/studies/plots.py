@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from fgm.studies.points import label, short
 from fgm.studies.rows import Cell, Study
@@ -35,7 +36,7 @@ def along_numbers(study: Study, along: str, theme: Theme, units: dict[str, str])
         dots = [(cell.swept[along] + beside, value) for cell in cells for value in cell.values(study.metric)]
         axis.scatter(*zip(*dots, strict=True), s=12, color=colour, alpha=0.6, linewidths=0)
     refer(axis, study, theme)
-    scale(axis.set_yscale, every_value(study))
+    scale(axis, "y", every_value(study))
     named(axis, theme, axis_label(along, study, units), metric_label(study))
     keyed(made, axis, theme)
     return made
@@ -56,7 +57,7 @@ def along_words(study: Study, along: str, theme: Theme, units: dict[str, str]) -
     axis.set_yticks(range(len(words)), [str(word) for word in words])
     axis.set_ylim(len(words) - 0.5, -0.5)
     refer(axis, study, theme, upright=True)
-    scale(axis.set_xscale, every_value(study))
+    scale(axis, "x", every_value(study))
     named(axis, theme, metric_label(study), axis_label(along, study, units))
     keyed(made, axis, theme)
     return made
@@ -82,7 +83,7 @@ def curves_figure(study: Study, theme: Theme, units: dict[str, str]) -> Figure:
     for axis, name in zip(axes, shown, strict=True):
         for cell in study.finished:
             draw_curves(axis, cell, name, look[label(cell.swept)])
-        scale(axis.set_yscale, [y for run in study.runs for _, y in run.get("curves", {}).get(name, [])])
+        scale(axis, "y", [y for run in study.runs for _, y in run.get("curves", {}).get(name, [])])
         named(axis, theme, "", f"{study.metric}, in training" if name.startswith("eval/") else "mismatch |u - v|²")
     axes[-1].xaxis.set_major_formatter(EngFormatter(sep=""))
     named(axes[-1], theme, "images seen", axes[-1].get_ylabel())
@@ -107,7 +108,7 @@ def cost_figure(study: Study, theme: Theme, units: dict[str, str]) -> Figure:
         look = looks(study, theme)[label(cell.swept)]
         axis.errorbar(cell.seconds, cell.mean(study.metric), cell.spread(study.metric), color=look.colour, capsize=2,
                       marker=look.marker, markersize=5, linestyle="none", label=label(cell.swept))  # fmt: skip
-    scale(axis.set_yscale, every_value(study))
+    scale(axis, "y", every_value(study))
     axis.set_xlim(left=0)
     named(axis, theme, "training, seconds a run", metric_label(study))
     keyed(made, axis, theme)
@@ -127,11 +128,14 @@ def samples_figure(pictures: dict[str, Path], theme: Theme, columns: int = 4) ->
     return made
 
 
-def scale(setter: object, values: Sequence[float]) -> None:
-    """Logarithmic where the values are positive and spread far."""
+def scale(axis: Axes, which: Literal["x", "y"], values: Sequence[float]) -> None:
+    """Logarithmic where the values are positive and spread far, with ticks named at 1, 2 and 5 of each decade."""
     known = [value for value in values if math.isfinite(value)]
-    if callable(setter) and known and min(known) > 0 and max(known) > MANY_FOLD * min(known):
-        setter("log")
+    if known and min(known) > 0 and max(known) > MANY_FOLD * min(known):
+        axis.set(**{f"{which}scale": "log"})
+        along = axis.xaxis if which == "x" else axis.yaxis
+        along.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        along.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else ""))
 
 
 def every_value(study: Study) -> list[float]:

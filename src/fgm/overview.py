@@ -15,6 +15,7 @@ from fgm.studies.points import label
 from fgm.studies.rows import Cell, Study, studies_of
 
 UNRUN = re.compile(r"^(not yet run|no finished run has been recorded yet)[;,]?( and)? ?")  # an empty column says it
+LINK = re.compile(r"\[([^]]*)\]\([^)]*\)")
 DECIDING = ("shapeeval", "fd", "sliced_w2")  # the first of them that a recipe measures
 
 
@@ -105,6 +106,6 @@ def page_line(name: str, text: str, rows: int) -> str:
 
 
 def paragraph(text: str, title: str) -> str:
-    """What follows a title in bold, up to an empty line; nothing where there is none."""
+    """What follows a title in bold, up to an empty line; nothing where there is none. Links lead from its own page."""
     found = re.search(rf"\*\*{title}\.\*\* (.*?)(?:\n\n|\n<!--|\Z)", text, re.S)
-    return " ".join(found[1].split()) if found else ""
+    return LINK.sub(r"\1", " ".join(found[1].split())) if found else ""

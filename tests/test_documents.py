@@ -187,9 +187,9 @@ def test_a_recipe_is_told_with_its_first_sampler_and_its_teacher(tmp_path: Path)
     results = [result(0.5, 1, "ema"), result(0.7, 1, "raw"), result(0.25, 50, "teacher"), result(9.0, 0, "real")]
     row = {"seed": 0, "study_digest": "a", "train_s": 90.0, "device": "cpu", "results": results}
     append_row(tmp_path / "toy" / "runs.jsonl", row)
-    assert measured("toy", tmp_path) == "fd 0.5 in 1 call, 0.25 in 50 calls (n = 100); 1.5 min"
+    assert measured("toy", tmp_path) == "fd 0.5 in one call, 0.25 in 50 calls (n = 100); 1.5 min"
     append_row(tmp_path / "toy" / "runs.jsonl", row | {"seed": 1, "results": [result(1.5, 1, "ema")]})
-    assert measured("toy", tmp_path) == "fd 1 ± 0.71 in 1 call, 0.25 in 50 calls (n = 100, 2 seeds); 1.5 min"
+    assert measured("toy", tmp_path) == "fd 1 ± 0.71 in one call, 0.25 in 50 calls (n = 100, 2 seeds); 1.5 min"
     assert measured("nothing", tmp_path) == ""
 
 

@@ -30,6 +30,8 @@ BAD = {
     "mistyped setting": (["sweep=t_star", "training.cyclez=4"], "did you mean training.cycles?"),
     "no such seed": (["sweep=t_star", "seed=first"], "seed = first must be a whole number from 0"),
     "no such mode": (["sweep=t_star", "metrics=fd:least"], "say fd:min or fd:max"),
+    "a launcher for agents": (["sweep=t_star", "format=wandb", "launcher=joblib"], "leaves the points to W&B's agents"),
+    "a file of no format": (["sweep=t_star", "out=x.yaml"], "out=x.yaml is for format=wandb"),
     "no such launcher": (["sweep=t_star", "launcher=jobli"], "launcher = jobli: unknown; did you mean joblib?"),
 }
 
@@ -135,7 +137,7 @@ def schema() -> dict[str, Any]:
 def test_the_yaml_for_wandb_fits_its_schema(name: str, tmp_path: Path) -> None:
     sweep = read_sweep(name)
     path = tmp_path / "wandb.yaml"
-    write_sweep(sweep, sweep.experiment, [], str(path))
+    write_sweep(sweep, sweep.experiment, [], False, str(path))
     Draft7Validator(schema()).validate(yaml.safe_load(path.read_text()))
     broken = yaml.safe_load(path.read_text()) | {"method": "grid search"}
     assert list(Draft7Validator(schema()).iter_errors(broken))
@@ -143,17 +145,17 @@ def test_the_yaml_for_wandb_fits_its_schema(name: str, tmp_path: Path) -> None:
 
 def test_what_an_agent_runs_are_the_same_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of W&B's grid, as its agent writes a command line, comes to be one point of ours."""
-    sweep, ran = small(), []
+    sweep, ran, retried = small(), [], []
     monkeypatch.setattr(command, "read_sweep", lambda name: {"small": sweep}[name])
-    monkeypatch.setattr(command, "run_all", lambda made, retry, console: ran.extend(made))
-    written = sweep_config(sweep, "digits_fgm", ["optimizer.lr=0.1"])
+    monkeypatch.setattr(command, "run_all", lambda made, retry, console: (ran.extend(made), retried.append(retry)))
+    written = sweep_config(sweep, "digits_fgm", ["optimizer.lr=0.1"], retry=True)
     names, values = zip(*((n, p["values"]) for n, p in written["parameters"].items()), strict=True)
     for chosen in product(*values):
         arguments = [f"{name}={value}" for name, value in zip(names, chosen, strict=True)]
         fixed = written["command"][written["command"].index("fgm.sweep") + 1 : -1]
         command.main([*fixed, *arguments])
     assert digests(ran) == digests(points(sweep, "digits_fgm", ["optimizer.lr=0.1"]))
-    assert len(ran) == 8 and written["metric"] == {"name": "final/fd/ema/1", "goal": "minimize"}
+    assert len(ran) == 8 and all(retried) and written["metric"] == {"name": "final/fd/ema/1", "goal": "minimize"}
 
 
 # Hydra

@@ -8,8 +8,8 @@ from typing import Any
 
 from fgm.config import CONFIGS, recipes
 from fgm.markdown import mean_and_sd, table_head, table_row
-from fgm.records import read_rows
-from fgm.run_table import Key, collect, newest
+from fgm.records import counted, read_rows
+from fgm.run_table import collect, newest
 from fgm.studies.definition import Sweep, read_sweep, sweeps
 from fgm.studies.points import label
 from fgm.studies.rows import Cell, Study, studies_of
@@ -55,15 +55,11 @@ def measured(recipe: str, experiments: Path) -> str:
     samplers = {key[1]: key for key in reversed(list(values)) if key[1] and key[2] == metric}
     first = next(key for key in values if key[2] == metric)
     shown = dict.fromkeys([first, samplers[max(samplers)]])
-    told = ", ".join(f"{mean_and_sd(values[key])} in {calls(key)}" for key in shown)
+    told = ", ".join(f"{mean_and_sd(values[key])} in {counted(key[1], 'call')}" for key in shown)
     seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
     minutes = mean(run["train_s"] for run in runs) / 60
     cost = f"; {minutes:.1f} min" if minutes > 0.05 else ""  # none where a finished run was measured again
     return f"{metric} {told} (n = {number_of(runs[-1], metric)}{seeds}){cost}"
-
-
-def calls(key: Key) -> str:
-    return "1 call" if key[1] == 1 else f"{key[1]} calls"
 
 
 def number_of(run: dict[str, Any], metric: str) -> int:

@@ -62,14 +62,9 @@ class Measurement:
         return cls(**{key: value for key, value in row.items() if key in known}, extra=extra)
 
 
-def steps_named(nfe: int) -> str:
-    """How pictures and tables call a generator of so many network evaluations."""
-    return "one step" if nfe == 1 else f"{nfe} steps"
-
-
-def calls_named(nfe: int) -> str:
-    """The same in words."""
-    return "one network call" if nfe == 1 else f"{nfe} network calls"
+def counted(n: int, what: str) -> str:
+    """one step, 50 steps: how pictures, tables and cards say a number of them."""
+    return f"one {what}" if n == 1 else f"{n} {what}s"
 
 
 def write_json(path: Path, content: Any) -> None:

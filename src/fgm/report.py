@@ -15,7 +15,9 @@ from fgm.arguments import read_settings
 from fgm.errors import entry
 from fgm.records import read_rows
 from fgm.studies.definition import read_sweep
+from fgm.studies.page import by_hand, page_of
 from fgm.studies.rows import require_runs, studies_of
+from fgm.table import render
 
 KNOWN = {"sweep": "", "outputs": "outputs", "experiments": "experiments", "out": ""}
 
@@ -24,16 +26,16 @@ def main(arguments: list[str]) -> None:
     own = read_settings(arguments, KNOWN)
     sweep, outputs, experiments = read_sweep(own["sweep"]), Path(own["outputs"]), Path(own["experiments"])
     folder = experiments / sweep.name
+    page, html = folder / "README.md", Path(own["out"] or outputs / sweep.name / "report.html")
     studies = studies_of(read_rows(folder / "runs.jsonl"))
     require_runs(studies, sweep.name)
-    from fgm.studies.page import by_hand, write_page
     from fgm.studies.report import run_places, write_plots, write_report  # matplotlib, from here on
 
     places = run_places(outputs, sweep.name)
     pictures = {study.recipe: write_plots(study, sweep, places, folder) for study in studies}
-    page = write_page(sweep, studies, pictures, experiments)
-    html = Path(own["out"] or outputs / sweep.name / "report.html")
-    write_report(sweep, studies, by_hand(page), places, html)
+    found = by_hand(page)
+    page.write_text(render(page_of(sweep, pictures, found), experiments))
+    write_report(sweep, studies, found, places, html)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{html}, {page} and {sum(map(len, pictures.values()))} plots beside it (make table)")
 

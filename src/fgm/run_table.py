@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from fgm.markdown import mean_and_sd, protocols, table_head, table_row
-from fgm.records import Measurement, steps_named
+from fgm.records import Measurement, counted
 
 Key = tuple[str, int, str]
 
@@ -49,4 +49,4 @@ def sampler_name(m: Measurement) -> str:
         return m.protocol.partition(";")[0] if ";" in m.protocol else "floor: fresh against fresh"
     if m.weights == "teacher":
         return "start: teacher at t*" if m.nfe == 1 else "teacher's ODE"
-    return "start: teacher at t*" if m.weights == "start" else f"{steps_named(m.nfe)}, {m.weights}"
+    return "start: teacher at t*" if m.weights == "start" else f"{counted(m.nfe, 'step')}, {m.weights}"

@@ -11,7 +11,7 @@ from fgm.arguments import whole, whole_or
 from fgm.errors import Refusal, entry
 from fgm.evaluators import device_of_rank, make
 from fgm.finished import finished_run, load_source
-from fgm.records import calls_named
+from fgm.records import counted
 
 OWN = {"n": "", "sample_seed": "0", "prompt": "", "out": ""}
 MANY, PROMPTED = 100, 12
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
         captioned_grid({source.name: x_0}, prompts, out)
     else:
         gallery(x_0, out)
-    print(f"{out}: {count} samples, {calls_named(source.nfe)} each, {took:.2f} s")
+    print(f"{out}: {count} samples, {counted(source.nfe, 'network call')} each, {took:.2f} s")
 
 
 def asked(recipe: str, data: Any, prompt: str, n: int | None, seed: int) -> tuple[Any, list[str]]:

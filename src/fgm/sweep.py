@@ -18,7 +18,7 @@ from rich.console import Console
 
 from fgm.arguments import choice, split, yes
 from fgm.config import parse_arguments
-from fgm.errors import entry
+from fgm.errors import Refusal, entry
 from fgm.studies.definition import read_sweep, restrict, with_metrics
 from fgm.studies.multirun import LAUNCHERS, SWEEPERS, multirun
 from fgm.studies.points import points
@@ -35,13 +35,20 @@ def main(arguments: list[str]) -> None:
     choice(own, "format", ("run", "wandb"))
     choice(own, "launcher", ("", *LAUNCHERS))
     choice(own, "sweeper", ("", *SWEEPERS))
+    by_hydra = bool(own["launcher"] or own["sweeper"] or hydra)
+    if own["format"] == "wandb" and by_hydra:
+        raise Refusal(
+            "format=wandb leaves the points to W&B's agents: launcher=, sweeper= and hydra.<key>= have no place"
+        )
+    if own["format"] == "run" and own["out"]:
+        raise Refusal(f"out={own['out']} is for format=wandb; a sweep's own place is outputs=<folder>")
     retry, whole = yes(own, "retry"), with_metrics(read_sweep(own["sweep"]), own["metrics"])
     sweep, rest = restrict(whole, [argument for argument in rest if argument not in hydra])
     recipe, overrides = parse_arguments(rest, sweep.experiment)
     console = Console(highlight=False, soft_wrap=True)
     if own["format"] == "wandb":
-        console.print(write_sweep(sweep, recipe, overrides, own["out"]))
-    elif own["launcher"] or own["sweeper"] or hydra:
+        console.print(write_sweep(sweep, recipe, overrides, retry, own["out"]))
+    elif by_hydra:
         multirun(sweep, recipe, overrides, own, hydra, console)
     else:
         run_all(points(sweep, recipe, overrides), retry, console)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fgm.networks.generator import FewStepGenerator
 from fgm.networks.ode import OdeSampler
 from fgm.paths import Path
-from fgm.records import steps_named
+from fgm.records import counted
 from fgm.streams import sample_noise
 
 Conditions = Callable[[Tensor], Tensor | None]  # of samples (n,): (n, ...), or None where there are none
@@ -53,7 +53,7 @@ def many_step(net: nn.Module, path: Path, steps: int) -> Source:
 
 def generator_source(generator: FewStepGenerator, weights: str) -> Source:
     """A generator that is, or was, trained: ema or raw."""
-    return Source(f"{steps_named(generator.nfe)}, {weights}", generator, generator.nfe, weights)
+    return Source(f"{counted(generator.nfe, 'step')}, {weights}", generator, generator.nfe, weights)
 
 
 def labels_of(indices: Tensor, num_classes: int) -> Tensor | None:

@@ -13,7 +13,7 @@ from fgm.networks.generator import input_scale, step_times
 from fgm.networks.sd3 import FACTOR
 from fgm.pretrained import BILLIONS
 from fgm.publish.plan import Plan
-from fgm.records import calls_named, steps_named
+from fgm.records import counted
 
 CALL = """```python
 import torch
@@ -31,7 +31,7 @@ def card(plan: Plan, merge: bool, dtype: str) -> str:
     """README.md of the pipeline, in Markdown with the hub's header."""
     results = json.loads((Path(plan.config["run_dir"]) / "results.json").read_text())
     header = yaml.safe_dump(header_of(plan), sort_keys=False)
-    title = f"# {plan.config['recipe']}: {plan.teacher_name} in {calls_named(plan.steps)}\n"
+    title = f"# {plan.config['recipe']}: {plan.teacher_name} in {counted(plan.steps, 'network call')}\n"
     parts = [f"---\n{header}---\n", title, origin(plan)]
     parts += ["## How to call it\n", explained(plan), called(plan, merge, dtype), ""]
     parts += ["## What was measured\n", measured(results), "## Where it is from\n", provenance(plan, results)]
@@ -106,7 +106,7 @@ def measured(results: dict[str, Any]) -> str:
     lines = table_head(["sampler", "metric", "value", "n", "protocol"])
     for row in rows:
         told = (f"{row['value']:.4g}", str(row["n"]), row["protocol"])
-        lines.append(table_row([f"{steps_named(row['nfe'])}, {row['weights']}", row["metric"], *told]))
+        lines.append(table_row([f"{counted(row['nfe'], 'step')}, {row['weights']}", row["metric"], *told]))
     return "\n".join(lines) + "\n"
 
 

@@ -6,12 +6,9 @@
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from fgm.studies.definition import Sweep
-from fgm.studies.rows import Study
-from fgm.table import render
 
 MARKS = ("<!-- by hand -->\n", "<!-- by hand: end -->\n")
 BY_HAND = re.compile(f"{re.escape(MARKS[0])}(.*?){re.escape(MARKS[1])}", re.S)
@@ -24,21 +21,23 @@ def by_hand(path: Path) -> str:
     return found[1] if found else UNWRITTEN
 
 
-def write_page(sweep: Sweep, studies: Sequence[Study], pictures: dict[str, dict[str, Path]], experiments: Path) -> Path:
-    """pictures: recipe -> title -> file, in the page's own folder."""
-    path = experiments / sweep.name / "README.md"
-    shown = [image(title, study, file) for study in studies for title, file in pictures[study.recipe].items()]
+def page_of(sweep: Sweep, pictures: dict[str, dict[str, Path]], found: str) -> str:
+    """With an empty table, for fgm.table to fill.
+
+    Args:
+        pictures: recipe -> title -> file, in the page's own folder.
+        found: finding and verdict.
+    """
+    shown = [
+        f"![{title} of {recipe}]({file.name})\n" for recipe, files in pictures.items() for title, file in files.items()
+    ]
     commands = [
-        f"`make sweep {'' if s.recipe == sweep.experiment else f'EXP={s.recipe} '}SWEEP={sweep.name}`" for s in studies
+        f"`make sweep {'' if recipe == sweep.experiment else f'EXP={recipe} '}SWEEP={sweep.name}`"
+        for recipe in pictures
     ]
     page = [
         f"# {sweep.name}\n", f"**Question.** {sweep.question}\n",
         f"**Command.** {', '.join(commands)}; `make report SWEEP={sweep.name}` makes this page\n",
-        MARKS[0] + by_hand(path) + MARKS[1], *shown, f"<!-- table: {sweep.name} -->\n<!-- end -->\n",
+        MARKS[0] + found + MARKS[1], *shown, f"<!-- table: {sweep.name} -->\n<!-- end -->\n",
     ]  # fmt: skip
-    path.write_text(render("\n".join(page), experiments))
-    return path
-
-
-def image(title: str, study: Study, file: Path) -> str:
-    return f"![{title} of {study.recipe}]({file.name})\n"
+    return "\n".join(page)

@@ -12,26 +12,26 @@ from typing import Any
 import yaml
 
 from fgm.config import read_recipe
-from fgm.studies.definition import Sweep
+from fgm.studies.definition import Sweep, text
 from fgm.studies.points import require_axes
 from fgm.training.account import PROJECT, final
 
 
-def write_sweep(sweep: Sweep, recipe: str, overrides: list[str], out: str) -> str:
+def write_sweep(sweep: Sweep, recipe: str, overrides: list[str], retry: bool, out: str) -> str:
     """To outputs/<study>/wandb.yaml or out; says what to do with it."""
     require_axes(sweep, recipe, [*sweep.base, *overrides])
     outputs = read_recipe(recipe, [*sweep.base, *overrides])["outputs"]
     path = Path(out or f"{outputs}/{sweep.name}/wandb.yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(sweep_config(sweep, recipe, overrides), sort_keys=False, width=120))
+    path.write_text(yaml.safe_dump(sweep_config(sweep, recipe, overrides, retry), sort_keys=False, width=120))
     return f"{path}: wandb sweep {path}, then wandb agent <what it prints>"
 
 
-def sweep_config(sweep: Sweep, recipe: str, overrides: list[str]) -> dict[str, Any]:
+def sweep_config(sweep: Sweep, recipe: str, overrides: list[str], retry: bool) -> dict[str, Any]:
     """As W&B's schema for sweeps has it."""
     axes = {axis.name: {"values": list(axis.values)} for axis in sweep.axes.values()}
     metrics = ",".join(f"{metric}:{mode}" for metric, mode in sweep.metrics.items())
-    fixed = [f"sweep={sweep.name}", f"experiment={recipe}", f"metrics={metrics}", *overrides]
+    fixed = [f"sweep={sweep.name}", f"experiment={recipe}", f"metrics={metrics}", f"retry={text(retry)}", *overrides]
     return {
         "name": f"{sweep.name} of {recipe}",
         "description": sweep.question,

@@ -14,6 +14,10 @@ from fgm.errors import first_line, hint, last_line
         ("zebra", ["ring", "digits"], "", "there are ring, digits"),
         ("zebra", ["ring", "digits"], "look into configs/", "look into configs/"),
         ("zebra", [], "", "there are none"),
+        ("training.learning_rate", ["training.micro_batches", "optimizer.lr"], "", "did you mean optimizer.lr?"),
+        ("trainer.clip", ["trainer.compile", "training.clip"], "", "did you mean training.clip?"),
+        ("data.sise", ["network.size", "data.size"], "", "did you mean data.size?"),
+        ("training.zebra", ["training.cycles", "training.clip"], "look into configs/", "look into configs/"),
     ],
 )
 def test_a_hint_is_the_nearest_name_or_what_there_is(name: str, known: list[str], otherwise: str, said: str) -> None:

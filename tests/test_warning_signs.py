@@ -90,7 +90,7 @@ def test_a_warning_comes_once_a_crossing_and_says_what_to_try() -> None:
     console = Console(file=io.StringIO(), width=400)
     signs, flags = WarningSigns(console), []
     for cycle, norm in enumerate([1.0] * 6 + [99.0, 99.0, 1.0, 99.0]):
-        found = signs.watch({"generator_grad_norm": norm}, warm=True)
+        found = signs.watch({"generator_grad_norm": norm}, warm=True, data_std=1.0)
         signs.warn(found, cycle, speak=True)
         flags.append(bool(found["gradient_spike"]))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
@@ -101,8 +101,11 @@ def test_a_warning_comes_once_a_crossing_and_says_what_to_try() -> None:
 
 def test_signs_are_told_only_of_scalars_that_are_there() -> None:
     signs = WarningSigns(Console(file=io.StringIO()))
-    assert signs.watch({"loss": 1.0, "grad_norm": 1.0}, warm=True).keys() == {"oscillation", "gradient_spike"}
-    assert "drift" in signs.watch({"sample_mean": 0.0, "sample_std": 1.0}, warm=True)
+    assert signs.watch({"loss": 1.0, "grad_norm": 1.0}, warm=True, data_std=1.0).keys() == {
+        "oscillation",
+        "gradient_spike",
+    }
+    assert "drift" in signs.watch({"sample_mean": 0.0, "sample_std": 1.0}, warm=True, data_std=1.0)
 
 
 # in training

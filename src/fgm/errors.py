@@ -34,10 +34,20 @@ def last_line(error: BaseException) -> str:
 
 
 def hint(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """What to do about an unknown name: the nearest known one, or all of them, or what to say in their place."""
-    names = list(known)
-    near = get_close_matches(name, names, 1, 0.5)
-    return f"did you mean {near[0]}?" if near else otherwise or f"there are {', '.join(names) or 'none'}"
+    """What to do about an unknown name: the nearest known one, or all of them, or what to say in their place.
+
+    Of dotted names the last part tells which is nearest, wherever it stands, also by initials: learning_rate is lr.
+    """
+    last = name.rpartition(".")[2]
+    parts = {each: each.rpartition(".")[2] for each in known}
+    initials = "".join(word[:1] for word in last.split("_"))
+    if "_" in last and last not in parts.values() and initials in parts.values():
+        last = initials
+    near = get_close_matches(last, parts.values(), 1, 0.5)
+    if not near:
+        return otherwise or f"there are {', '.join(parts) or 'none'}"
+    alike = [each for each, part in parts.items() if part == near[0]]
+    return f"did you mean {get_close_matches(name, alike, 1, 0)[0]}?"
 
 
 def require_installed(package: str, option: str, extra: str) -> None:

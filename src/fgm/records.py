@@ -81,7 +81,9 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+    """Those of earlier versions speak of 1 threads."""
+    text = path.read_text().replace('"cpu, 1 threads"', '"cpu, 1 thread"') if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:

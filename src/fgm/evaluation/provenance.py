@@ -72,7 +72,10 @@ def environment(device: torch.device, world_size: int) -> dict[str, Any]:
 
 def device_name(device: torch.device) -> str:
     """As rows and results.json have it."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} thread{'s' * (threads > 1)}"
 
 
 def version_of(package: str) -> str | None:

@@ -108,7 +108,7 @@ class WarningSigns(Callback):
             pl_module.log_dict(found, logger=False)  # Record writes it
             self.warn(signs, cycle, trainer.is_global_zero)
 
-    def watch(self, scalars: dict[str, float], warm: bool, data_std: float = 1.0) -> dict[str, str]:
+    def watch(self, scalars: dict[str, float], warm: bool, data_std: float) -> dict[str, str]:
         """Every sign that these scalars can show, with the scalars that show it now or an empty text."""
         for name, value in scalars.items():
             self.seen[name] = [*self.seen.get(name, []), value][-WINDOW:]

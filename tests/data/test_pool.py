@@ -6,7 +6,7 @@ import torch
 from fgm.data import pool
 from fgm.data.pool import Pool
 from fgm.data.shapes.dataset import Shapes
-from fgm.evaluation.quantise import dequantise
+from fgm.pixels.quantise import dequantise
 from fgm.streams import stream
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from fgm.data import Data
-from fgm.evaluation.quantise import dequantise
+from fgm.pixels.quantise import dequantise
 from fgm.streams import stream
 
 CHUNK = 10_000

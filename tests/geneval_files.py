@@ -5,8 +5,8 @@ from pathlib import Path
 
 from fgm.evaluation.geneval.detections import Detection, Pixels, RecordedDetector
 from fgm.evaluation.geneval.layout import write_sample
-from fgm.evaluation.geneval.prompts import Metadata
 from fgm.files import write_lines
+from fgm.text.geneval.prompts import Metadata
 
 STEP = {"left of": (-40, 0), "right of": (40, 0), "above": (0, -40), "below": (0, 40)}
 

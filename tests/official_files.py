@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fgm.evaluation.png import encode
+from fgm.pixels.png import encode
 from fgm.streams import stream
 
 

@@ -16,19 +16,19 @@ from tiny_runs import TINY, Said, finished, light, nan_weights, refused, rescale
 import fgm.evaluate
 import fgm.export
 from fgm.data.shapes.dataset import Shapes
-from fgm.data.shapes.metadata import every, metadata
-from fgm.data.shapes.vocabulary import decode
 from fgm.errors import Refusal
-from fgm.evaluation.geneval.prompts import read_prompts
 from fgm.evaluation.panel import DISTANCES
-from fgm.evaluation.quantise import dequantise
 from fgm.evaluation.sampling import Source
 from fgm.evaluation.shape_prompts import VOCABULARY
 from fgm.evaluation.sources.folder import FolderSource
 from fgm.evaluation.sources.geneval import GenEvalSource
 from fgm.evaluation.sources.sampler import SamplerSource
 from fgm.evaluators import make_evaluation
+from fgm.pixels.quantise import dequantise
 from fgm.records import Measurement
+from fgm.text.geneval.prompts import read_prompts
+from fgm.text.shapes.metadata import every, metadata
+from fgm.text.shapes.vocabulary import decode
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,14 @@ from tiny_runs import Said, light, refused
 import fgm.reference
 import fgm.score
 from fgm.data.digits import Digits
-from fgm.data.shapes.metadata import metadata
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import draw_scenes
 from fgm.evaluation.exporting import export_images
-from fgm.evaluation.geneval.grammar import generate_prompts
 from fgm.evaluation.images import DigitPanel
 from fgm.evaluation.sources.dataset import dataset_source
 from fgm.streams import stream
+from fgm.text.geneval.grammar import generate_prompts
+from fgm.text.shapes.metadata import metadata
 
 PROMPTS = generate_prompts(seed=2)[::60]
 
@@ -105,7 +105,7 @@ def unknown_class(geneval: list[str], tmp_path: Path) -> list[str]:
 
 def test_an_unknown_class_in_the_detections_is_one_line(geneval: list[str], tmp_path: Path) -> None:
     said = light("score", unknown_class(geneval, tmp_path))
-    assert "unknown class 'unicorn'; see fgm.evaluation.geneval.vocabulary" in said and "seen.json" in said
+    assert "unknown class 'unicorn'; see fgm.text.geneval.vocabulary" in said and "seen.json" in said
     assert not (tmp_path / "layout" / "score").exists()
 
 

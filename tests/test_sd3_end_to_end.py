@@ -14,7 +14,7 @@ from torch import Tensor
 from fgm import export, sample, train
 from fgm.build import build
 from fgm.config import read_recipe
-from fgm.evaluation.png import decode
+from fgm.pixels.png import decode
 from fgm.training.checkpoints import LAST
 from fgm.training.fit import fit
 

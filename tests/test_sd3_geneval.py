@@ -14,8 +14,8 @@ from fgm import cache_prompts, train
 from fgm.config import read_recipe
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.detections import Detection, Pixels
-from fgm.evaluation.geneval.grammar import generate_prompts
 from fgm.evaluators import make
+from fgm.text.geneval.grammar import generate_prompts
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 ASKED = [p for tag in dict.fromkeys(p.tag for p in generate_prompts()) for p in generate_prompts() if p.tag == tag][

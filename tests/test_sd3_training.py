@@ -19,8 +19,8 @@ from fgm import export, sample, train
 from fgm.build import build
 from fgm.config import read_recipe
 from fgm.errors import Refusal
-from fgm.evaluation.png import decode
 from fgm.networks.sd3 import SD3Velocity
+from fgm.pixels.png import decode
 from fgm.training.fit import fit
 from fgm.training.method import Method
 

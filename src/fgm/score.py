@@ -16,10 +16,10 @@ from typing import Any
 
 from fgm.arguments import choice, read_settings, required, whole
 from fgm.errors import Refusal, entry
-from fgm.evaluation.geneval.vocabulary import GRAMMAR
 from fgm.evaluators import device_of_rank
 from fgm.files import sha256_of
 from fgm.records import write_json
+from fgm.text.geneval.vocabulary import GRAMMAR
 
 OWN = {
     "geneval_dir": "", "metadata": "", "detections": "", "detector": "json", "detector_dir": "", "clip_dir": "",
@@ -60,10 +60,10 @@ def read_questions(own: dict[str, str]) -> list[Any]:
     if own["metadata"] == GRAMMAR and own["vocabulary"] != "geneval":
         raise Refusal(f"metadata = {GRAMMAR} speaks of GenEval's objects: leave vocabulary={own['vocabulary']} out")
     if own["metadata"] == GRAMMAR:
-        from fgm.evaluation.geneval.grammar import generate_prompts
+        from fgm.text.geneval.grammar import generate_prompts
 
         return generate_prompts()
-    from fgm.evaluation.geneval.prompts import read_prompts
+    from fgm.text.geneval.prompts import read_prompts
 
     return read_prompts(Path(own["metadata"]), vocabulary)
 
@@ -73,7 +73,7 @@ def vocabulary_of(own: dict[str, str]) -> Any:
         from fgm.evaluation.shape_prompts import VOCABULARY
 
         return VOCABULARY
-    from fgm.evaluation.geneval.vocabulary import GENEVAL
+    from fgm.text.geneval.vocabulary import GENEVAL
 
     return GENEVAL
 

@@ -18,7 +18,7 @@ from fgm.data.images import ImageFolder
 from fgm.data.parquet import Cifar10Parquet
 from fgm.data.zipped import ZippedImages
 from fgm.errors import Refusal
-from fgm.evaluation.quantise import dequantise
+from fgm.pixels.quantise import dequantise
 from fgm.streams import stream
 
 TEN = torch.arange(100) % 10

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from fgm.data.shapes.dataset import Shapes
-from fgm.data.shapes.grammar import COLOR_ATTR, COUNTING, POSITION, RELATIONS, TAGS, draw_captions
-from fgm.data.shapes.metadata import every, metadata, parse
 from fgm.data.shapes.render import AREAS, coverage, render
 from fgm.data.shapes.scenes import CANVASES, DOMINANCE, JITTER, MARGIN, Scenes, canvas_of, draw_scenes, fill
-from fgm.data.shapes.vocabulary import (
+from fgm.errors import Refusal
+from fgm.streams import stream
+from fgm.text.shapes.grammar import COLOR_ATTR, COUNTING, POSITION, RELATIONS, TAGS, draw_captions
+from fgm.text.shapes.metadata import every, metadata, parse
+from fgm.text.shapes.vocabulary import (
     COLOUR_NAMES,
     EASY,
     HARD,
@@ -24,8 +26,6 @@ from fgm.data.shapes.vocabulary import (
     decode,
     encode,
 )
-from fgm.errors import Refusal
-from fgm.streams import stream
 
 MODES = [(32, EASY), (64, HARD)]
 

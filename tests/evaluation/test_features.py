@@ -20,8 +20,8 @@ from fgm.evaluation.features.registered import Registered
 from fgm.evaluation.features.small import SmallClassifier
 from fgm.evaluation.features.states import load_state
 from fgm.evaluation.features.transformer import Clip, Dinov2, prepared
-from fgm.evaluation.held_weights import checked_hash, inception_weights
-from fgm.evaluation.quantise import dequantise, quantise
+from fgm.held_weights import checked_hash, inception_weights
+from fgm.pixels.quantise import dequantise, quantise
 from fgm.streams import stream
 
 
@@ -112,7 +112,7 @@ def test_missing_inception_weights_are_one_line_within_two_seconds(tmp_path: Pat
     """In a fresh process, without torch: what is missing, where to put it, the key, and what else there is."""
     code = (
         "import sys\nfrom fgm.errors import entry\n"
-        "def main(_):\n from fgm.evaluation.held_weights import inception_weights\n inception_weights()\n"
+        "def main(_):\n from fgm.held_weights import inception_weights\n inception_weights()\n"
         "try:\n entry(main, '')\nfinally:\n assert 'torch' not in sys.modules"
     )
     began = time.perf_counter()

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.clip_colour import MEAN, STD, TEMPLATES, ClipColours, cut_out, preprocess
 from fgm.evaluation.geneval.detections import Detection, Pixels
-from fgm.evaluation.geneval.vocabulary import COLOURS
+from fgm.text.geneval.vocabulary import COLOURS
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 RED, GREY = (255, 0, 0), (0x99, 0x99, 0x99)

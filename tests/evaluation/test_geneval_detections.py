@@ -9,7 +9,7 @@ import pytest
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.detections import Detection
 from fgm.evaluation.geneval.json_detector import JsonDetector
-from fgm.evaluation.geneval.vocabulary import Vocabulary
+from fgm.text.geneval.vocabulary import Vocabulary
 
 KEY = "00003/samples/00001.png"
 ENTRY = {"class": "tv remote", "box": [1, 2.5, 30, 40], "score": 0.75}

@@ -14,8 +14,8 @@ from PIL import Image
 
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.detections import Pixels
-from fgm.evaluation.geneval.grammar import generate_prompts
 from fgm.evaluation.geneval.layout import read_layout, read_png, write_sample
+from fgm.text.geneval.grammar import generate_prompts
 
 PROMPTS = generate_prompts(seed=1)[::50]  # twelve, of all tags
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.mask2former import Geometry, Mask2FormerDetector, detection, postprocess
-from fgm.evaluation.geneval.vocabulary import OBJECTS
+from fgm.text.geneval.vocabulary import OBJECTS
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 SAME = Geometry((24, 32), (24, 32), (24, 32))

@@ -9,8 +9,8 @@ import pytest
 from geneval_files import write_prompts
 
 from fgm.errors import Refusal
-from fgm.evaluation.geneval.grammar import article, generate_prompts, plural
-from fgm.evaluation.geneval.prompts import (
+from fgm.text.geneval.grammar import article, generate_prompts, plural
+from fgm.text.geneval.prompts import (
     Clause,
     Metadata,
     digest,
@@ -18,7 +18,7 @@ from fgm.evaluation.geneval.prompts import (
     parse_metadata,
     read_prompts,
 )
-from fgm.evaluation.geneval.vocabulary import COLOURS, OBJECTS, PROMPTS_PER_TAG, RELATIONS, Vocabulary
+from fgm.text.geneval.vocabulary import COLOURS, OBJECTS, PROMPTS_PER_TAG, RELATIONS, Vocabulary
 
 DOG = {"class": "dog", "count": 1}
 GOOD = {"tag": "single_object", "include": [DOG], "prompt": "a photo of a dog"}

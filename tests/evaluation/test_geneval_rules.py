@@ -15,9 +15,9 @@ import pytest
 
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.detections import Box, Detection
-from fgm.evaluation.geneval.prompts import Clause, Metadata
 from fgm.evaluation.geneval.rules import GenEvalRules, judge, keep, overlap, relations
-from fgm.evaluation.geneval.vocabulary import COLOURS, RELATIONS
+from fgm.text.geneval.prompts import Clause, Metadata
+from fgm.text.geneval.vocabulary import COLOURS, RELATIONS
 
 OBJECT = re.compile(
     r"(?:(\d+)x )?([a-z ]+?) (\d*\.\d+|1)(?: ([a-z]+))?(?: @([-.\d]+),([-.\d]+)(?:/([.\d]+),([.\d]+))?)?"

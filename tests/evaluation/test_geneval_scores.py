@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from fgm.errors import Refusal
-from fgm.evaluation.geneval.prompts import Clause, Metadata
 from fgm.evaluation.geneval.results import Result
 from fgm.evaluation.geneval.scores import bootstrap, summarise
-from fgm.evaluation.geneval.vocabulary import PROMPTS_PER_TAG
+from fgm.text.geneval.prompts import Clause, Metadata
+from fgm.text.geneval.vocabulary import PROMPTS_PER_TAG
 
 TAGS = {"single_object": 3, "counting": 5, "color_attr": 2}
 PROMPTS = [Metadata(tag, f"{tag} {i}", (Clause("dog", i + 1),)) for tag, count in TAGS.items() for i in range(count)]

@@ -20,7 +20,6 @@ from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.features.convolutions import RandomConvolutions
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.evaluation.geneval.evaluate import GenEval
-from fgm.evaluation.geneval.grammar import generate_prompts
 from fgm.evaluation.geneval.panel import GenEvalPanel
 from fgm.evaluation.geneval.scores import summarise
 from fgm.evaluation.panel import FeaturePanel
@@ -30,6 +29,7 @@ from fgm.evaluation.several import several
 from fgm.evaluation.shape_eval import ShapeEvalPanel
 from fgm.evaluation.shards import save_shard
 from fgm.streams import stream
+from fgm.text.geneval.grammar import generate_prompts
 
 PROMPTS = generate_prompts(seed=3)[::9]
 FEW = SimpleNamespace(split={part: Shapes().draw(60, stream(part, index=0)) for part in ("train", "test")})

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from fgm.data.shapes.grammar import TAGS
-from fgm.data.shapes.metadata import Metadata, binds_unseen, parse
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import Scenes, canvas_of, fill
-from fgm.data.shapes.vocabulary import COLOUR_NAMES, EASY, HARD, SHAPE_NAMES
 from fgm.errors import Refusal
-from fgm.evaluation.geneval.prompts import parse_metadata
 from fgm.evaluation.geneval.rules import judge
-from fgm.evaluation.quantise import quantise
 from fgm.evaluation.shape_detector import ShapeDetector, legibility, legible
 from fgm.evaluation.shape_prompts import VOCABULARY, questions
+from fgm.pixels.quantise import quantise
 from fgm.streams import stream
+from fgm.text.geneval.prompts import parse_metadata
+from fgm.text.shapes.grammar import TAGS
+from fgm.text.shapes.metadata import Metadata, binds_unseen, parse
+from fgm.text.shapes.vocabulary import COLOUR_NAMES, EASY, HARD, SHAPE_NAMES
 
 PER_TAG = 60
 World = tuple[list[Metadata], Scenes, Tensor]

@@ -11,11 +11,8 @@ from torchvision.transforms.functional import gaussian_blur
 
 from fgm.config import read_recipe
 from fgm.data.shapes.dataset import Shapes
-from fgm.data.shapes.grammar import TAGS
-from fgm.data.shapes.metadata import binds_unseen
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import draw_scenes, fill, objects_of
-from fgm.data.shapes.vocabulary import COLOUR_NAMES, SHAPE_NAMES, decode
 from fgm.errors import Refusal
 from fgm.evaluation import Asking, measure
 from fgm.evaluation.evaluation import Evaluation
@@ -28,6 +25,9 @@ from fgm.evaluation.shape_eval import RULES, ShapeEvalPanel
 from fgm.evaluation.shape_prior import histogram_distances, histograms, priors
 from fgm.evaluation.shape_prompts import questions
 from fgm.streams import stream
+from fgm.text.shapes.grammar import TAGS
+from fgm.text.shapes.metadata import binds_unseen
+from fgm.text.shapes.vocabulary import COLOUR_NAMES, SHAPE_NAMES, decode
 
 PER_TAG = 40
 N = 6 * PER_TAG

@@ -15,7 +15,7 @@ from fgm.evaluation.classifier import RECIPES, Space, accuracy, classifier, main
 from fgm.evaluation.features.small import SmallClassifier
 from fgm.evaluation.images import METRICS, DigitPanel, FashionPanel
 from fgm.evaluation.panel import blur
-from fgm.evaluation.quantise import dequantise
+from fgm.pixels.quantise import dequantise
 from fgm.streams import stream
 
 

@@ -13,16 +13,16 @@ from fgm.data.shapes.dataset import Shapes
 from fgm.errors import Refusal
 from fgm.evaluation.conditioning import balanced, drawn
 from fgm.evaluation.exporting import export_geneval, export_images
-from fgm.evaluation.geneval.grammar import generate_prompts
-from fgm.evaluation.png import decode, encode
-from fgm.evaluation.quantise import dequantise, quantise
 from fgm.evaluation.sampling import Source, draw_samples, labels_of
 from fgm.evaluation.sources import SampleSource
 from fgm.evaluation.sources.dataset import DatasetSource, dataset_source
 from fgm.evaluation.sources.folder import FolderSource
 from fgm.evaluation.sources.geneval import GenEvalSource
 from fgm.evaluation.sources.sampler import SamplerSource
+from fgm.pixels.png import decode, encode
+from fgm.pixels.quantise import dequantise, quantise
 from fgm.streams import stream
+from fgm.text.geneval.grammar import generate_prompts
 
 CPU = torch.device("cpu")
 PROMPTS = generate_prompts(seed=2)[::60]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fgm.data.shapes.vocabulary import encode
 from fgm.errors import Refusal
+from fgm.text.shapes.vocabulary import encode
 from fgm.text.sources import GenEvalMetadata, JsonLines, ShapesGrammar, TextFile
 
 

@@ -14,8 +14,8 @@ from fgm.errors import Refusal
 from fgm.evaluation import Asking, measure
 from fgm.evaluation.colour_panel import ColourPanel
 from fgm.evaluation.evaluation import Evaluation
-from fgm.evaluation.quantise import quantise
 from fgm.evaluation.sampling import Source
+from fgm.pixels.quantise import quantise
 from fgm.streams import sample_noise, stream
 from fgm.text.index import PromptCache
 

@@ -30,12 +30,12 @@ from fgm.evaluation.comm import Local
 from fgm.evaluation.evaluation import whole_batches
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.panel import FeaturePanel
-from fgm.evaluation.quantise import quantise
 from fgm.evaluation.references import real_images
 from fgm.evaluation.shards import Plan, evaluate
 from fgm.evaluation.sources import SampleSource
 from fgm.evaluation.sources.dataset import DatasetSource
 from fgm.evaluation.sources.sampler import SamplerSource
+from fgm.pixels.quantise import quantise
 from fgm.records import Measurement
 
 BATCH, SUBSETS, SUBSET_SIZE = 250, 100, 1000  # through the extractor; of kid

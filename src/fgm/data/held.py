@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from fgm.errors import Refusal
-from fgm.evaluation.quantise import dequantise
+from fgm.pixels.quantise import dequantise
 
 MEASURED = 10_000  # images from which std is taken
 Part = tuple[Tensor, Tensor | None]

@@ -1,8 +1,4 @@
-"""A folder of PNGs as a data set: real images for a teacher, for an adversary, or for RealUID's data term.
-
-Which files count, what they must be alike in, and where labels come from is what evaluation asks of a folder too
-(evaluation/sources/folder.py): all grey or all RGB, of one size; labels from a dataset.json beside them, if any.
-"""
+"""A folder of PNGs as a data set: real images for a teacher, for an adversary, or for RealUID's data term."""
 
 from functools import cached_property
 
@@ -11,8 +7,8 @@ from torch import Generator, Tensor
 
 from fgm.data import measured_std
 from fgm.data.held import mirrored
-from fgm.evaluation.quantise import dequantise
-from fgm.evaluation.sources.folder import FolderSource
+from fgm.pixels.folder import PngFolder
+from fgm.pixels.quantise import dequantise
 
 MEASURED = 2000  # images from which std is taken
 
@@ -26,43 +22,43 @@ class ImageFolder:
         flips: whether every second image that is drawn is mirrored left to right.
 
     Raises:
-        Refusal: no folder, no PNGs, one that is damaged or unlike the others, or labels that do not fit.
+        Refusal: see PngFolder.
     """
 
     def __init__(self, directory: str, recursive: bool = False, flips: bool = False) -> None:
-        self.source, self.flips = FolderSource(directory, recursive=recursive), flips
-        self.shape, labels = self.source.shape, self.source.labels
+        self.folder, self.flips = PngFolder(directory, recursive=recursive), flips
+        self.shape, labels = self.folder.shape, self.folder.labels
         self.num_classes = 0 if labels is None else int(labels.max()) + 1
 
     @cached_property
     def held(self) -> Tensor:
         """All images, uint8 (n, c, h, w)."""
-        return self.source.take(range(self.source.n)).x
+        return self.folder.read(range(self.folder.n))
 
     @cached_property
     def std(self) -> float:
         return measured_std(self.reference, MEASURED)
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
-        chosen, labels = self.choose(n, generator), self.source.labels
+        chosen, labels = self.choose(n, generator), self.folder.labels
         x_0 = dequantise(self.held[chosen])
         return mirrored(x_0, generator) if self.flips else x_0, None if labels is None else labels[chosen]
 
     @property
     def split(self) -> dict[str, tuple[Tensor, Tensor | None]]:
         """What distances are taken from, keyed train: all images, never flipped."""
-        return {"train": (self.held, self.source.labels)}
+        return {"train": (self.held, self.folder.labels)}
 
     def choose(self, n: int, generator: Generator) -> Tensor:
         """Numbers of images, (n,), on the CPU."""
-        return torch.randint(self.source.n, (n,), generator=generator, device=generator.device).cpu()
+        return torch.randint(self.folder.n, (n,), generator=generator, device=generator.device).cpu()
 
     def conditions(self, n: int, generator: Generator) -> Tensor | None:
         """The labels of n images."""
-        labels = self.source.labels
+        labels = self.folder.labels
         return None if labels is None else labels[self.choose(n, generator)].to(generator.device)
 
     def reference(self, n: int, generator: Generator) -> Tensor:
         """Images in an order of chance, none twice while there are others."""
-        order = torch.randperm(self.source.n, generator=generator, device=generator.device).cpu()
+        order = torch.randperm(self.folder.n, generator=generator, device=generator.device).cpu()
         return dequantise(self.held[order[:n]])

@@ -18,7 +18,7 @@ from torch import Tensor
 from fgm.archives import require_pyarrow
 from fgm.data.held import HeldImages, require_labels
 from fgm.errors import Refusal, first_line
-from fgm.evaluation.png import decode
+from fgm.pixels.png import decode
 
 
 class Cifar10Parquet(HeldImages):

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from fgm.data import Data
-from fgm.evaluation.quantise import dequantise
+from fgm.pixels.quantise import dequantise, quantise
 from fgm.streams import stream
 
 CHUNK = 10_000
@@ -45,7 +45,7 @@ class Pool:
         """Images and conditions by the device that asked for them."""
         sizes = [min(CHUNK, self.n - start) for start in range(0, self.n, CHUNK)]
         chunks = [self.data.draw(size, stream(self.seed, "pool", index=i)) for i, size in enumerate(sizes)]
-        images = torch.cat([((x + 1) * 127.5).round().to(torch.uint8) for x, _ in chunks])
+        images = torch.cat([quantise(x) for x, _ in chunks])
         return {"cpu": (images, torch.cat([condition for _, condition in chunks if condition is not None]))}
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:

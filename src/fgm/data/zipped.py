@@ -17,8 +17,8 @@ from torch import Generator, Tensor
 from fgm.data import measured_std
 from fgm.data.held import mirrored, require_labels, uniform_labels
 from fgm.errors import Refusal
-from fgm.evaluation.png import LABELS, decode, labels_told
-from fgm.evaluation.quantise import dequantise
+from fgm.pixels.png import LABELS, decode, labels_told
+from fgm.pixels.quantise import dequantise
 
 MEASURED = 2000  # images from which std is taken
 MOST = 50_000  # images that a reference for distances holds

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from fgm.data.digits import Digits
 from fgm.data.fashion import Fashion
 from fgm.errors import Refusal, entry, hint
-from fgm.evaluation.quantise import dequantise
+from fgm.pixels.quantise import dequantise
 from fgm.streams import stream
 
 Space = Literal["digits", "fashion"]

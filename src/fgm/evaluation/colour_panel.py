@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from fgm.evaluation import Rows
-from fgm.evaluation.quantise import dequantise, quantise
+from fgm.pixels.quantise import dequantise, quantise
 from fgm.records import Measurement
 from fgm.text.index import PromptCache
 

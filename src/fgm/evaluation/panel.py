@@ -19,10 +19,10 @@ from fgm.evaluation.bias import bias_table, is_small
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.metrics import KS, Comparison
 from fgm.evaluation.protocols import Name, protocol_of
-from fgm.evaluation.quantise import Mode, dequantise, quantise
 from fgm.evaluation.references import Reference, has_held_out, real_images, reference_of_data, reference_of_file
 from fgm.evaluation.requirements import fewest_samples, known_metrics, large_enough
 from fgm.evaluation.symptoms import BANDS, radial_power
+from fgm.pixels.quantise import Mode, dequantise, quantise
 from fgm.records import Measurement
 from fgm.streams import sample_noise
 

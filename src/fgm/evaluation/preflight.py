@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from fgm.errors import Refusal
-from fgm.evaluation.geneval.vocabulary import GRAMMAR
-from fgm.evaluation.held_weights import CLIP, MASK2FORMER, inception_weights
+from fgm.held_weights import CLIP, MASK2FORMER, inception_weights
+from fgm.text.geneval.vocabulary import GRAMMAR
 
 DIRECTORIES = {"Mask2FormerDetector": ("detector", MASK2FORMER), "ClipColours": ("colours", CLIP)}
 

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from fgm.errors import Refusal
 from fgm.evaluation import Rows
-from fgm.evaluation.geneval.prompts import Metadata, digest
 from fgm.evaluation.geneval.scores import Array, bootstrap
 from fgm.records import Measurement
 from fgm.streams import stream
+from fgm.text.geneval.prompts import Metadata, digest
 
 T = TypeVar("T")
 RESAMPLES = 1000

@@ -17,8 +17,8 @@ from typing import Literal
 
 from fgm.errors import Refusal
 from fgm.evaluation.features import FeatureExtractor
-from fgm.evaluation.held_weights import INCEPTION_HASH
-from fgm.evaluation.quantise import NAMES, Mode
+from fgm.held_weights import INCEPTION_HASH
+from fgm.pixels.quantise import NAMES, Mode
 
 Name = Literal["edm", "torch-fidelity", "clean-legacy", "dmd2-edm", "own"]
 

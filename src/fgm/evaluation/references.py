@@ -9,9 +9,9 @@ from torch import Tensor
 from fgm.evaluation.bank import FeatureBank
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.moments import Gaussian, load_moments
-from fgm.evaluation.quantise import Mode, dequantise, quantise
 from fgm.evaluation.symptoms import radial_power
 from fgm.files import sha256_of
+from fgm.pixels.quantise import Mode, dequantise, quantise
 from fgm.streams import stream
 
 FRESH = 10_000  # draws that stand for a training set that has no end

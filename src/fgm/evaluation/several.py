@@ -8,7 +8,7 @@ from torch import Tensor
 from fgm.errors import Refusal
 from fgm.evaluation import Asking, Panel, Rows
 from fgm.evaluation.panel import FeaturePanel
-from fgm.evaluation.quantise import mode_of
+from fgm.pixels.quantise import mode_of
 from fgm.records import Measurement
 
 

@@ -23,13 +23,9 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from fgm.data.shapes.grammar import TAGS
-from fgm.data.shapes.metadata import binds_unseen, parse
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import canvas_of, fill
-from fgm.data.shapes.vocabulary import EASY
 from fgm.evaluation import Rows
-from fgm.evaluation.geneval.prompts import digest, parse_metadata
 from fgm.evaluation.geneval.rules import GenEvalRules, Verdict, judge
 from fgm.evaluation.prompted import PromptPanel, rounds
 from fgm.evaluation.shape_detector import Reading, ShapeDetector, legibility, legible
@@ -37,6 +33,10 @@ from fgm.evaluation.shape_prior import histogram_distances, histograms
 from fgm.evaluation.shape_prompts import VOCABULARY, questions
 from fgm.records import Measurement
 from fgm.streams import stream
+from fgm.text.geneval.prompts import digest, parse_metadata
+from fgm.text.shapes.grammar import TAGS
+from fgm.text.shapes.metadata import binds_unseen, parse
+from fgm.text.shapes.vocabulary import EASY
 
 RULES = GenEvalRules(counting_threshold=0.7)
 BINDING = ("colors", "color_attr")  # tags whose prompts state every colour

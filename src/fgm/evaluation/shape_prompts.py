@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
-from fgm.data.shapes.grammar import TAGS
-from fgm.data.shapes.metadata import Metadata, every, metadata
-from fgm.data.shapes.vocabulary import COLOUR_NAMES, EASY, SHAPE_NAMES
 from fgm.errors import Refusal
-from fgm.evaluation.geneval.vocabulary import Vocabulary
 from fgm.streams import stream
+from fgm.text.geneval.vocabulary import Vocabulary
+from fgm.text.shapes.grammar import TAGS
+from fgm.text.shapes.metadata import Metadata, every, metadata
+from fgm.text.shapes.vocabulary import COLOUR_NAMES, EASY, SHAPE_NAMES
 
 VOCABULARY = Vocabulary(tuple(SHAPE_NAMES), tuple(COLOUR_NAMES), tuple(TAGS))
 

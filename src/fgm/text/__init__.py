@@ -1,1 +1,1 @@
-"""Prompts and what text encoders make of them: sources, the encoders, and a cache that training reads."""
+"""Prompts: where they come from, what benchmarks ask, what encoders make of them, and a cache that training reads."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fgm.errors import Refusal
-from fgm.evaluation.held_weights import load_pretrained
+from fgm.held_weights import load_pretrained
 
 CLIP_LENGTH = 77
 CLIPS = ("text_encoder", "text_encoder_2")

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated, Protocol
 
 from fgm.errors import Refusal
-from fgm.evaluation.geneval.grammar import generate_prompts
-from fgm.evaluation.geneval.prompts import read_prompts
-from fgm.evaluation.geneval.vocabulary import GRAMMAR
 from fgm.files import parse_object, read_lines
+from fgm.text.geneval.grammar import generate_prompts
+from fgm.text.geneval.prompts import read_prompts
+from fgm.text.geneval.vocabulary import GRAMMAR
 
 
 class PromptSource(Protocol):
@@ -81,8 +81,8 @@ class ShapesGrammar:
     seed: Annotated[int, "[0, inf)"] = 0
 
     def read(self) -> list[str]:
-        from fgm.data.shapes.grammar import draw_captions  # torch, needed here alone
         from fgm.streams import stream
+        from fgm.text.shapes.grammar import draw_captions  # torch, needed here alone
 
         return list(dict.fromkeys(draw_captions(self.n, stream(self.seed, "prompts", index=0)).prompts()))
 

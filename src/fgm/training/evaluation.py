@@ -15,10 +15,10 @@ from fgm.data import Data
 from fgm.evaluation import Asking
 from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.pictures import captioned_grid, gallery, picture
-from fgm.evaluation.quantise import dequantise
 from fgm.evaluation.sampling import Source
 from fgm.evaluation.sources import Samples
 from fgm.evaluation.symptoms import complaints
+from fgm.pixels.quantise import dequantise
 from fgm.records import Measurement
 from fgm.streams import stream
 from fgm.training.best import SaveBest

@@ -1,1 +1,1 @@
-"""ShapeEval's world: captions of coloured shapes and their renders, unlimited and drawn on the fly."""
+"""ShapeEval's world: captioned renders of coloured shapes, unlimited and drawn on the fly."""

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 from torch import Generator, Tensor
 
 from fgm.data import measured_std
-from fgm.data.shapes.grammar import draw_captions
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import draw_scenes
-from fgm.data.shapes.vocabulary import EASY, decode, encode
 from fgm.streams import on_host
+from fgm.text.shapes.grammar import draw_captions
+from fgm.text.shapes.vocabulary import EASY, decode, encode
 
 
 @dataclass(frozen=True)

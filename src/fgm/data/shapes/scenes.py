@@ -16,10 +16,10 @@ from itertools import combinations
 import torch
 from torch import Generator, Tensor
 
-from fgm.data.shapes.grammar import COUNTING, MOST, Captions, draw_captions, draw_colours
-from fgm.data.shapes.rows import Rows
-from fgm.data.shapes.vocabulary import EASY, PALETTE
 from fgm.errors import Refusal
+from fgm.text.shapes.grammar import COUNTING, MOST, Captions, draw_captions, draw_colours
+from fgm.text.shapes.rows import Rows
+from fgm.text.shapes.vocabulary import EASY, PALETTE
 
 OBJECTS = MOST
 MARGIN, DOMINANCE, JITTER = 1.0, 1.6, 8.0

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fgm.evaluation.features.extractor import NetworkExtractor, three_channels, weights_hash
-from fgm.evaluation.quantise import dequantise
+from fgm.pixels.quantise import dequantise
 
 
 class RandomConvolutions(NetworkExtractor):

@@ -9,7 +9,7 @@ from torch import Tensor
 from fgm.errors import Refusal
 from fgm.evaluation.features.extractor import NetworkExtractor, three_channels
 from fgm.evaluation.features.states import harmless
-from fgm.evaluation.held_weights import checked_hash, inception_weights
+from fgm.held_weights import checked_hash, inception_weights
 
 LAYERS = ["2048", "logits_unbiased"]
 

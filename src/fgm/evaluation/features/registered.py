@@ -13,7 +13,7 @@ from torch import Tensor
 from fgm.errors import Refusal, hint
 from fgm.evaluation.features.extractor import NetworkExtractor, three_channels, weights_hash
 from fgm.evaluation.features.states import harmless
-from fgm.evaluation.held_weights import checked_hash
+from fgm.held_weights import checked_hash
 
 READ_A_STATE_DICT = ("inception-v3-compat", "vgg16")  # the others fetch, or execute what they read
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from fgm.errors import Refusal
 from fgm.evaluation.classifier import RECIPES, Classifier, Space, classifier
 from fgm.evaluation.features.extractor import NetworkExtractor
-from fgm.evaluation.quantise import dequantise
+from fgm.pixels.quantise import dequantise
 
 
 class SmallClassifier(NetworkExtractor):

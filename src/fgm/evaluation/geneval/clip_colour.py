@@ -25,8 +25,8 @@ from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
 from fgm.evaluation.features.transformer import OPENAI
 from fgm.evaluation.geneval.detections import Detection, Pixels
-from fgm.evaluation.geneval.vocabulary import COLOURS
-from fgm.evaluation.held_weights import CLIP, directory_hash, load_pretrained, require_directory
+from fgm.held_weights import CLIP, directory_hash, load_pretrained, require_directory
+from fgm.text.geneval.vocabulary import COLOURS
 
 TEMPLATES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
 MEAN, STD = OPENAI

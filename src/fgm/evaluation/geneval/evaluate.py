@@ -10,9 +10,9 @@ from pathlib import Path
 
 from fgm.evaluation.geneval.detections import ColourClassifier, Detection, Detector, Pixels, RecordedDetector
 from fgm.evaluation.geneval.layout import Sample, read_layout
-from fgm.evaluation.geneval.prompts import Metadata, digest, has_official_counts
 from fgm.evaluation.geneval.results import Details, Result
 from fgm.evaluation.geneval.rules import OFFICIAL, GenEvalRules, Kept, Verdict, judge, keep, seen
+from fgm.text.geneval.prompts import Metadata, digest, has_official_counts
 
 
 class GenEval:

@@ -15,8 +15,8 @@ from typing import Any
 
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.detections import Detection, RecordedDetector
-from fgm.evaluation.geneval.vocabulary import GENEVAL, Vocabulary
 from fgm.files import parse_object, read_lines, read_text
+from fgm.text.geneval.vocabulary import GENEVAL, Vocabulary
 
 HOLDS = "detections by image"
 
@@ -76,7 +76,7 @@ def parse_detection(entry: Any, where: str, vocabulary: Vocabulary) -> Detection
     if not isinstance(entry, dict) or not {"class", "box", "score"} <= entry.keys():
         raise Refusal(f"{where}: needs class, box and score")
     if entry["class"] not in vocabulary.classes:
-        raise Refusal(f"{where}: unknown class {entry['class']!r}; see fgm.evaluation.geneval.vocabulary")
+        raise Refusal(f"{where}: unknown class {entry['class']!r}; see fgm.text.geneval.vocabulary")
     if entry.get("color") not in (None, *vocabulary.colours):
         raise Refusal(f"{where}: unknown color {entry['color']!r}; there are {', '.join(vocabulary.colours)}")
     try:

@@ -20,9 +20,9 @@ from PIL import ImageOps
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.completeness import require_complete
 from fgm.evaluation.geneval.detections import Pixels
-from fgm.evaluation.geneval.prompts import Metadata
-from fgm.evaluation.png import opened, png_of, refusing_damage
 from fgm.files import parse_object, read_text, write_bytes
+from fgm.pixels.png import opened, png_of, refusing_damage
+from fgm.text.geneval.prompts import Metadata
 
 FOLDER, FILE = re.compile(r"\d{4,5}"), re.compile(r"\d+\.png")
 

@@ -22,8 +22,8 @@ from torch.nn.functional import interpolate, pad
 
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.detections import Detection, Pixels
-from fgm.evaluation.geneval.vocabulary import OBJECTS
-from fgm.evaluation.held_weights import MASK2FORMER, directory_hash, load_pretrained, require_directory
+from fgm.held_weights import MASK2FORMER, directory_hash, load_pretrained, require_directory
+from fgm.text.geneval.vocabulary import OBJECTS
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 DIVISOR = 32

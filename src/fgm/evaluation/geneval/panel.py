@@ -16,12 +16,12 @@ from fgm.data import prompted
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.detections import ColourClassifier, Detector
 from fgm.evaluation.geneval.evaluate import GenEval
-from fgm.evaluation.geneval.grammar import generate_prompts
-from fgm.evaluation.geneval.prompts import Metadata, digest, has_official_counts, read_prompts
 from fgm.evaluation.geneval.rules import OFFICIAL, GenEvalRules
-from fgm.evaluation.geneval.vocabulary import GRAMMAR
 from fgm.evaluation.prompted import PromptPanel, rounds
-from fgm.evaluation.quantise import quantise
+from fgm.pixels.quantise import quantise
+from fgm.text.geneval.grammar import generate_prompts
+from fgm.text.geneval.prompts import Metadata, digest, has_official_counts, read_prompts
+from fgm.text.geneval.vocabulary import GRAMMAR
 
 
 class GenEvalPanel(PromptPanel):

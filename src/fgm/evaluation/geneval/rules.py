@@ -26,8 +26,8 @@ from typing import Annotated
 
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.detections import Box, Detection
-from fgm.evaluation.geneval.prompts import Clause, Metadata
-from fgm.evaluation.geneval.vocabulary import COLOURS, COUNTING
+from fgm.text.geneval.prompts import Clause, Metadata
+from fgm.text.geneval.vocabulary import COLOURS, COUNTING
 
 Kept = dict[str, list[Detection]]
 

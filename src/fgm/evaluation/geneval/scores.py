@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.completeness import require_complete
-from fgm.evaluation.geneval.prompts import Metadata
 from fgm.evaluation.geneval.results import Result
 from fgm.records import Measurement
+from fgm.text.geneval.prompts import Metadata
 
 Array = NDArray[np.float64]
 RESAMPLES, LEVEL = 2000, 0.95

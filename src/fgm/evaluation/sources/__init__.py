@@ -11,8 +11,6 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from fgm.errors import Refusal
-
 
 @dataclass(frozen=True)
 class Samples:
@@ -53,15 +51,3 @@ def in_steps(source: SampleSource, step: int) -> Iterator[tuple[range, Samples]]
     for start in range(0, source.n, step):
         indices = range(start, min(start + step, source.n))
         yield indices, source.take(indices)
-
-
-def promised(n: int | None, found: int, where: str, kind: str = "images") -> int:
-    """How many are used: n of them, or all.
-
-    Raises:
-        Refusal: fewer are there than promised, or none.
-    """
-    if not found or (n or 0) > found:
-        wanted = f"and n = {n} are promised" if n else "and at least one is needed"
-        raise Refusal(f"{where} holds {found} {kind}, {wanted}: make the missing ones, or give another n=")
-    return n or found

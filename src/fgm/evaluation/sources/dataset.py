@@ -8,8 +8,9 @@ from torch import Tensor
 
 from fgm.data import Data
 from fgm.errors import Refusal
-from fgm.evaluation.quantise import quantise
-from fgm.evaluation.sources import Samples, promised
+from fgm.evaluation.sources import Samples
+from fgm.pixels.folder import promised
+from fgm.pixels.quantise import quantise
 from fgm.streams import stream
 
 

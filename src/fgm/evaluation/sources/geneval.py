@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from fgm.evaluation.geneval.layout import read_layout
-from fgm.evaluation.geneval.prompts import Metadata, digest
 from fgm.evaluation.sources import Samples
-from fgm.evaluation.sources.folder import require_alike
+from fgm.pixels.folder import require_alike
+from fgm.text.geneval.prompts import Metadata, digest
 
 
 class GenEvalSource:

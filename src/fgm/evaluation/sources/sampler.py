@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from fgm.errors import Refusal
 from fgm.evaluation.conditioning import Conditioning
-from fgm.evaluation.quantise import Mode, quantise
 from fgm.evaluation.sampling import Source, draw
 from fgm.evaluation.sources import Samples
+from fgm.pixels.quantise import Mode, quantise
 
 
 @dataclass(frozen=True)

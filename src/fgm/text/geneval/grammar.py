@@ -18,8 +18,8 @@ from itertools import islice
 import numpy as np
 from numpy.random import Generator
 
-from fgm.evaluation.geneval.prompts import Clause, Metadata
-from fgm.evaluation.geneval.vocabulary import COLOURS, COUNTING, OBJECTS, PROMPTS_PER_TAG, RELATIONS
+from fgm.text.geneval.prompts import Clause, Metadata
+from fgm.text.geneval.vocabulary import COLOURS, COUNTING, OBJECTS, PROMPTS_PER_TAG, RELATIONS
 
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 THINGS = tuple(name for name in OBJECTS if name != "person")

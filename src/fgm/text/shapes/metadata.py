@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from fgm.data.shapes.grammar import COUNTING, FEWEST, MOST, PAIRED, POSITION, RELATIONS, TAGS, Captions
-from fgm.data.shapes.vocabulary import COLOUR_NAMES, EASY, HELD_OUT, SHAPE_NAMES
 from fgm.errors import Refusal
+from fgm.text.shapes.grammar import COUNTING, FEWEST, MOST, PAIRED, POSITION, RELATIONS, TAGS, Captions
+from fgm.text.shapes.vocabulary import COLOUR_NAMES, EASY, HELD_OUT, SHAPE_NAMES
 
 Metadata = dict[str, Any]
 

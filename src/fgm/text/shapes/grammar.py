@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from fgm.data.shapes.rows import Rows
-from fgm.data.shapes.vocabulary import EASY, IDS, NUMBERS, SEEN_COLOURS, SHAPES, WORDS, decode
+from fgm.text.shapes.rows import Rows
+from fgm.text.shapes.vocabulary import EASY, IDS, NUMBERS, SEEN_COLOURS, SHAPES, WORDS, decode
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 SINGLE, TWO, COUNTING, COLORS, POSITION, COLOR_ATTR = range(len(TAGS))

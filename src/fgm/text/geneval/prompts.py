@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from fgm.errors import Refusal
-from fgm.evaluation.geneval.vocabulary import GENEVAL, PROMPTS_PER_TAG, RELATIONS, Vocabulary
 from fgm.files import parse_object, read_lines
+from fgm.text.geneval.vocabulary import GENEVAL, PROMPTS_PER_TAG, RELATIONS, Vocabulary
 
 CONDITIONS: dict[str, set[str]] = {"include": {"color", "position"}, "exclude": set()}
 
@@ -94,7 +94,7 @@ def parse_clauses(row: dict[str, Any], key: str, where: str, vocabulary: Vocabul
 
 def parse_clause(item: dict[str, Any], index: int, where: str, vocabulary: Vocabulary) -> Clause:
     if item["class"] not in vocabulary.classes:
-        raise Refusal(f"{where}: unknown class {item['class']!r}; see fgm.evaluation.geneval.vocabulary")
+        raise Refusal(f"{where}: unknown class {item['class']!r}; see fgm.text.geneval.vocabulary")
     if type(item["count"]) is not int or item["count"] < 1:
         raise Refusal(f"{where}: count = {item['count']!r} must be a whole number from 1")
     if item.get("color") not in (None, *vocabulary.colours):

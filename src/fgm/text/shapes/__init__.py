@@ -1,0 +1,1 @@
+"""ShapeEval's captions: their words, their grammar, and GenEval's form of them."""

@@ -1,11 +1,14 @@
-"""What the tests share: the four paths, float64, and a generator with a fixed seed."""
+"""What the tests share: the four paths, float64, a generator with a fixed seed, and a finished run with its samples."""
 
+import signal
 from collections.abc import Iterator
+from pathlib import Path as FilePath
 
 import pytest
 import torch
 from torch import Generator
 
+from fgm.errors import SIGNALS
 from fgm.paths import Path, RectifiedPath, TrigonometricPath, VarianceExplodingPath, VariancePreservingPath
 
 PATHS = (RectifiedPath(), TrigonometricPath(), VariancePreservingPath(), VarianceExplodingPath())
@@ -33,3 +36,30 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(dtype)
     torch.set_rng_state(state)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Of signals: as they were before, also where a command that was run has set its own."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The arguments that name a finished run of random weights."""
+    from tiny_runs import TINY, finished
+
+    return finished(tmp_path_factory.mktemp("run") / "outputs", "digits_fgm", TINY)
+
+
+@pytest.fixture(scope="module")
+def digits_png(digits_run: list[str], tmp_path_factory: pytest.TempPathFactory) -> FilePath:
+    """The folder of its samples."""
+    import fgm.export
+
+    folder = tmp_path_factory.mktemp("samples") / "png"
+    fgm.export.main([*digits_run, "format=png", f"out={folder}"])
+    return folder

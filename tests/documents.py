@@ -8,11 +8,10 @@ from typing import Any
 
 import nbformat
 
-from fgm.arguments import read_settings
+from fgm.arguments import read_settings, split
 from fgm.config import parse_arguments, read_recipe
 from fgm.evaluators import evaluator_of_folder, evaluator_settings, read_evaluator
-from fgm.finished import split
-from fgm.studies.definition import read_sweep, restrict, with_metrics
+from fgm.studies.definition import parsed, read_sweep, restrict, with_metrics
 from fgm.table import DOCUMENTS, ROOT
 
 NOTEBOOKS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -64,8 +63,8 @@ def line_of(target: str) -> str:
     return "" if makefile[found.end() :].startswith("\n\t@") else found[1]
 
 
-def compose(module: str, arguments: list[str]) -> None:
-    """What a command does before anything heavy.
+def compose(module: str, arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """What a command does before anything heavy: the config that it runs, and the overrides which that is to hold.
 
     Raises:
         Refusal: a recipe, a study, a setting or a value that is not there.
@@ -80,17 +79,27 @@ def compose(module: str, arguments: list[str]) -> None:
         recipe, overrides = recipe_of(given, overrides)
     if given.get("sweep"):
         read_sweep(given["sweep"])
-    composed(recipe, tuple(overrides))
+    config = composed(recipe, tuple(overrides))
     if is_folder:
         evaluator_of_folder(given["evaluator"], evaluator, given["data"])
     elif given.get("evaluator"):
         read_evaluator(given["evaluator"], evaluator, recipe, overrides)
+    return config, overrides
+
+
+def stands(config: dict[str, Any], override: str) -> bool:
+    """Whether a value stands where it was put; of a noun, which is a node of its own, whether there is one."""
+    place, _, word = override.lstrip("+").partition("=")
+    found: Any = config
+    for name in place.split("."):
+        found = found[name]
+    return isinstance(found, dict | list) or found == parsed(place, word)
 
 
 def settings_of(module: str, is_folder: bool) -> dict[str, str]:
     """Those of a command's own, with their defaults."""
     entry: Any = import_module(module)
-    names = ("FOLDER",) if is_folder and hasattr(entry, "FOLDER") else ("OWN", "KNOWN", "RUN")
+    names = ("FOLDER",) if is_folder and hasattr(entry, "FOLDER") else ("OWN", "RUN")
     return next((getattr(entry, name) for name in names if hasattr(entry, name)), {})
 
 
@@ -105,5 +114,5 @@ def recipe_of(given: dict[str, str], overrides: list[str]) -> tuple[str, list[st
 
 
 @cache
-def composed(recipe: str, overrides: tuple[str, ...]) -> None:
-    read_recipe(recipe, list(overrides))
+def composed(recipe: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    return read_recipe(recipe, list(overrides))

@@ -78,6 +78,11 @@ def state(run_dir: Path) -> dict[str, Any]:
     return torch.load(run_dir / LAST, weights_only=True)
 
 
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    """Of the last checkpoint."""
+    return state(run_dir)["state_dict"]
+
+
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     """All leaves of a checkpoint, by their place."""
     if isinstance(node, dict | list | tuple):
@@ -99,3 +104,21 @@ def dying(module: Any, cycle: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr(module, "training_step", dies)
     with pytest.raises(RuntimeError, match="killed"):
         yield
+
+
+def whole_and_cut(
+    made: Callable[[Path], tuple[Any, Any]], folder: Path, monkeypatch: pytest.MonkeyPatch, cycle: int
+) -> tuple[Any, Any]:
+    """The modules of a run in one go, in folder/whole, and of one that died in that cycle and went on, in folder/parts.
+
+    Args:
+        made: run directory -> a fresh module and its Run.
+    """
+    whole, run = made(folder / "whole")
+    fit(whole, run)
+    killed, run = made(folder / "parts")
+    with dying(killed, cycle, monkeypatch):
+        fit(killed, run)
+    resumed, run = made(folder / "parts")
+    fit(resumed, run)
+    return whole, resumed

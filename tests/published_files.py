@@ -178,54 +178,70 @@ class GuidedUNet(nn.Module):
         return self.conv("out.2", nn.functional.silu(self.norm("out.0", x)))
 
 
+class GuidedState:
+    """Random tensors by the names of that network's state dict; emb is the width of its time's embedding."""
+
+    def __init__(self, emb: int) -> None:
+        self.tensors, self.emb, self.generator = dict[str, Tensor](), emb, torch.Generator().manual_seed(0)
+
+    def add(self, name: str, *shape: int) -> None:
+        fan = max(1, int(torch.tensor(shape[1:]).prod()))
+        self.tensors[f"{name}.weight"] = torch.randn(shape, generator=self.generator) / fan**0.5
+        self.tensors[f"{name}.bias"] = 0.1 * torch.randn(shape[0], generator=self.generator)
+
+    def res(self, name: str, i: int, o: int) -> None:
+        for leaf, shape in (("in_layers.0", (i,)), ("in_layers.2", (o, i, 3, 3)), ("emb_layers.1", (o, self.emb)),
+                            ("out_layers.0", (o,)), ("out_layers.3", (o, o, 3, 3))):  # fmt: skip
+            self.add(f"{name}.{leaf}", *shape)
+        if i != o:
+            self.add(f"{name}.skip_connection", o, i, 1, 1)
+
+    def attend(self, name: str, c: int) -> None:
+        for leaf, shape in (("norm", (c,)), ("qkv", (3 * c, c, 1)), ("proj_out", (c, c, 1))):
+            self.add(f"{name}.{leaf}", *shape)
+
+    def down(self, stem: int, widths: list[int], blocks: int, attends: list[bool]) -> list[int]:
+        """The channels of each skip; a level's blocks, and then its halving."""
+        skips = [stem]
+        for level, (width, attend) in enumerate(zip(widths, attends, strict=True)):
+            for _ in range(blocks):
+                self.res(f"input_blocks.{len(skips)}.0", skips[-1], width)
+                if attend:
+                    self.attend(f"input_blocks.{len(skips)}.1", width)
+                skips.append(width)
+            if level < len(widths) - 1:
+                self.add(f"input_blocks.{len(skips)}.0.op", width, width, 3, 3)
+                skips.append(width)
+        return skips
+
+    def up(self, widths: list[int], blocks: int, attends: list[bool], skips: list[int]) -> None:
+        c, i = widths[-1], 0
+        for level, (width, attend) in reversed(list(enumerate(zip(widths, attends, strict=True)))):
+            for j in range(blocks + 1):
+                self.res(f"output_blocks.{i}.0", c + skips.pop(), width)
+                c = width
+                if attend:
+                    self.attend(f"output_blocks.{i}.1", c)
+                if level and j == blocks:
+                    self.add(f"output_blocks.{i}.{1 + attend}.conv", c, c, 3, 3)
+                i += 1
+
+
 def guided_state(width: int, multipliers: tuple[int, ...], blocks: int, attention: tuple[int, ...], size: int,
                  classes: int = 0) -> dict[str, Tensor]:  # fmt: skip
     """A random state dict of that network, 3 channels."""
-    generator, state = torch.Generator().manual_seed(0), {}
-    emb = 4 * width
-
-    def add(name: str, *shape: int) -> None:
-        fan = max(1, int(torch.tensor(shape[1:]).prod()))
-        state[f"{name}.weight"] = torch.randn(shape, generator=generator) / fan**0.5
-        state[f"{name}.bias"] = 0.1 * torch.randn(shape[0], generator=generator)
-
-    def res(name: str, i: int, o: int) -> None:
-        for leaf, shape in (("in_layers.0", (i,)), ("in_layers.2", (o, i, 3, 3)), ("emb_layers.1", (o, emb)),
-                            ("out_layers.0", (o,)), ("out_layers.3", (o, o, 3, 3))):  # fmt: skip
-            add(f"{name}.{leaf}", *shape)
-        if i != o:
-            add(f"{name}.skip_connection", o, i, 1, 1)
-
-    def attend(name: str, c: int) -> None:
-        for leaf, shape in (("norm", (c,)), ("qkv", (3 * c, c, 1)), ("proj_out", (c, c, 1))):
-            add(f"{name}.{leaf}", *shape)
-
-    add("time_embed.0", emb, width), add("time_embed.2", emb, emb), add("input_blocks.0.0", width, 3, 3, 3)
+    made, emb, widths = GuidedState(4 * width), 4 * width, [m * width for m in multipliers]
+    attends = [size >> level in attention for level in range(len(widths))]
+    made.add("time_embed.0", emb, width)
+    made.add("time_embed.2", emb, emb)
+    made.add("input_blocks.0.0", width, 3, 3, 3)
     if classes:
-        state["label_emb.weight"] = torch.randn(classes, emb, generator=generator)
-    c, skips, i = width, [width], 1
-    for level, m in enumerate(multipliers):
-        for _ in range(blocks):
-            res(f"input_blocks.{i}.0", c, m * width)
-            c = m * width
-            if size >> level in attention:
-                attend(f"input_blocks.{i}.1", c)
-            skips.append(c)
-            i += 1
-        if level < len(multipliers) - 1:
-            add(f"input_blocks.{i}.0.op", c, c, 3, 3)
-            skips.append(c)
-            i += 1
-    res("middle_block.0", c, c), attend("middle_block.1", c), res("middle_block.2", c, c)
-    i = 0
-    for level, m in reversed(list(enumerate(multipliers))):
-        for j in range(blocks + 1):
-            res(f"output_blocks.{i}.0", c + skips.pop(), m * width)
-            c = m * width
-            if size >> level in attention:
-                attend(f"output_blocks.{i}.1", c)
-            if level and j == blocks:
-                add(f"output_blocks.{i}.{2 if size >> level in attention else 1}.conv", c, c, 3, 3)
-            i += 1
-    add("out.0", c), add("out.2", 3, c, 3, 3)
-    return state
+        made.tensors["label_emb.weight"] = torch.randn(classes, emb, generator=made.generator)
+    skips, c = made.down(width, widths, blocks, attends), widths[-1]
+    made.res("middle_block.0", c, c)
+    made.attend("middle_block.1", c)
+    made.res("middle_block.2", c, c)
+    made.up(widths, blocks, attends, skips)
+    made.add("out.0", widths[0])
+    made.add("out.2", 3, widths[0], 3, 3)
+    return made.tensors

@@ -21,6 +21,7 @@ from fgm.networks.guidance import Guided
 from fgm.networks.mlp import VelocityMLP
 from fgm.paths import RectifiedPath
 from fgm.times import Uniform
+from fgm.training.adversary import Adversary
 from fgm.training.optimizers import adam
 
 
@@ -139,15 +140,13 @@ class Two(Ring):
         return 0.5 + 0.7 * torch.randn(n, 2, generator=generator)
 
 
-def test_the_discriminator_learns_the_log_ratio_of_two_gaussians(tmp_path: Path, monkeypatch: Any) -> None:
-    """On random features of a frozen network: its logits correlate with log p/p_theta, and its loss nears the least."""
+def trained(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Adversary:
+    """A discriminator on random features of a frozen network, at t = 0.2, of Two's points and N(-0.4, 1.1^2)."""
     torch.manual_seed(0)
     schedule = replace(SCHEDULE, cycles=300, batch_size=256, clip=100.0, save_every=1000)
-    teacher = VelocityMLP(dim=2, width=64, depth=1)
     options = {"features": "teacher", "width": 32, "time": Uniform(0.2, 0.2001), "data": Two()}
-    module = distillation(
-        teacher=teacher, schedule=schedule, adversary=partial(GAN, **options, optimizer=partial(adam, lr=5e-3))
-    )
+    adversary = partial(GAN, **options, optimizer=partial(adam, lr=5e-3))
+    module = distillation(teacher=VelocityMLP(dim=2, width=64, depth=1), schedule=schedule, adversary=adversary)
 
     def one_turn(batch: Any) -> None:
         cycle = int(module.cycle)
@@ -157,16 +156,23 @@ def test_the_discriminator_learns_the_log_ratio_of_two_gaussians(tmp_path: Path,
         module.report(scalars, 0)
 
     monkeypatch.setattr(module, "training_step", one_turn)
-    run(module, tmp_path)
-    t, path = torch.tensor(0.2), RectifiedPath()
+    run(module, run_dir)
+    return module.adversary
+
+
+def test_the_discriminator_learns_the_log_ratio_of_two_gaussians(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its logits correlate with log p/p_theta, and its loss nears the least."""
+    adversary, t, path = trained(tmp_path, monkeypatch), torch.tensor(0.2), RectifiedPath()
     real, fake = (gaussian(torch.full((2,), m), torch.tensor(s)) for m, s in ((0.5, 0.7), (-0.4, 1.1)))
     generator = torch.Generator().manual_seed(7)
     x = [path.interpolate(law.sample(4000, generator), torch.randn(4000, 2, generator=generator), t.expand(4000))[0]
          for law in (real, fake)]  # fmt: skip
     ratio = [real.log_density(points, t, path) - fake.log_density(points, t, path) for points in x]
     with torch.no_grad():
-        features = [module.adversary.features(points, t.expand(4000), None) for points in x]
-        logits = [module.adversary.discriminator(f)[:, 0] for f in features]
+        features = [adversary.features(points, t.expand(4000), None) for points in x]
+        logits = [adversary.discriminator(f)[:, 0] for f in features]
     assert torch.corrcoef(torch.stack([torch.cat(logits), torch.cat(ratio)]))[0, 1] > 0.9
     loss, least = (
         float(losses.real_loss(of_real[:, None]).mean() + losses.fake_loss(of_fake[:, None]).mean())

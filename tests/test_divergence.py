@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from killed_runs import dying
 from tiny_runs import Said, refused
-from toy_trainings import SCHEDULE, distillation, run, same_bits
+from toy_trainings import SCHEDULE, distillation, run, same_bits, whole_and_resumed
 
 from fgm.training.checkpoints import LAST, PREVIOUS, read_cycle
 from fgm.training.descend import PATIENCE
@@ -52,12 +51,7 @@ def test_what_was_skipped_is_counted_over_a_resume(tmp_path: Path, monkeypatch: 
     def bad(cycle: int) -> bool:
         return cycle in (2, 6, 7)
 
-    whole, cut, resumed = broken(bad), broken(bad), broken(bad)
-    run(whole, tmp_path / "whole")
-    with dying(cut, 7, monkeypatch):
-        run(cut, tmp_path / "parts")
-    assert read_cycle(tmp_path / "parts" / LAST) == 6, "cycle 7 was one that skipped"
-    run(resumed, tmp_path / "parts")
+    whole, resumed = whole_and_resumed(lambda: broken(bad), tmp_path, monkeypatch, cycle=7)
     assert [d.skipped for d in resumed.descents] == [d.skipped for d in whole.descents] == [0, 3]
     assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "parts" / "metrics.csv").read_text()
     assert same_bits(whole, resumed)

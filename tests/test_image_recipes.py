@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 from hydra.utils import instantiate
+from killed_runs import whole_and_cut
 from official_files import write_cifar10, write_fashion, write_zip
 from published_files import guided_state, write_edm, write_edm2
 from rich.console import Console
 from score_sde import modules, state_of, write_rectified_flow
+from toy_trainings import same_bits
 
 from fgm.build import build, build_untrained
 from fgm.config import read_recipe, recipes
@@ -137,18 +139,14 @@ def test_a_recipe_resumes_and_is_measured_under_edms_protocol(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after one cycle it ends, to the bit, where it ends in one go; at another n than EDM's, fd is no fid."""
-    whole, run = built(recipe, tmp_path, monkeypatch, "run_dir=${outputs}/whole")
-    fit(whole, run)
-    stopped, run = built(recipe, tmp_path, monkeypatch, "run_dir=${outputs}/parts", "training.save_every=1")
-    monkeypatch.setattr(type(stopped), "training_step", interrupted(type(stopped).training_step))
-    with pytest.raises(KeyboardInterrupt):
-        fit(stopped, run)
-    monkeypatch.undo()
-    resumed, run = built(recipe, tmp_path, monkeypatch, "run_dir=${outputs}/parts", "training.save_every=1")
-    fit(resumed, run)
-    for name, weight in whole.result().state_dict().items():
-        assert torch.equal(weight, resumed.result().state_dict()[name]), name
-    told = {(m.metric, m.weights): m.protocol for m in final_measurements(run.measuring, resumed, [])}
+
+    def made(run_dir: Path) -> tuple[Any, Any]:
+        return built(recipe, tmp_path, monkeypatch, f"run_dir={run_dir}", "training.save_every=1")
+
+    whole, resumed = whole_and_cut(made, tmp_path, monkeypatch, 1)
+    assert same_bits(whole, resumed)
+    measuring = made(tmp_path / "parts")[1].measuring
+    told = {(m.metric, m.weights): m.protocol for m in final_measurements(measuring, resumed, [])}
     assert told["fd", "ema"].startswith("edm but for n = 50000") and ("fid", "ema") not in told
 
 
@@ -161,15 +159,6 @@ def test_what_is_timed_needs_no_file_of_a_teacher(recipe: str, tmp_path: Path, m
     module, _ = build_untrained(config, Console(quiet=True), 1)
     teacher, generator = module.teacher.state_dict(), module.generator.net.state_dict()
     assert teacher.keys() == generator.keys() and all(torch.equal(teacher[k], generator[k]) for k in teacher)
-
-
-def interrupted(step: Any) -> Any:
-    def second_fails(module: Any, batch: Any) -> None:
-        if int(module.cycle) == 1:
-            raise KeyboardInterrupt
-        step(module, batch)
-
-    return second_fails
 
 
 def built(recipe: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> tuple[Any, Any]:

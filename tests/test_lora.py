@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import CheckpointError
-from toy_trainings import SCHEDULE, run, setting, weights
+from toy_trainings import LINEAR, SCHEDULE, run, setting, weights
 
 from fgm import losses
 from fgm.networks import Velocity
@@ -29,7 +29,6 @@ from fgm.training.optimizers import adamw
 from fgm.training.two_stage import Branch, plain, two_stage
 
 PATH = RectifiedPath()
-LINEAR = LoRA(rank=2, alpha=4.0, targets=["layers.0", "layers.2"])  # the residual layers of VelocityMLP
 
 
 @pytest.fixture

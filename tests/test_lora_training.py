@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_lora import LINEAR
 from torch.testing import assert_close
-from toy_trainings import SCHEDULE, run, same_bits, setting, weights, whole_and_resumed
+from toy_trainings import LINEAR, SCHEDULE, run, same_bits, setting, weights, whole_and_resumed
 
 from fgm.evaluation.sources.sampler import state_sha256
 from fgm.networks.adapters import LoRA

@@ -8,16 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from toy_trainings import SCHEDULE, network, said, setting
+from toy_trainings import LINEAR, SCHEDULE, network, said, setting
 
-from fgm.networks.adapters import LoRA
 from fgm.networks.lora import SharedNetwork
 from fgm.training.adversary import Adversary
 from fgm.training.distillation import Distillation
 from fgm.training.moved import CHECKED, sums
 from fgm.training.optimizers import adam
 
-LINEAR = LoRA(rank=2, alpha=4.0, targets=["layers.0", "layers.2"])
 LONG = replace(SCHEDULE, cycles=CHECKED + 2)
 
 

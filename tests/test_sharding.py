@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from killed_runs import flat, state
+from killed_runs import flat, state, weights
 from ranks import on_ranks, srun, torchrun
 from safetensors.torch import load_file
 from torch import Tensor
@@ -34,10 +34,6 @@ def train(folder: Path, strategy: Any, devices: int, every: int = 0) -> None:
     module = distillation(CYCLES)
     run(module, folder, strategy, devices, every)
     export_weights(module, folder)
-
-
-def weights(folder: Path) -> dict[str, Tensor]:
-    return state(folder)["state_dict"]
 
 
 def rows(folder: Path) -> list[list[float]]:

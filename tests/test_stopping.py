@@ -10,8 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from killed_runs import state
+from killed_runs import state, weights
 from own_time import seconds_until
 from ranks import free_port
 from rich.console import Console
@@ -29,10 +28,6 @@ from fgm.training.stopping import StopRequest
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 TERM, USR1, INT = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return state(folder)["state_dict"]
 
 
 @pytest.mark.parametrize(
@@ -104,17 +99,14 @@ def test_a_signal_while_the_last_checkpoint_is_written_is_not_lost(
 def test_a_second_signal_is_obeyed_at_once_when_it_is_meant_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    request, before = StopRequest(Console(quiet=True)), signal.getsignal(INT)
-    try:
-        for later in (0.0, stopping.GRACE):
-            now[0] = 100 + later
-            request.note(INT, None)
-        assert request.received == "SIGINT"
-        now[0] += 0.1
-        with pytest.raises(KeyboardInterrupt):
-            request.note(INT, None)
-    finally:
-        signal.signal(INT, before)
+    request = StopRequest(Console(quiet=True))
+    for later in (0.0, stopping.GRACE):
+        now[0] = 100 + later
+        request.note(INT, None)
+    assert request.received == "SIGINT"
+    now[0] += 0.1
+    with pytest.raises(KeyboardInterrupt):
+        request.note(INT, None)
 
 
 # the clock

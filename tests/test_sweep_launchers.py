@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
-from toy_sweeps import SILENT, acted, committed, handlers, toy  # noqa: F401
+from toy_sweeps import SILENT, acted, committed, toy  # noqa: F401
 
 from fgm.errors import Refusal
 from fgm.records import read_rows
@@ -51,7 +51,7 @@ def optuna(monkeypatch: pytest.MonkeyPatch) -> None:
     Plugins.instance().register(Chooser)
     node = {"_target_": f"{Chooser.__module__}.Chooser", "direction": "?"}
     ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=node)
-    monkeypatch.setattr(multirun, "installed", lambda package: True)
+    monkeypatch.setattr(multirun, "require_installed", lambda *_: None)
 
 
 def multirun_of(sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str, **own: str) -> None:
@@ -101,6 +101,6 @@ def test_launchers_refuse_in_one_line(message: str, tmp_path: Path, monkeypatch:
 
 
 def test_a_plugin_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(multirun, "installed", lambda package: package == "hydra")
-    with pytest.raises(Refusal, match=r"joblib is not installed: pip install -e '.\[joblib\]'"):
+    monkeypatch.setitem(multirun.PLUGINS, "joblib", ("hydra_plugins_of_nobody.launcher", "joblib"))
+    with pytest.raises(Refusal, match=r"^launcher = joblib needs .*, which is not installed: pip .* '\.\[joblib\]'$"):
         multirun_of(toy([0], "mixture_fgm"), tmp_path, monkeypatch, launcher="joblib")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy_sweeps import SILENT, TINY, acted, committed, handlers, points_of, rows_of  # noqa: F401
+from toy_sweeps import SILENT, TINY, acted, committed, points_of, rows_of  # noqa: F401
 
 import fgm.build  # here and not in each fork
 import fgm.training.dashboard

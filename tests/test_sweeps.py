@@ -30,7 +30,10 @@ BAD = {
     "mistyped setting": (["sweep=t_star", "training.cyclez=4"], "did you mean training.cycles?"),
     "no such seed": (["sweep=t_star", "seed=first"], "seed = first must be a whole number from 0"),
     "no such mode": (["sweep=t_star", "metrics=fd:least"], "say fd:min or fd:max"),
-    "a launcher for agents": (["sweep=t_star", "format=wandb", "launcher=joblib"], "leaves the points to W&B's agents"),
+    "a launcher for agents": (
+        ["sweep=t_star", "format=wandb", "launcher=joblib"],
+        "format=wandb leaves the points to its agents",
+    ),
     "a file of no format": (["sweep=t_star", "out=x.yaml"], "out=x.yaml is for format=wandb"),
     "no such launcher": (["sweep=t_star", "launcher=jobli"], "launcher = jobli: unknown; did you mean joblib?"),
 }

@@ -75,40 +75,38 @@ def test_no_weight_of_teacher_or_online_network_receives_a_gradient() -> None:
     assert all(p.grad is not None for p in cycle.generator.parameters())
 
 
+class Counted:
+    """A saved activation, counted from its packing to its release."""
+
+    now = peak = 0
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        Counted.now += 1
+        Counted.peak = max(Counted.peak, Counted.now)
+
+    def __del__(self) -> None:
+        Counted.now -= 1
+
+
+def peak(work: Callable[[], Tensor]) -> int:
+    """The most activations at a time of what work builds and its backward takes apart."""
+    Counted.now = Counted.peak = 0
+    with saved_tensors_hooks(Counted, lambda counted: counted.tensor):
+        work().backward()
+    return Counted.peak
+
+
 def test_the_graph_of_one_network_is_in_memory_at_a_time() -> None:
-    """Saved activations, counted from their packing to their release: the peak is one network's, not two's."""
-
-    class Counted:
-        now = peak = 0
-
-        def __init__(self, tensor: Tensor) -> None:
-            self.tensor = tensor
-            Counted.now += 1
-            Counted.peak = max(Counted.peak, Counted.now)
-
-        def __del__(self) -> None:
-            Counted.now -= 1
-
-    def peak(backward: Backward) -> int:
-        cycle = Cycle(torch.float32)
-        for net in (cycle.teacher, cycle.online):
-            net.requires_grad_(False)
-        x_t, c = (x.detach().requires_grad_() for x in PATH.interpolate(cycle.z, cycle.eps, cycle.t))
-        branches = [Branch(net, cycle.t, None) for net in (cycle.teacher, cycle.online)]
-        Counted.now = Counted.peak = 0
-        with saved_tensors_hooks(Counted, lambda counted: counted.tensor):
-            backward(x_t, c, *branches, objective()).root.backward()
-        return Counted.peak
-
-    def alone() -> int:
-        Counted.now = Counted.peak = 0
-        net, x = network(2).requires_grad_(False), torch.randn(4, 3, requires_grad=True)
-        with saved_tensors_hooks(Counted, lambda counted: counted.tensor):
-            net(x, torch.full((4,), 0.5)).sum().backward()
-        return Counted.peak
-
-    assert peak(plain) >= 2 * alone()
-    assert peak(two_stage) <= alone() + 12  # and what the loss itself saves
+    """The peak of saved activations is one network's, not two's."""
+    cycle, x = Cycle(torch.float32), torch.randn(4, 3, requires_grad=True)
+    for net in (cycle.teacher, cycle.online):
+        net.requires_grad_(False)
+    x_t, c = (x.detach().requires_grad_() for x in PATH.interpolate(cycle.z, cycle.eps, cycle.t))
+    branches = [Branch(net, cycle.t, None) for net in (cycle.teacher, cycle.online)]
+    alone = peak(lambda: cycle.teacher(x, torch.full((4,), 0.5)).sum())
+    assert peak(lambda: plain(x_t, c, *branches, objective()).root) >= 2 * alone
+    assert peak(lambda: two_stage(x_t, c, *branches, objective()).root) <= alone + 12  # and what the loss itself saves
 
 
 @pytest.mark.parametrize("backward", [plain, two_stage])

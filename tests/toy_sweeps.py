@@ -1,6 +1,5 @@
 """What tests of sweeps share: a sweep of two times t*, its tiny runs, and runs that are acted."""
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,11 +7,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from fgm import train
 from fgm.config import digest
-from fgm.errors import SIGNALS
 from fgm.records import append_row, read_rows, write_json
 from fgm.run_config import write_yaml
-from fgm.studies import definition, running
+from fgm.studies import definition
 from fgm.studies.definition import Sweep
 from fgm.studies.points import Point, points
 from fgm.studies.process import Outcome, Processes
@@ -28,17 +27,8 @@ Run = Callable[[Processes, dict[str, Any]], Outcome]
 
 
 @pytest.fixture(autouse=True)
-def handlers() -> Any:
-    """As they were before."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture(autouse=True)
 def committed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "commit", lambda: "0123456789ab")
+    monkeypatch.setattr(train, "commit", lambda: "0123456789ab")
 
 
 def toy(seeds: list[int], recipe: str, *more: str, values: Any = (0.7, 0.9)) -> Sweep:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from killed_runs import dying
+from killed_runs import whole_and_cut
 from rich.console import Console
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from fgm.analytic import ring
 from fgm.data.points import Ring
 from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.points import PointPanel
+from fgm.networks.adapters import LoRA
 from fgm.networks.exact import ExactVelocity
 from fgm.networks.mlp import VelocityMLP
 from fgm.paths import RectifiedPath
@@ -27,6 +28,7 @@ from fgm.training.method import Method
 from fgm.training.optimizers import adam
 from fgm.training.setting import Schedule, Setting
 
+LINEAR = LoRA(rank=2, alpha=4.0, targets=["layers.0", "layers.2"])  # the residual layers of VelocityMLP
 SCHEDULE = Schedule(cycles=8, batch_size=16, warmup=2, decay=0.5, clip=1.0, ema_decay=0.9, log_every=4, save_every=5)
 
 
@@ -86,8 +88,4 @@ def same_bits(a: Method, b: Method) -> bool:
 def whole_and_resumed(
     fresh: Callable[[], Method], folder: Path, monkeypatch: pytest.MonkeyPatch, cycle: int = 6
 ) -> tuple[Method, Method]:
-    """A run in one go, in folder/whole, and one that died in the middle of that cycle and went on, in folder/parts."""
-    whole, killed = run(fresh(), folder / "whole"), fresh()
-    with dying(killed, cycle, monkeypatch):
-        run(killed, folder / "parts")
-    return whole, run(fresh(), folder / "parts")
+    return whole_and_cut(lambda run_dir: (fresh(), place(run_dir)), folder, monkeypatch, cycle)

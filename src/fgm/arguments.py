@@ -13,21 +13,19 @@ def read_settings(arguments: list[str], known: dict[str, str]) -> dict[str, str]
     Raises:
         Refusal: a word that is no key=value, or a key that is not known.
     """
-    given = {}
-    for argument in arguments:
-        key, sign, value = argument.partition("=")
-        if not sign:
-            raise Refusal(f"{argument!r} is not of the form key=value")
-        if key not in known:
-            raise Refusal(f"there is no setting {key}; {hint(key, known)}")
-        given[key] = value
-    return known | given
+    settings, unknown = split(arguments, known)
+    if unknown:
+        key, sign, _ = unknown[0].partition("=")
+        raise Refusal(
+            f"there is no setting {key}; {hint(key, known)}" if sign else f"{key!r} is not of the form key=value"
+        )
+    return settings
 
 
 def split(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, str], list[str]]:
-    """A command's own key=value settings, and the other arguments."""
+    """A command's own key=value settings, of which own holds the defaults, and the other arguments."""
     mine = [a for a in arguments if "=" in a and a.split("=")[0] in own]
-    return dict(a.split("=", 1) for a in mine), [a for a in arguments if a not in mine]
+    return own | dict(a.split("=", 1) for a in mine), [a for a in arguments if a not in mine]
 
 
 def whole(settings: dict[str, str], key: str, least: int = 0) -> int:

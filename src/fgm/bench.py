@@ -43,8 +43,7 @@ SEED = 1234
 
 
 def main(arguments: list[str]) -> None:
-    mine, rest = split(arguments, OWN)
-    own = OWN | mine
+    own, rest = split(arguments, OWN)
     choice(own, "subject", SUBJECTS)
     choice(own, "extractor", EXTRACTORS)
     whole(own, "n", 2)

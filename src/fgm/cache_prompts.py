@@ -26,8 +26,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def main(arguments: list[str]) -> None:
-    given, rest = split(arguments, OWN)
-    own = OWN | given
+    own, rest = split(arguments, OWN)
     recipe, overrides = parse_arguments(rest, "sd3_fgm")
     device, batch = choice(own, "device", DEVICES), whole(own, "batch", 1)
     cache = cache_of(read_recipe(recipe, overrides))

@@ -1,56 +1,27 @@
-"""Published teachers: where each comes from and what its authors report, for whoever holds the file.
+"""Published checkpoints: where each comes from, for whoever does not hold it yet.
 
-FIDs are the authors', 50,000 samples against the training split, and none was measured here; None where none is known.
 Hashes are not known here: give yours as teacher.sha256 (of a directory, teacher.fingerprint), and a run refuses any
 other file.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from fgm.errors import Refusal
 from fgm.files import sha256_of
 
-
-@dataclass(frozen=True)
-class Card:
-    """Of one file, or of a diffusers directory by its hub id.
-
-    Attributes:
-        source: where it comes from.
-        architecture: network.architecture of EDM's files, or what reads it.
-        fid, nfe: at so many network calls; None where no figure was found.
-        reported: where.
-        predicts: what a diffusers network puts out, see networks/diffusers_unet.py.
-    """
-
-    source: str
-    architecture: str
-    fid: float | None
-    nfe: int | None
-    reported: str = ""
-    predicts: str = "x_0 or velocity, as its architecture has it"
-
-
 EDM = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/"
-EDM_TABLE = "EDM's README"
 EDM2 = "https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/"
-CFM = "https://github.com/atong01/conditional-flow-matching/releases"
-RECTIFIED = "https://github.com/gnobitab/RectifiedFlow (its README links to it)"
-CARDS = {
-    "edm-cifar10-32x32-uncond-vp.pkl": Card(EDM, "cifar10_ddpmpp", 1.97, 35, EDM_TABLE),
-    "edm-cifar10-32x32-cond-vp.pkl": Card(EDM, "cifar10_ddpmpp", 1.79, 35, EDM_TABLE),
-    "edm-cifar10-32x32-uncond-ve.pkl": Card(EDM, "cifar10_ncsnpp", None, None, ""),
-    "edm-imagenet-64x64-cond-adm.pkl": Card(EDM, "imagenet64_adm", 1.36, None, "SiD, as its teacher"),
-    "edm2-img64-s-1073741-0.075.pkl": Card(EDM2, "edm2_img64_s", None, None),
-    "edm2-img64-m-2147483-0.060.pkl": Card(EDM2, "edm2_img64_m", None, None),
-    "edm2-img64-l-1073741-0.040.pkl": Card(EDM2, "edm2_img64_l", None, None),
-    "edm2-img64-xl-0671088-0.040.pkl": Card(EDM2, "edm2_img64_xl", None, None),
-    "cfm_cifar10_weights_step_400000.pt": Card(CFM, "torchcfm, I-CFM", 3.57, 100, "arXiv 2509.22459, table 2"),
-    "checkpoint_8.pth": Card(RECTIFIED, "1-Rectified Flow, DDPM++", None, None),
-    "google/ddpm-cifar10-32": Card(
-        "https://huggingface.co/google/ddpm-cifar10-32", "UNet2DModel", None, None, predicts="epsilon"
-    ),
+SOURCES = {
+    "edm-cifar10-32x32-uncond-vp.pkl": EDM,
+    "edm-cifar10-32x32-cond-vp.pkl": EDM,
+    "edm-cifar10-32x32-uncond-ve.pkl": EDM,
+    "edm-imagenet-64x64-cond-adm.pkl": EDM,
+    "edm2-img64-s-1073741-0.075.pkl": EDM2,
+    "edm2-img64-m-2147483-0.060.pkl": EDM2,
+    "edm2-img64-l-1073741-0.040.pkl": EDM2,
+    "edm2-img64-xl-0671088-0.040.pkl": EDM2,
+    "cfm_cifar10_weights_step_400000.pt": "https://github.com/atong01/conditional-flow-matching/releases",
+    "checkpoint_8.pth": "https://github.com/gnobitab/RectifiedFlow (its README links to it)",
 }
 
 
@@ -58,12 +29,11 @@ def require_checkpoint(checkpoint: str, sha256: str | None) -> Path:
     """The file, where it is there and hashes to sha256 or what begins so.
 
     Raises:
-        Refusal: it does not; a published file's card says where to get it.
+        Refusal: it does not; of a published file it says where to get it.
     """
     file = Path(checkpoint)
     if not file.is_file():
-        card = CARDS.get(file.name)
-        where = f"; it comes from {card.source}, nothing is downloaded" if card else ""
+        where = f"; it comes from {SOURCES[file.name]}, nothing is downloaded" if file.name in SOURCES else ""
         raise Refusal(f"there is no checkpoint {file}{where}")
     if sha256:
         found = sha256_of(file)

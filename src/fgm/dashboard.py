@@ -20,11 +20,11 @@ from fgm.records import write_json
 from fgm.studies.definition import read_sweep
 from fgm.training.account import has_account
 
-KNOWN = {"sweep": "", "entity": "", "outputs": "outputs", "upload": "auto"}
+OWN = {"sweep": "", "entity": "", "outputs": "outputs", "upload": "auto"}
 
 
 def main(arguments: list[str]) -> None:
-    own = read_settings(arguments, KNOWN)
+    own = read_settings(arguments, OWN)
     choice(own, "upload", ("auto", "false"))
     sweep, folder = read_sweep(own["sweep"]), Path(own["outputs"]) / own["sweep"]
     console = Console(highlight=False, soft_wrap=True)

@@ -58,7 +58,11 @@ def require_installed(package: str, option: str, extra: str) -> None:
     Raises:
         Refusal: an option needs a package that is not installed.
     """
-    if find_spec(package) is None:
+    try:
+        found = find_spec(package)
+    except ModuleNotFoundError:  # not even the package that it is a part of
+        found = None
+    if found is None:
         raise Refusal(f"{option} needs {package}, which is not installed: pip install -e '.[{extra}]'")
 
 

@@ -23,12 +23,12 @@ def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, A
     Raises:
         Refusal: that run is not there.
     """
-    mine, rest = split(arguments, own)
+    given, rest = split(arguments, own)
     recipe, overrides = parse_arguments(rest)
     asked = read_recipe(recipe, overrides)
     run_dir = Path(asked["run_dir"])
     if (run_dir / "results.json").exists():
-        return read_config(run_dir / "config.yaml", asked) | {"run_dir": str(run_dir)}, own | mine
+        return read_config(run_dir / "config.yaml", asked) | {"run_dir": str(run_dir)}, given
     if recipe not in shipped.names() or telling(overrides):
         raise Refusal(
             f"{run_dir} holds no finished run: make train EXP={recipe}"
@@ -36,7 +36,7 @@ def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, A
         )
     print(f"{run_dir} holds no finished run: taking the weights that come with the suite ({recipe})")
     places = {"run_dir": str(run_dir), SHIPPED_WEIGHTS: str(shipped.weights(recipe))}
-    return shipped.run(recipe)["config"] | places, own | mine
+    return shipped.run(recipe)["config"] | places, given
 
 
 def load_source(config: dict[str, Any]) -> Any:

@@ -12,10 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fgm.arguments import yes
+from fgm.arguments import split, yes
 from fgm.config import parse_arguments, read_recipe, telling
 from fgm.errors import Refusal, entry
-from fgm.finished import split
 from fgm.records import Measurement, append_row
 
 OWN = {"record": "false"}
@@ -23,8 +22,8 @@ COUNTED = ("Single", "DistributedCopies")
 
 
 def main(arguments: list[str]) -> None:
-    mine, rest = split(arguments, OWN)
-    recorded, (recipe, overrides) = yes(OWN | mine, "record"), parse_arguments(rest)
+    own, rest = split(arguments, OWN)
+    recorded, (recipe, overrides) = yes(own, "record"), parse_arguments(rest)
     config = read_recipe(recipe, overrides)
     if "t_star" not in config["method"]:
         raise Refusal(f"{config['recipe']}: the memory of distillations alone is counted")

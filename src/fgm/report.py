@@ -19,11 +19,11 @@ from fgm.studies.page import by_hand, page_of
 from fgm.studies.rows import require_runs, studies_of
 from fgm.table import render
 
-KNOWN = {"sweep": "", "outputs": "outputs", "experiments": "experiments", "out": ""}
+OWN = {"sweep": "", "outputs": "outputs", "experiments": "experiments", "out": ""}
 
 
 def main(arguments: list[str]) -> None:
-    own = read_settings(arguments, KNOWN)
+    own = read_settings(arguments, OWN)
     sweep, outputs, experiments = read_sweep(own["sweep"]), Path(own["outputs"]), Path(own["experiments"])
     folder = experiments / sweep.name
     page, html = folder / "README.md", Path(own["out"] or outputs / sweep.name / "report.html")

@@ -30,8 +30,8 @@ OWN = {"cases": ",".join(CASES), "seeds": "3", "turns": "", "reference": "", "dr
 
 def main(arguments: list[str]) -> None:
     resumable()
-    mine, overrides = split(arguments, OWN)
-    own, console = OWN | mine, Console(highlight=False, soft_wrap=True)
+    own, overrides = split(arguments, OWN)
+    console = Console(highlight=False, soft_wrap=True)
     require_recipeless(overrides)
     cases, seeds = chosen(own), whole(own, "seeds", 1)
     asked = [(case, case.config(seed, overrides)) for seed in range(seeds) for case in cases]

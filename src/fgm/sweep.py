@@ -29,29 +29,37 @@ OWN = {"sweep": "", "metrics": "", "retry": "false", "format": "run", "out": "",
 
 
 def main(arguments: list[str]) -> None:
-    mine, rest = split(arguments, OWN)
+    own, rest = split(arguments, OWN)
     require_one_process()
-    own, hydra = OWN | mine, [argument for argument in rest if argument.startswith("hydra.")]
-    choice(own, "format", ("run", "wandb"))
-    choice(own, "launcher", ("", *LAUNCHERS))
-    choice(own, "sweeper", ("", *SWEEPERS))
-    by_hydra = bool(own["launcher"] or own["sweeper"] or hydra)
-    if own["format"] == "wandb" and by_hydra:
-        raise Refusal(
-            "format=wandb leaves the points to W&B's agents: launcher=, sweeper= and hydra.<key>= have no place"
-        )
-    if own["format"] == "run" and own["out"]:
-        raise Refusal(f"out={own['out']} is for format=wandb; a sweep's own place is outputs=<folder>")
-    retry, whole = yes(own, "retry"), with_metrics(read_sweep(own["sweep"]), own["metrics"])
+    hydra = [argument for argument in rest if argument.startswith("hydra.")]
+    through_hydra, retry = asks_hydra(own, hydra), yes(own, "retry")
+    whole = with_metrics(read_sweep(own["sweep"]), own["metrics"])
     sweep, rest = restrict(whole, [argument for argument in rest if argument not in hydra])
     recipe, overrides = parse_arguments(rest, sweep.experiment)
     console = Console(highlight=False, soft_wrap=True)
     if own["format"] == "wandb":
         console.print(write_sweep(sweep, recipe, overrides, retry, own["out"]))
-    elif by_hydra:
+    elif through_hydra:
         multirun(sweep, recipe, overrides, own, hydra, console)
     else:
         run_all(points(sweep, recipe, overrides), retry, console)
+
+
+def asks_hydra(own: dict[str, str], hydra: list[str]) -> bool:
+    """Whether Hydra is to hand out the points.
+
+    Raises:
+        Refusal: W&B's agents are to, or a setting has no such value.
+    """
+    wandb = choice(own, "format", ("run", "wandb")) == "wandb"
+    asked = [choice(own, "launcher", ("", *LAUNCHERS)), choice(own, "sweeper", ("", *SWEEPERS)), *hydra]
+    if wandb and any(asked):
+        raise Refusal(
+            "format=wandb leaves the points to its agents: launcher=, sweeper= and hydra.<key>= have no place"
+        )
+    if own["out"] and not wandb:
+        raise Refusal(f"out={own['out']} is for format=wandb; a sweep's own place is outputs=<folder>")
+    return any(asked)
 
 
 if __name__ == "__main__":

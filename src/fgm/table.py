@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from fgm.arguments import read_settings, yes
 from fgm.benchmarks.rows import table_of
 from fgm.errors import Refusal, entry
 from fgm.overview import pages_told, recipes_told, studies_told
@@ -35,10 +36,7 @@ OVERVIEWS = {"recipes": recipes_told, "studies": studies_told, "pages": pages_to
 
 
 def main(arguments: list[str]) -> None:
-    checking = "check=true" in arguments
-    unknown = [a for a in arguments if a != "check=true"]
-    if unknown:
-        raise Refusal(f"{unknown[0]!r}: fgm.table takes check=true or nothing")
+    checking = yes(read_settings(arguments, {"check": "false"}), "check")
     for name in DOCUMENTS:
         path = ROOT / name
         fresh = render(path.read_text(), ROOT / "experiments")

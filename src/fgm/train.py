@@ -139,10 +139,14 @@ def provenance(config: dict[str, Any]) -> dict[str, Any]:
     from fgm.evaluation.provenance import device_name
 
     device = device_name(device_of_rank(config["trainer"]["accelerator"]))
+    return origin(config) | {"device": device, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def origin(config: dict[str, Any]) -> dict[str, Any]:
+    """Which run a row is of, of which code, and when."""
     return {
         "recipe": config["recipe"], "commit": commit(), "config_digest": digest(config),
         "study_digest": digest(config | {"seed": None}), "seed": config["seed"],
-        "device": device, "torch": torch.__version__, "python": platform.python_version(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
 

@@ -14,7 +14,6 @@ are the latents that the pipeline is given. Of several steps it is the scheduler
 (1 - t) x_0 + t eps with fresh eps.
 """
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -28,6 +27,7 @@ from fgm.pretrained import weight_files
 from fgm.publish import weights
 from fgm.publish.card import card
 from fgm.publish.plan import Plan
+from fgm.records import write_json
 from fgm.text.index import ENCODERS
 
 PLAIN = (".json", ".txt", ".model")  # configs and tokenizers
@@ -121,7 +121,3 @@ def model_index(plan: Plan) -> dict[str, Any]:
 
 def licences(directory: Path) -> list[Path]:
     return [file for file in sorted(directory.iterdir()) if file.is_file() and file.name.lower().startswith(LICENCES)]
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")

@@ -15,7 +15,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from statistics import fmean
 from typing import Any
 
@@ -25,21 +24,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from rich.console import Console
 
-from fgm.errors import Refusal, first_line
+from fgm.errors import Refusal, first_line, require_installed
 from fgm.studies.definition import Sweep, read_sweep, restrict, text, with_metrics
 from fgm.studies.points import Point, points
 from fgm.studies.process import Processes
 from fgm.studies.rows import value_of
 from fgm.studies.running import conclude, finished, known_rows, run_point, said, train_teachers
 
-LAUNCHERS = {
-    "basic": "hydra",
-    "joblib": "hydra_plugins.hydra_joblib_launcher",
-    "submitit_local": "hydra_plugins.hydra_submitit_launcher",
-    "submitit_slurm": "hydra_plugins.hydra_submitit_launcher",
-}
-SWEEPERS = {"basic": "hydra", "optuna": "hydra_plugins.hydra_optuna_sweeper"}
-EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}
+LAUNCHERS, SWEEPERS = ("basic", "joblib", "submitit_local", "submitit_slurm"), ("basic", "optuna")
+SUBMITIT = ("hydra_plugins.hydra_submitit_launcher", "slurm")
+PLUGINS = {  # package, and our extra that holds it
+    "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"), "submitit_local": SUBMITIT,
+    "submitit_slurm": SUBMITIT, "optuna": ("hydra_plugins.hydra_optuna_sweeper", "optuna"),
+}  # fmt: skip
 JOB = "FGM_SWEEP_JOB"  # what all jobs share, in the environment that launchers hand on
 SEPARATOR = "\n"
 
@@ -56,9 +53,10 @@ def multirun(
         Refusal: the plugin that is asked for is not installed, Hydra has no such setting, or all points failed.
     """
     launcher, sweeper = own["launcher"] or "basic", own["sweeper"] or "basic"
-    for name, package in ((launcher, LAUNCHERS[launcher]), (sweeper, SWEEPERS[sweeper])):
-        if not installed(package):
-            raise Refusal(f"{name} is not installed: pip install -e '.[{EXTRAS[name]}]'")
+    for key, name in (("launcher", launcher), ("sweeper", sweeper)):
+        if name in PLUGINS:
+            package, extra = PLUGINS[name]
+            require_installed(package, f"{key} = {name}", extra)
     made = points(sweep, recipe, overrides)
     train_teachers(made, Processes(), console)
     seeds = ",".join(map(str, sweep.seeds))
@@ -75,13 +73,6 @@ def with_hydra(arguments: list[str]) -> None:
         hydra.main(version_base=None, config_path=None)(job)()
     except HydraException as error:
         raise Refusal(first_line(error)) from error
-
-
-def installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def grid(sweep: Sweep, sweeper: str) -> list[str]:

@@ -5,7 +5,6 @@ import io
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -29,16 +28,6 @@ CAPTIONS = {
     "cost": "What a run's training takes, beside what comes of it.",
     "samples": "Samples of the first seed that finished, from the same noise and conditions.",
 }
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A picture for a light page and one for a dark page, as data URIs."""
-
-    name: str
-    caption: str
-    light: str
-    dark: str
 
 
 def write_report(sweep: Sweep, studies: Sequence[Study], found: str, places: dict[str, Path], path: Path) -> None:
@@ -76,9 +65,10 @@ def line_of(cell: Cell, study: Study) -> dict[str, Any]:
             "best": cell is study.best}  # fmt: skip
 
 
-def shown(name: str, study: Study, units: dict[str, str]) -> Shown:
+def shown(name: str, study: Study, units: dict[str, str]) -> dict[str, str]:
+    """A picture for a light page and one for a dark page, as data URIs."""
     light, dark = (data_uri(png(PLOTS[name](study, theme, units))) for theme in (LIGHT, DARK))
-    return Shown(name, CAPTIONS[name], light, dark)
+    return {"name": name, "caption": CAPTIONS[name], "light": light, "dark": dark}
 
 
 def write_plots(study: Study, sweep: Sweep, places: dict[str, Path], folder: Path) -> dict[str, Path]:

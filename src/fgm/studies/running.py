@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,13 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from fgm import teacher
-from fgm.config import digest
 from fgm.errors import RESUMABLE, Refusal
 from fgm.records import append_row, read_rows
 from fgm.studies.points import Point
 from fgm.studies.process import LOG, Outcome, Processes
 from fgm.studies.rows import value_of
-from fgm.train import commit, diary, is_done
+from fgm.train import diary, is_done, origin
 
 Rows = dict[str, dict[str, Any]]
 
@@ -91,27 +89,15 @@ def stop_if_asked(outcome: Outcome) -> None:
 
 def record(point: Point, outcome: Outcome) -> dict[str, Any]:
     """The point's row, written by its run; or now, where that run was made before the study asked, or failed."""
-    path, run_dir = diary(point.config), Path(point.config["run_dir"])
-    known = known_rows([point]).get(point.digest, {"failed": ""})
+    config, known = point.config, known_rows([point]).get(point.digest, {"failed": ""})
     if outcome.failed:
-        row = failure(point, outcome)
-        append_row(path, row)
-        return row
-    if "failed" not in known:
+        row = origin(config) | {"wall_s": round(outcome.seconds, 1), "failed": outcome.failed, "results": []}
+    elif "failed" in known:
+        row = json.loads((Path(config["run_dir"]) / "results.json").read_text())
+    else:
         return known
-    row = json.loads((run_dir / "results.json").read_text()) | point.config["study"]
-    append_row(path, row)
-    return row
-
-
-def failure(point: Point, outcome: Outcome) -> dict[str, Any]:
-    config = point.config
-    return {
-        "recipe": config["recipe"], "commit": commit(), "config_digest": point.digest,
-        "study_digest": digest(config | {"seed": None}), "seed": config["seed"],
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "wall_s": round(outcome.seconds, 1),
-        "failed": outcome.failed, "results": [],
-    } | config["study"]  # fmt: skip
+    append_row(diary(config), row | config["study"])
+    return row | config["study"]
 
 
 def said(point: Point, row: dict[str, Any]) -> str:

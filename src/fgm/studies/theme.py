@@ -27,7 +27,6 @@ class Theme:
         low, high: part of the colour map that stands out from the page.
     """
 
-    name: str
     ink: str
     faint: str
     page: str | None
@@ -38,9 +37,9 @@ class Theme:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B8860B", "#56B4E9", "#7F7F7F", "#882255")
 BRIGHT = ("#56B4E9", "#F5793A", "#2FC99A", "#E29BC5", "#E6C229", "#9AD0F5", "#B0B0B0", "#D67BA0")
-LIGHT = Theme("light", "#1d1f23", "#c9ccd1", None, COLOURS, 0.0, 0.88)
-DARK = Theme("dark", "#e6e7ea", "#4a4e57", None, BRIGHT, 0.25, 1.0)
-PAPER = Theme("paper", "#1d1f23", "#c9ccd1", "#ffffff", COLOURS, 0.0, 0.88)
+LIGHT = Theme("#1d1f23", "#c9ccd1", None, COLOURS, 0.0, 0.88)
+DARK = Theme("#e6e7ea", "#4a4e57", None, BRIGHT, 0.25, 1.0)
+PAPER = Theme("#1d1f23", "#c9ccd1", "#ffffff", COLOURS, 0.0, 0.88)
 
 
 @dataclass(frozen=True)

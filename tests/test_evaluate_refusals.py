@@ -1,0 +1,158 @@
+"""evaluate and export: what cannot be measured or exported is one line and exit code 2, and leaves nothing behind."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_runs import Said, finished, light, nan_weights, refused
+
+import fgm.evaluate
+import fgm.export
+from fgm.errors import Refusal
+from fgm.evaluators import make_evaluation
+
+Asked = Callable[[str], list[str]]
+
+
+@pytest.fixture
+def asked(digits_run: list[str], digits_png: Path, tmp_path: Path) -> Asked:
+    """Words as arguments: {cut} is the folder with a picture cut short, {nan} the run with weights of nan."""
+
+    def arguments(words: str) -> list[str]:
+        places = {"run": " ".join(digits_run), "png": digits_png, "tmp": tmp_path}
+        if "{cut}" in words:
+            places["cut"] = cut_short(shutil.copytree(digits_png, tmp_path / "in"))
+        if "{nan}" in words:
+            places["nan"] = " ".join(nan_weights(digits_run, tmp_path))
+        return words.format(**places).split()
+
+    return arguments
+
+
+def cut_short(folder: Path) -> Path:
+    file = folder / "000007.png"
+    file.write_bytes(file.read_bytes()[:-5])
+    return folder
+
+
+BY = "samples_dir={png} evaluator="
+EVALUATE = {
+    "truncated PNG": (
+        "samples_dir={cut} evaluator=digits outputs={tmp}/out",
+        r"000007\.png: is no whole PNG \(truncated\)",
+    ),
+    "fewer than promised": (f"{BY}digits n=61", "holds 60 PNGs, and n = 61 are promised"),
+    "too few to measure": (
+        f"{BY}digits n=20 outputs={{tmp}}/out",
+        "fd in the 32 features of small-classifier needs 33 samples or more, not 20",
+    ),
+    "NaN samples": ("{nan}", "60 of the samples 0 to 59 are not finite, number 0"),
+    "unknown evaluator": (f"{BY}digit", "evaluator = digit: unknown; did you mean digits"),
+    "unknown evaluator of a run": ("{run} evaluator=xyz", "evaluator = xyz: unknown; there"),
+    "evaluator without data": (
+        f"{BY}points",
+        "evaluator = points compares with data, and a folder does not say with which: give data=<name>",
+    ),
+    "evaluator of points": (f"{BY}points data=digits", "this evaluator measures points, and Digits holds images"),
+    "data of points": (
+        f"{BY}points data=ring outputs={{tmp}}/out",
+        r"points are measured at \(2,\), and these samples are \(1, 8, 8\)",
+    ),
+    "evaluator of prompts without data": (
+        f"{BY}shape_eval",
+        "evaluator = shape_eval compares with data, .*: give data=<name> of configs/data$",
+    ),
+    "files that an evaluator needs": (
+        f"{BY}geneval data=shapes",
+        "^error: evaluator.panel.metadata = None: give prompts/evaluation_metadata.jsonl",
+    ),
+    "unknown data": (f"{BY}points data=rings", "data = rings: unknown; did you mean ring"),
+    "unknown evaluator setting": (
+        f"{BY}digits evaluator.panel.weight=x",
+        "there is no setting evaluator.panel.weight",
+    ),
+    "setting of no evaluator": (
+        "{run} evaluator.n=5",
+        "evaluator.n=5: is a setting of evaluator=<name>, and none is given",
+    ),
+    "no evaluator": ("samples_dir={png}", "evaluator= is missing"),
+    "no folder": ("samples_dir={png}x evaluator=digits", "is no folder"),
+    "unknown setting": ("samples_dir={png} evaluater=digits", "there is no setting evaluater; did you mean evaluator"),
+    "no value": ("{run} n", "'n' is not of the form key=value"),
+    "no number": ("{run} n=many", "n = many must be a whole number from 1"),
+    "a cut batch": ("{run} shard_size=30", "must be a multiple of the evaluator's batch, 20"),
+    "no finished run": ("{run} seed=9", "holds no finished run: make train EXP=digits_fgm"),
+}
+
+
+@pytest.mark.parametrize("words, message", EVALUATE.values(), ids=EVALUATE)
+def test_what_cannot_be_measured_is_one_line(
+    words: str, message: str, asked: Asked, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert re.search(message, refused(fgm.evaluate.main, asked(words), capsys, monkeypatch))
+    assert not list(tmp_path.glob("**/evaluation/*"))
+
+
+def test_a_complaint_names_settings_as_the_command_takes_them_and_modules_as_they_are(tmp_path: Path) -> None:
+    line = {"tag": "single_object", "include": [{"class": "unicorn", "count": 1}], "prompt": "a photo of a unicorn"}
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(line))
+    detector = {"_target_": "fgm.evaluation.shape_detector.ShapeDetector"}
+    panel = {"_target_": "fgm.evaluation.geneval.panel.GenEvalPanel", "detector": detector}
+    node = {
+        "_target_": "fgm.evaluation.evaluation.Evaluation",
+        "panel": panel | {"metadata": str(tmp_path / "prompts.jsonl")},
+    }
+    with pytest.raises(Refusal, match=r"unknown class 'unicorn'; see fgm\.evaluation\.geneval\.vocabulary$"):
+        make_evaluation(node)
+    inception = {"_target_": "fgm.evaluation.features.inception.Inception", "weights": "nowhere"}
+    features = {"_target_": "fgm.evaluation.panel.FeaturePanel", "extractor": inception, "reference": "r.npz"}
+    with pytest.raises(Refusal, match=r"give evaluator\.panel\.extractor\.weights=<path>"):
+        make_evaluation(node | {"panel": features})
+
+
+@pytest.mark.parametrize("case", ["truncated PNG", "unknown evaluator"])
+def test_of_several_ranks_whoever_says_it_says_the_line(case: str, asked: Asked) -> None:
+    words, message = EVALUATE[case]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*torchrun, "-m", "fgm.evaluate", *asked(words)], capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if re.match(r"error( on rank 1)?: ", line)]  # torchrun may stop
+    assert 1 <= len(lines) <= 2 and all(re.search(message, line) for line in lines)  # one before it has spoken
+    assert done.returncode and "exitcode  : 2" in done.stderr
+
+
+EXPORT = {
+    "unknown format": ("format=pngs", "format = pngs: unknown; did you mean png"),
+    "no prompts": (
+        "format=geneval",
+        "format = geneval: digits_fgm is no model with prompts; choose format=png or edm",
+    ),
+    "no number": ("n=0", "n = 0 must be a whole number from 1"),
+    "a place that is taken": ("out={png}", "is there already, and is not written to: delete it or give another out="),
+}
+
+
+@pytest.mark.parametrize("own, message", EXPORT.values(), ids=EXPORT)
+def test_what_cannot_be_exported_is_one_line(
+    own: str, message: str, asked: Asked, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert message in refused(fgm.export.main, asked(f"{{run}} {own}"), capsys, monkeypatch)
+
+
+def test_points_are_not_exported_and_nan_leaves_nothing(
+    asked: Asked, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = finished(tmp_path / "points", "mixture_fgm", ["method.generator_start=random"])
+    assert "draws points of shape (2,)" in refused(fgm.export.main, points, capsys, monkeypatch)
+    broken = asked("{nan} out={tmp}/new/png")
+    assert "20 of the samples 0 to 19 are not finite" in refused(fgm.export.main, broken, capsys, monkeypatch)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("module, own", [("evaluate", "evaluator=fid"), ("export", "format=jpg")])
+def test_a_bad_choice_is_refused_before_torch_is_imported(module: str, own: str, digits_run: list[str]) -> None:
+    assert f"{own.replace('=', ' = ')}: unknown" in light(module, [*digits_run, own])

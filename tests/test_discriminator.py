@@ -154,7 +154,7 @@ def test_the_discriminator_learns_the_log_ratio_of_two_gaussians(tmp_path: Path,
         x_0 = -0.4 + 1.1 * torch.randn(256, 2, generator=module.noise("fake", cycle))
         with module.toggled_optimizer(module.optimizers()[2]):
             scalars = module.adversary.turn(module, x_0, None, cycle)
-        module.report(scalars, 0)
+        module.report(scalars)
 
     monkeypatch.setattr(module, "training_step", one_turn)
     run(module, tmp_path)

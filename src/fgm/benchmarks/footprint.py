@@ -143,7 +143,7 @@ def rehearse(ledger: Ledger, module: Any) -> None:
     parts = [Stepped(optimizer) for optimizer in optimizers]
     module.optimizers, module.toggled_optimizer = lambda: parts, lambda part: toggled(parts, part)
     module.lr_schedulers = lambda: [SimpleNamespace(step=lambda: None) for _ in parts]
-    module.report = lambda scalars, skipped: None
+    module.report = lambda scalars: None
     for _ in range(2):
         ledger.begin()
         module.training_step(torch.zeros(()))

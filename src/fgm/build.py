@@ -1,18 +1,15 @@
 """From a checked config to objects: the one place where the nouns of a recipe are put together."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from rich.console import Console
 
 from fgm.config import digest
-from fgm.errors import Refusal
+from fgm.evaluators import refused
 from fgm.networks import Velocity
 from fgm.training.fit import Run
 from fgm.training.method import Method
@@ -35,20 +32,6 @@ def build_module(config: dict[str, Any]) -> Method:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with refused(config["recipe"]):
         return instantiate(config["method"])(build_setting(config))
-
-
-@contextmanager
-def refused(recipe: str) -> Iterator[None]:
-    """What a constructor finds wrong, as a Refusal that names the recipe."""
-    try:
-        yield
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, Refusal):
-            raise cause from None
-        raise Refusal(f"{recipe}: {cause or error}") from error
-    except ValueError as error:
-        raise Refusal(f"{recipe}: {error}") from error
 
 
 def build_setting(config: dict[str, Any]) -> Setting:

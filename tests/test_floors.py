@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = {
     0: (
         "errors", "paths", "times", "losses", "solvers", "analytic", "streams", "pretrained", "archives", "pickles",
-        "cards", "files", "fingerprints",
+        "files", "fingerprints",
     ),
     1: ("networks",),
     2: ("records", "markdown", "data", "evaluation", "text"),

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fgm import shipped
-from fgm.cards import require_checkpoint
 from fgm.config import read_recipe
 from fgm.errors import Refusal, hint, last_line
+from fgm.pretrained import require_checkpoint
 from fgm.run_config import read_config
 
 WEIGHTS = "teacher.safetensors"

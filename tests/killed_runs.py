@@ -12,8 +12,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from fgm.build import build_untrained
+from fgm.build import build
 from fgm.config import read_recipe
+from fgm.stand_ins import untrained
 from fgm.training.checkpoints import LAST
 from fgm.training.fit import fit
 
@@ -33,7 +34,7 @@ def run(config: dict[str, Any]) -> None:
     run_dir = Path(config["run_dir"])
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / "said.txt").open("a") as said:
-        fit(*build_untrained(config, Console(file=said, soft_wrap=True), 10**9))
+        fit(*build(untrained(config), Console(file=said, soft_wrap=True)))
 
 
 def child(work: Callable[[dict[str, Any]], None], config: dict[str, Any]) -> Any:

@@ -14,20 +14,21 @@ import fgm.bench
 from fgm.benchmarks.cycle import CycleBench
 from fgm.benchmarks.device import flops_of, peak
 from fgm.benchmarks.plain_loops import PlainLoops, frozen
-from fgm.build import build_untrained
+from fgm.build import build
 from fgm.config import read_recipe
 from fgm.networks import Velocity
+from fgm.stand_ins import untrained
 from fgm.training.distillation import Distillation
 
 TINY = ["network.width=16", "network.depth=1", "training.batch_size=4", "method.teacher_steps=3", "logger=csv"]
-TINY += ['teacher.overrides=["network.width=16","network.depth=1"]']
+TINY += ["training.log_every=3", 'teacher.overrides=["network.width=16","network.depth=1"]']
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> CycleBench:
     config = read_recipe("digits_fgm", [*TINY, f"run_dir={tmp_path_factory.mktemp('bench')}"])
     with Path("/dev/null").open("w") as nowhere:
-        module, run = build_untrained(config, Console(file=nowhere), 3)
+        module, run = build(untrained(config), Console(file=nowhere))
         bench = CycleBench(module, run, cycles=3, repetitions=2)  # type: ignore[arg-type]
         counted: list[float] = []
         step = module.training_step

@@ -153,7 +153,7 @@ def trained(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Adversary:
         x_0 = -0.4 + 1.1 * torch.randn(256, 2, generator=module.noise("fake", cycle))
         with module.toggled_optimizer(module.optimizers()[2]):
             scalars = module.adversary.turn(module, x_0, None, cycle)
-        module.report(scalars, 0)
+        module.report(scalars)
 
     monkeypatch.setattr(module, "training_step", one_turn)
     run(module, run_dir)

@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = {
     0: (
         "errors", "paths", "times", "losses", "solvers", "analytic", "streams", "pretrained", "archives", "pickles",
-        "cards", "files", "fingerprints",
+        "files", "fingerprints",
     ),
     1: ("networks", "pixels"),
     2: ("records", "markdown", "held_weights", "text", "data", "evaluation"),
@@ -18,7 +18,8 @@ FLOORS = {
     4: (
         "signatures", "arguments", "config", "run_config", "build", "teacher", "train", "finished", "evaluators",
         "evaluate", "cache_prompts", "sample", "export", "publish", "ship", "shipped", "score", "reference", "bench",
-        "table", "run_table", "overview", "memory", "studies", "study_identity", "sweep", "report", "dashboard",
+        "table", "run_table", "overview", "memory", "stand_ins", "studies", "study_identity", "sweep", "report",
+        "dashboard",
     ),
 }  # fmt: skip
 HOMES = {"hydra": {4}, "omegaconf": {4}, "lightning": {3}, "wandb": {3}, "diffusers": {1, 4}, "transformers": {2}}

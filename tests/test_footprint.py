@@ -18,8 +18,11 @@ from toy_trainings import SCHEDULE, setting
 
 import fgm.bench
 import fgm.memory
-from fgm.benchmarks.footprint import RESERVED, BlankData, ByteMoments, book, of_distillation, rehearse, weightless
+from fgm.benchmarks.footprint import RESERVED, book, of_distillation, rehearse, weightless
 from fgm.benchmarks.ledger import AsOnGPU, Ledger
+from fgm.benchmarks.stand_ins import BlankData, ByteMoments
+from fgm.build import build_module
+from fgm.config import read_recipe
 from fgm.errors import Refusal
 from fgm.networks import Velocity
 from fgm.networks.adapters import LoRA
@@ -29,7 +32,9 @@ from fgm.networks.half import halve
 from fgm.networks.sd3 import untrained
 from fgm.pretrained import SD3_MEDIUM, architecture
 from fgm.records import read_rows
+from fgm.stand_ins import weightless as weightless_recipe
 from fgm.table import table
+from fgm.text.encoders import CLIP_LENGTH
 from fgm.training.distillation import Distillation
 from fgm.training.optimizers import adam
 
@@ -204,6 +209,13 @@ def test_random_weights_are_benched_without_any_file(recipe: str, model: Path) -
     wanted = {"cycle_over_bare", "cycle_over_naive", "images_per_s", "tflop_per_image", "overhead", "sample_speedup"}
     assert wanted <= values.keys() and row["recipe"] == recipe
     assert all(value > 0 for value in values.values())
+
+
+def test_prompts_are_counted_at_their_own_length(model: Path) -> None:
+    config = weightless_recipe(read_recipe("sd3_fgm", tiny(model)))
+    module: Any = build_module(config)
+    words, pooled = module.online.text(module.setting.data.conditions(2, torch.Generator()))
+    assert words.shape == (2, CLIP_LENGTH + 24, TRANSFORMER["joint_attention_dim"]) and len(pooled) == 2
 
 
 def test_random_weights_are_not_trained_and_unknown_shapes_are_refused() -> None:

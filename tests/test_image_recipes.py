@@ -13,11 +13,12 @@ from rich.console import Console
 from score_sde import modules, state_of, write_rectified_flow
 from toy_trainings import same_bits
 
-from fgm.build import build, build_untrained
+from fgm.build import build, build_module
 from fgm.config import read_recipe, recipes
 from fgm.networks.edm import ARCHITECTURES
 from fgm.networks.edm2_unet import Edm2UNet
 from fgm.networks.edm_unets import SongUNet
+from fgm.stand_ins import untrained
 from fgm.training.evaluation import final_measurements
 from fgm.training.fit import fit
 
@@ -156,7 +157,7 @@ def test_what_is_timed_needs_no_file_of_a_teacher(recipe: str, tmp_path: Path, m
     small = [a for a in SMALL[recipe](tmp_path) if not a.startswith("teacher.checkpoint")]
     on_cpu = ["trainer.accelerator=cpu", "evaluation=random_features", f"outputs={tmp_path}"]
     config = read_recipe(recipe.partition(",")[0], [*small, *on_cpu, "teacher.checkpoint=nowhere"])
-    module, _ = build_untrained(config, Console(quiet=True), 1)
+    module: Any = build_module(untrained(config))
     teacher, generator = module.teacher.state_dict(), module.generator.net.state_dict()
     assert teacher.keys() == generator.keys() and all(torch.equal(teacher[k], generator[k]) for k in teacher)
 

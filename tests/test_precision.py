@@ -8,9 +8,10 @@ from rich.console import Console
 from torch.backends.cuda import flash_sdp_enabled
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fgm.build import build, build_untrained
+from fgm.build import build
 from fgm.config import read_recipe
 from fgm.networks.dit import Attention
+from fgm.stand_ins import untrained
 from fgm.training.checkpoints import AtomicCheckpointIO
 from fgm.training.fit import build_trainer
 from fgm.training.precision import CpuMixedPrecision
@@ -22,7 +23,7 @@ def test_a_step_on_a_cpu_takes_the_plain_form_and_nothing_after_it(tmp_path: Pat
         config = read_recipe(
             "digits_fgm", [f"trainer.precision={precision}", "trainer.accelerator=cpu", f"run_dir={tmp_path}"]
         )
-        module, run = build_untrained(config, console, 1)
+        module, run = build(untrained(config), console)
         trainer = build_trainer(run, module.schedule, [], [], AtomicCheckpointIO(console))
         assert trainer.precision == precision
         with trainer.precision_plugin.train_step_context():

@@ -22,8 +22,9 @@ from rich.console import Console
 from test_survival import assert_bit_equal
 
 import fgm.train
-from fgm.build import build_untrained
+from fgm.build import build
 from fgm.errors import entry
+from fgm.stand_ins import untrained
 from fgm.training import checkpoints
 from fgm.training.checkpoints import LAST, PREVIOUS, AtomicCheckpointIO, damage, last_checkpoint, read_cycle
 from fgm.training.fit import fit
@@ -135,7 +136,7 @@ def fill(directory: Path) -> Path:
 def until(config: dict[str, Any], cycle: int) -> Any:
     """The module of a run that is asked to stop in that cycle, counted from 0."""
     with (Path(config["run_dir"]) / "said.txt").open("a") as said:
-        module, plan = build_untrained(config, Console(file=said, soft_wrap=True), 10**9)
+        module, plan = build(untrained(config), Console(file=said, soft_wrap=True))
         step = module.training_step
 
         def watched(batch: Any) -> None:

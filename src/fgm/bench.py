@@ -72,12 +72,16 @@ def bench_cycle(config: dict[str, Any], own: dict[str, str]) -> None:
         raise Refusal("training.micro_batches > 1: the plain loops take a batch at once; give arms=ours")
     require_extras(config)
     from fgm.benchmarks.cycle import CycleBench
-    from fgm.build import build_untrained
+    from fgm.build import build_module, build_run
+    from fgm.stand_ins import untrained
 
     began = time.perf_counter()
     with TemporaryDirectory() as directory, Path(os.devnull).open("w") as nowhere:
-        places = {"run_dir": directory, "logger": "csv"}
-        module, run = build_untrained(config | places, Console(file=nowhere), cycles)
+        log_every = min(cycles, config["training"]["log_every"])  # once a block at least
+        own_run = {"run_dir": directory, "logger": "csv", "training": config["training"] | {"log_every": log_every}}
+        asked = untrained(config | own_run)
+        module: Any = build_module(asked)
+        run = build_run(asked, Console(file=nowhere))
         bench = CycleBench(module, run, cycles, repetitions, own["arms"] == "ours", own["clock"])
         results = bench.measure("untrained networks")
     cost = {"images_seen": module.images_seen, "wall_s": round(time.perf_counter() - began, 1)}

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
 from fgm.arguments import choice
 from fgm.config import CONFIGS, read_recipe
 from fgm.errors import Refusal
@@ -68,14 +71,20 @@ def evaluator_settings(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def make(node: dict[str, Any], what: str) -> Any:
     """The object of a node; a constructor that finds its arguments wrong is one line."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    try:
+    with refused(what):
         return instantiate(node)
+
+
+@contextmanager
+def refused(what: str) -> Iterator[None]:
+    """What a constructor finds wrong, as its own Refusal or as one that says of what."""
+    try:
+        yield
     except InstantiationException as error:
         cause = error.__cause__
-        raise Refusal(str(cause) if isinstance(cause, Refusal) else f"{what}: {cause or error}") from error
+        raise cause if isinstance(cause, Refusal) else Refusal(f"{what}: {cause or error}") from error
+    except ValueError as error:
+        raise Refusal(f"{what}: {error}") from error
 
 
 def require_evaluator(node: dict[str, Any]) -> None:

@@ -42,50 +42,11 @@ def footprint(config: dict[str, Any], copies: bool = False) -> Any:
         Refusal: the recipe is wrong, or needs files that are not here.
     """
     from fgm.benchmarks.footprint import of_distillation
-    from fgm.build import build_untrained
+    from fgm.build import build_module
+    from fgm.stand_ins import weightless
 
     config = weightless(config)
-    return of_distillation(
-        lambda: build_untrained(config, Console(quiet=True), 1)[0], config["trainer"]["precision"], copies
-    )
-
-
-def weightless(config: dict[str, Any]) -> dict[str, Any]:
-    """The same shapes without a file of weights, images or prompts, and with an optimizer that is there."""
-    from fgm.build import NOTHING, with_stand_ins
-
-    config = with_stand_ins(stripped(config))
-    teacher = config["teacher"]
-    if "checkpoint" in teacher or "recipe" in teacher or "file" in teacher:
-        network, guidance = config["network"], teacher.get("guidance", 1.0)
-        teacher = {"_target_": "fgm.teacher.untrained", "network": network, "guidance": guidance}
-    return config | {"teacher": teacher, "data": blank(config["data"]), "evaluation": NOTHING}
-
-
-def blank(node: dict[str, Any]) -> dict[str, Any]:
-    """Data of the same shapes."""
-    from hydra.utils import instantiate
-
-    from fgm.streams import stream
-
-    data = instantiate(node)
-    condition = data.conditions(1, stream("shapes", index=0))
-    shape = None if condition is None else list(condition.shape[1:])
-    target = "fgm.benchmarks.footprint.BlankData"
-    return {"_target_": target, "shape": list(data.shape), "num_classes": data.num_classes, "condition": shape}
-
-
-def stripped(node: Any) -> Any:
-    if not isinstance(node, dict):
-        return node
-    node = {key: stripped(value) for key, value in node.items()}
-    if str(node.get("_target_")).startswith("fgm.training.") and "data" in node:
-        return node | {"data": None}  # real images, in the shape of the recipe's own
-    if node.get("_target_") == "fgm.networks.sd3.pretrained":
-        return node | {"random_init": True}
-    if node.get("kernel") == "eight_bit":
-        return node | {"_target_": "fgm.benchmarks.footprint.byte_moments"}
-    return node
+    return of_distillation(lambda: build_module(config), config["trainer"]["precision"], copies)
 
 
 def tell(footprint: Any, config: dict[str, Any]) -> None:

@@ -1,4 +1,5 @@
-"""Published diffusers pipelines on this machine: where they lie, whether they are whole, what they will need.
+"""Published weights on this machine, checkpoints and diffusers pipelines: where they lie, whether they are whole, what
+they will need.
 
     DIRECTORY/transformer/            config.json, diffusion_pytorch_model.safetensors, or its shards and their index
               vae/                    the same
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fgm.errors import Refusal
-from fgm.files import read_object
+from fgm.files import read_object, sha256_of
 
 PIXELS = 16  # a patch of 2 latents of 8 pixels each
 SD3_MEDIUM = "stabilityai/stable-diffusion-3-medium-diffusers"
@@ -41,6 +42,20 @@ SHARED = {
     "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "attention_head_dim": 64,
     "joint_attention_dim": 4096, "pooled_projection_dim": 2048,
 }  # fmt: skip
+EDM = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/"
+EDM2 = "https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/"
+SOURCES = {  # of checkpoints that a teacher may be read from
+    "edm-cifar10-32x32-uncond-vp.pkl": EDM,
+    "edm-cifar10-32x32-cond-vp.pkl": EDM,
+    "edm-cifar10-32x32-uncond-ve.pkl": EDM,
+    "edm-imagenet-64x64-cond-adm.pkl": EDM,
+    "edm2-img64-s-1073741-0.075.pkl": EDM2,
+    "edm2-img64-m-2147483-0.060.pkl": EDM2,
+    "edm2-img64-l-1073741-0.040.pkl": EDM2,
+    "edm2-img64-xl-0671088-0.040.pkl": EDM2,
+    "cfm_cifar10_weights_step_400000.pt": "https://github.com/atong01/conditional-flow-matching/releases",
+    "checkpoint_8.pth": "https://github.com/gnobitab/RectifiedFlow (its README links to it)",
+}
 BESIDE = 5.66  # billions of parameters of two CLIPs (0.12, 0.69), T5-XXL's encoder (4.76) and the VAE (0.08)
 BYTES = 34  # a parameter: bfloat16 teacher; float32 generator, online, ema; a gradient; two times two moments of Adam
 
@@ -58,6 +73,24 @@ def hub_cache() -> Path:
     """As the hub's own library finds it."""
     home = Path(os.environ.get("HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"))
     return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+
+
+def require_checkpoint(checkpoint: str, sha256: str | None) -> Path:
+    """The file, where it is there and hashes to sha256 or what begins so.
+
+    Raises:
+        Refusal: it does not; of a published file the line says where to get it.
+    """
+    file = Path(checkpoint)
+    if not file.is_file():
+        source = SOURCES.get(file.name)
+        where = f"; it comes from {source}, nothing is downloaded" if source else ""
+        raise Refusal(f"there is no checkpoint {file}{where}")
+    if sha256:
+        found = sha256_of(file)
+        if not found.startswith(sha256.lower()):
+            raise Refusal(f"{file} has sha256 {found[:16]}..., and {sha256[:16]} is asked for: it is another file")
+    return file
 
 
 def weight_files(directory: Path) -> list[Path]:

@@ -60,7 +60,7 @@ def run(case: Case, config: dict[str, Any], console: Console) -> None:
 
     train_teacher(config["teacher"])
     began = time.perf_counter()
-    found = {result.turns: result for result in results(config, case, console)}
+    found = {result.turns: result for result in results(config, case)}
     shared = provenance(config) | {"study_digest": part} | config["study"]
     shared |= {"images_seen": case.reference * config["training"]["batch_size"]}
     shared |= {"wall_s": round(time.perf_counter() - began, 1)}  # of all points of this case and seed

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fgm import shipped
-from fgm.cards import require_checkpoint
 from fgm.config import read_recipe
 from fgm.errors import Refusal, hint, last_line
+from fgm.pretrained import require_checkpoint
 from fgm.run_config import read_config
 
 WEIGHTS = "teacher.safetensors"
@@ -128,19 +128,4 @@ def from_file(file: str, network: Any, guidance: Annotated[float, "[0, inf)"] = 
         trained_part(net).load_state_dict(load_file(file))
     except (SafetensorError, RuntimeError) as error:
         raise Refusal(f"{file} does not hold the weights of this {type(net).__name__}: {last_line(error)}") from error
-    return guided(net, guidance)
-
-
-def untrained(network: Any, guidance: Annotated[float, "[0, inf)"] = 1.0) -> Any:
-    """A network of random weights, always the same and none of them zero: what is timed or counted needs no others."""
-    import torch
-    from hydra.utils import instantiate
-
-    from fgm.networks.guidance import guided
-
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
-        net = instantiate(network) if isinstance(network, dict) else network
-        for p in net.parameters():
-            p.add_(0.02 * torch.randn_like(p))
     return guided(net, guidance)

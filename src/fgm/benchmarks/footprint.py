@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from fgm.benchmarks.ledger import UNMARKED, AsOnGPU, Ledger
 from fgm.networks.guidance import unguided
 from fgm.networks.lora import own
-from fgm.training.distillation import Distillation
+from fgm.training.method import Method
 
 GIB = 2**30
 GPUS = {  # GiB of memory
@@ -41,7 +41,6 @@ GPUS = {  # GiB of memory
     "B200": 180,
 }
 RESERVED = 1.1  # of the sum, for what is not counted, and 1 GiB of context
-BLOCK, SMALL = 256, 4096  # of bitsandbytes: elements that share a largest value, fewest that have moments of a byte
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Footprint:
         return [gpu for gpu, size in GPUS.items() if self.needed <= size * GIB]
 
 
-def of_distillation(make: Callable[[], Distillation], precision: str, copies: bool = False) -> Footprint:
+def of_distillation(make: Callable[[], Method], precision: str, copies: bool = False) -> Footprint:
     """
     Args:
         make: makes the module; called where nothing is computed or held.
@@ -144,7 +143,7 @@ def rehearse(ledger: Ledger, module: Any) -> None:
     parts = [Stepped(optimizer) for optimizer in optimizers]
     module.optimizers, module.toggled_optimizer = lambda: parts, lambda part: toggled(parts, part)
     module.lr_schedulers = lambda: [SimpleNamespace(step=lambda: None) for _ in parts]
-    module.report = lambda scalars, skipped: None
+    module.report = lambda scalars: None
     for _ in range(2):
         ledger.begin()
         module.training_step(torch.zeros(()))
@@ -175,38 +174,3 @@ def toggled(parts: list[Stepped], part: Stepped) -> Iterator[None]:
     yield
     for p, trained in zip(others, before, strict=True):
         p.requires_grad_(trained)
-
-
-@dataclass(frozen=True)
-class BlankData:
-    """Images and conditions of a shape, and nothing in them."""
-
-    shape: list[int]
-    num_classes: int
-    condition: list[int] | None
-    std: float = 1.0
-
-    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        return torch.empty(n, *self.shape), self.conditions(n, generator)
-
-    def conditions(self, n: int, generator: torch.Generator) -> Tensor | None:
-        del generator
-        return None if self.condition is None else torch.zeros(n, *self.condition, dtype=torch.int64)
-
-
-class ByteMoments(Optimizer):
-    """Holds what bitsandbytes' Adam holds, and steps nothing."""
-
-    def step(self, closure: Any = None) -> None:
-        del closure
-        for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
-            if not self.state[p]:
-                small, blocks = p.numel() < SMALL, -(-p.numel() // BLOCK)
-                state = {f"state{i}": torch.empty_like(p, dtype=p.dtype if small else torch.uint8) for i in (1, 2)}
-                self.state[p] = state | ({} if small else {f"absmax{i}": torch.empty(blocks) for i in (1, 2)})
-
-
-def byte_moments(net: nn.Module, lr: float, **settings: Any) -> Optimizer:
-    """In place of an optimizer with kernel = eight_bit, where bitsandbytes need not be."""
-    del settings
-    return ByteMoments(list(net.parameters()), {"lr": lr})

@@ -15,27 +15,8 @@ from torch import Generator, Tensor
 from fgm.errors import Refusal
 from fgm.networks.latents import Autoencoder
 from fgm.networks.sd3 import FACTOR
-from fgm.pretrained import architecture, require, require_size
+from fgm.pretrained import require, require_size
 from fgm.text.index import Index, PromptCache
-from fgm.text.stand_in import PROMPTS
-
-
-@dataclass(frozen=True)
-class StandInPrompts:
-    """As many prompts as stand_in.py has encodings, for latents of a model of random weights."""
-
-    model: str
-    size: Annotated[int, "[16, inf)"]
-    std: Annotated[float, "(0, inf)"] = 1.0
-
-    num_classes = 0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return architecture(self.model)["in_channels"], self.size // FACTOR, self.size // FACTOR
-
-    def conditions(self, n: int, generator: Generator) -> Tensor:
-        return torch.randint(1, PROMPTS, (n,), generator=generator, device=generator.device)
 
 
 @dataclass(frozen=True)

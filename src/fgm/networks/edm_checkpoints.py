@@ -15,13 +15,13 @@ from typing import Any
 
 from torch import Tensor
 
-from fgm.cards import require_checkpoint
 from fgm.errors import Refusal, last_line
 from fgm.networks.edm import EdmVelocity
 from fgm.networks.edm2_unet import Edm2UNet
 from fgm.networks.edm_unets import DhariwalUNet, SongUNet
 from fgm.paths import Path
 from fgm.pickles import CONTAINERS, TENSORS, UNREADABLE, arrays, read_pickle
+from fgm.pretrained import require_checkpoint
 
 MODELS: dict[tuple[str, str], tuple[Any, str]] = {  # outer and inner class: architecture, and where its weights begin
     ("EDMPrecond", "SongUNet"): (SongUNet, "model."),

@@ -19,12 +19,12 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from fgm.cards import require_checkpoint
 from fgm.errors import Refusal, last_line
 from fgm.networks import Velocity, class_labels, require_shape
 from fgm.networks.edm_blocks import Block
 from fgm.networks.edm_unets import SongUNet
 from fgm.pickles import UNREADABLE, arrays, load_tensors
+from fgm.pretrained import require_checkpoint
 
 TIMES = 999.0
 PLAIN = {"": ""}

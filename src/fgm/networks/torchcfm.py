@@ -18,11 +18,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fgm.cards import require_checkpoint
 from fgm.errors import Refusal, last_line
 from fgm.networks import Velocity
 from fgm.networks.unet import UNet
 from fgm.pickles import UNREADABLE, load_tensors
+from fgm.pretrained import require_checkpoint
 
 LEAVES = {
     "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",

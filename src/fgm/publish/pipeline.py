@@ -7,7 +7,8 @@
     vae/, text_encoder*/, tokenizer*/      the teacher's own
     pytorch_lora_weights.safetensors       with lora=keep: the adapter, beside the teacher's own transformer/
 
-Files are copied or linked, by kinds that hold data alone, and nothing in them is executed.
+Files are copied or linked, by kinds that hold data alone, and nothing in them is executed. Of an adapter the tests read
+what diffusers' lora_state_dict makes of the file; load_lora_weights goes on to peft, and that has not been run.
 
 One Euler step from sigma = t* to 0 is x - t* v(x, t*), the generator's own step (networks/generator.py), if x = c_in z
 are the latents that the pipeline is given. Of several steps it is the scheduler's stochastic kind: x_0, then

@@ -89,13 +89,8 @@ def train(
     checkpoints = AtomicCheckpointIO(run.console, trusted=checkpoint == run.run_dir / LAST)
     trainer = build_trainer(run, module.schedule, chosen, callbacks, checkpoints)
     with warnings.catch_warnings():
-        for known in (
-            ".*does not have many workers",
-            ".*your dataloader is not resumable",
-            ".*LeafSpec",
-            "Found .* eval mode",
-        ):
-            warnings.filterwarnings("ignore", message=known)
+        known = ".*does not have many workers|.*your dataloader is not resumable|.*LeafSpec|Found .* eval mode"
+        warnings.filterwarnings("ignore", message=known)
         try:
             trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as stop:

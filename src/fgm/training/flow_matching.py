@@ -63,7 +63,7 @@ class FlowMatching(Method):
         parts = Summed(self.part, self.schedule.micro_batches, *self.drawn(int(self.cycle)))
         norm = self.descents[0](self, *parts.losses())
         update_ema(self.ema, self.net, self.schedule.ema_decay)
-        self.report(parts.told | {"grad_norm": norm}, self.descents[0].skipped)
+        self.report(parts.told | {"grad_norm": norm})
 
     def drawn(self, cycle: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """x_t, c, t and conditions of a batch."""

@@ -116,9 +116,10 @@ class Method(LightningModule):
         for descent, counts in zip(self.descents, checkpoint.get("skipped", ()), strict=False):
             descent.skipped, descent.in_a_row = counts
 
-    def report(self, scalars: dict[str, Tensor], skipped: int) -> None:
+    def report(self, scalars: dict[str, Tensor]) -> None:
         """Count the cycle, and hand the scalars to Record every so often."""
         self.cycle += 1
         if int(self.cycle) % self.schedule.log_every == 0:
+            skipped = sum(descent.skipped for descent in self.descents)
             counts = {"skipped": float(skipped), "images_seen": float(self.images_seen)}
             self.log_dict(scalars | {name: torch.tensor(count) for name, count in counts.items()}, logger=False)

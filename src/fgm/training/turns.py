@@ -1,14 +1,31 @@
-"""The two turns of a distillation's cycle: what each computes, on which samples, and whose weights it moves.
+"""One cycle of a distillation: what it draws, what each turn computes, and whose weights it moves.
 
-    online turn       |v - c|^2                   x_0 detached; moves the online network alone
-    generator turn    w(t) (lambda_1 L_1 + L_2)   through x_t into u, v and c; moves the generator alone
-                      plus the GAN term, where there is one
+    x_0 = g(z, condition)                                drawn once, serves both turns
+    online turn, K times     |v - c|^2                   x_0 detached; moves the online network alone
+    discriminator turn       where there is one, see adversary.py; moves its heads alone
+    generator turn           w(t) (lambda_1 L_1 + L_2)   through x_t into u, v and c; moves the generator alone
+                             plus the GAN term, where there is one
+    ema                      follows the generator
 
-Every backward runs while the network that it goes through is active, see Velocity.active().
+Every network at the end of a cycle is a consistent state, and global_step counts generator updates. t, eps and x_t are
+float32, from streams keyed by (seed, role, rank, cycle). Every backward runs while the network that it goes through is
+active, see Velocity.active().
+
+A generator of k steps runs to a step that is drawn each cycle, the same on every rank; its gradient is that step's
+alone, and the online network is fitted to the mixture of all (arXiv 2509.25127).
+
+Logged scalars, means over the batch and over dims:
+    mismatch        |u - v|^2 on the generator's samples: THE measure of progress among these
+    fgm_loss        value of the objective; NOT progress: near zero and often negative by construction (losses.py)
+    online_loss     |v - c|^2 of the last online turn
+    sample_mean, sample_std     of x_0; drift away from the data's means trouble
+    generator_grad_norm, online_grad_norm     L2 norms before clipping
+    skipped         updates left out because a gradient was not finite, both networks
+    images_seen     samples generated for training, over all devices
 """
 
-from abc import abstractmethod
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -16,21 +33,26 @@ from torch import Tensor
 from fgm import losses
 from fgm.networks import Velocity
 from fgm.networks.generator import FewStepGenerator
-from fgm.networks.guidance import Guidance, guided_pair
+from fgm.networks.guidance import Guidance, guided_pair, unguided
+from fgm.networks.lora import own
+from fgm.streams import stream
 from fgm.times import TimeDensity
 from fgm.training.adversary import Adversary
+from fgm.training.descend import listed
+from fgm.training.ema import update_ema
 from fgm.training.method import Method
-from fgm.training.micro_batches import InTurn, Summed, Told, in_turn, rooted, slices
+from fgm.training.micro_batches import InTurn, Summed, Told, cut, in_turn, rooted, slices
 from fgm.training.objective import Objective
 from fgm.training.real_data import RealData
 from fgm.training.two_stage import Branch
 
 
 class Turns(Method):
-    """The turns, and what they need of a distillation.
+    """The cycle, and what it needs of a distillation.
 
     Attributes:
         generator, online: the networks that are trained; the teacher is unregistered[0].
+        online_turns: K.
         objective: the generator's.
         guidance: where the teacher's scale stands, see guidance.py.
         online_time: density of t in online turns.
@@ -40,6 +62,7 @@ class Turns(Method):
 
     generator: FewStepGenerator
     online: Velocity
+    online_turns: int
     unregistered: tuple[Velocity, ...]
     objective: Objective
     guidance: Guidance
@@ -54,6 +77,68 @@ class Turns(Method):
     def velocities(self) -> tuple[Velocity, Velocity]:
         """Teacher and online network, under guidance."""
         return guided_pair(self.guidance, self.teacher, self.online)
+
+    def training_step(self, batch: Tensor) -> None:
+        del batch
+        with self.prompts_held():
+            self.turns_of_a_cycle()
+
+    @contextmanager
+    def prompts_held(self) -> Iterator[None]:
+        """Encoded prompts are read once a cycle; real images come with others, and then with every call."""
+        nets = [] if self.adversary or self.real_data else [own(unguided(net)) for net in self.networks()]
+        texts = {id(m): m for net in nets for m in net.modules() if hasattr(m, "holding")}
+        condition = self.latents(int(self.cycle), slice(None))[1] if texts else None
+        with ExitStack() as stack:
+            for text in texts.values():
+                stack.enter_context(text.holding(condition))  # type: ignore[operator]
+            yield
+
+    def turns_of_a_cycle(self) -> None:
+        cycle, (generator_optimizer, online_optimizer, *others) = int(self.cycle), listed(self.optimizers())
+        online_scalars: dict[str, Tensor] = {}
+        with self.toggled_optimizer(generator_optimizer):
+            x_0, condition = self.generate(cycle)
+        for turn in range(self.online_turns):
+            with self.toggled_optimizer(online_optimizer):
+                online_scalars = self.online_turn(x_0.detach(), condition, cycle * self.online_turns + turn)
+        if self.adversary:
+            with self.toggled_optimizer(others[0]), self.adversary.net.active():
+                online_scalars |= self.adversary.turn(self, x_0.detach(), condition, cycle)
+        with self.toggled_optimizer(generator_optimizer):
+            generator_scalars = self.generator_turn(x_0, condition, cycle)
+        self.finish(online_scalars | generator_scalars)
+
+    def finish(self, scalars: dict[str, Tensor]) -> None:
+        """What a cycle does beside its turns."""
+        update_ema(self.ema, self.generator, self.schedule.ema_decay)
+        self.report(scalars)
+
+    def generate(self, cycle: int) -> tuple[Tensor, Tensor | None]:
+        """The cycle's samples and the conditions that they were drawn under; with their graph if they are one part."""
+        parts = slices(self.schedule.batch_size, self.schedule.micro_batches)
+        z, condition, eps = self.latents(cycle, slice(None))
+        if len(parts) == 1:
+            return self.generator(z, condition, eps), condition
+        with torch.no_grad():
+            x_0 = torch.cat([self.generator(*self.latents(cycle, where)) for where in parts])
+        return x_0, condition
+
+    def latents(self, cycle: int, where: slice) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        noise, data = self.noise("latent", cycle), self.setting.data
+        shape = (self.schedule.batch_size, *data.shape)
+        z = torch.randn(shape, generator=noise, dtype=self.weight_dtype, device=self.device)
+        condition = data.conditions(len(z), noise)
+        eps = self.renoising(z, cycle)
+        return *cut(where, z, condition), None if eps is None else eps[:, where]
+
+    def renoising(self, z: Tensor, cycle: int) -> Tensor | None:
+        """The noises before the step that is trained in this cycle: 0 to steps - 1 of them, as many on every rank."""
+        if not self.generator.renoisings:
+            return None
+        count = torch.randint(self.generator.nfe, (), generator=stream(self.setting.seed, "step", index=cycle))
+        noise = self.noise("renoising", cycle)
+        return torch.randn((int(count), *z.shape), generator=noise, dtype=z.dtype, device=z.device)
 
     def online_turn(self, x_0: Tensor, condition: Tensor | None, index: int) -> dict[str, Tensor]:
         x_t, c, t = self.setting.noisy(x_0, self.online_time, self.noise("online", index))
@@ -102,11 +187,7 @@ class Turns(Method):
 
         return in_turn(part, slices(len(x_0), parts))
 
-    @abstractmethod
-    def latents(self, cycle: int, where: slice) -> tuple[Any, ...]:
-        """The cycle's z, conditions and noises between steps, of some of its samples."""
-
-    def gan_term(self, x_0: Tensor, condition: Tensor | None, cycle: int) -> tuple[Any, dict[str, Tensor]]:
+    def gan_term(self, x_0: Tensor, condition: Tensor | None, cycle: int) -> tuple[Tensor | float, Told]:
         """What to add to the root, and what to log; in two stages or parts <x_0, dL/dx_0>, its own graph gone."""
         if self.adversary is None:
             return 0.0, {}

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
-from fgm.build import NOTHING, build
+from fgm.build import build_module
 from fgm.evaluators import device_of_rank
 from fgm.studies.identity.affine import affine_start
 from fgm.studies.identity.cases import PARTS, Case
@@ -35,9 +34,9 @@ class Result:
     noise: float
 
 
-def results(config: dict[str, Any], case: Case, console: Console) -> list[Result]:
+def results(config: dict[str, Any], case: Case) -> list[Result]:
     """All points of one case and seed."""
-    module: Any = build(config | {"evaluation": NOTHING}, console)[0]
+    module: Any = build_module(config)
     module.to(device_of_rank(config["trainer"]["accelerator"])).on_fit_start()
     generator = affine_start(module.setting) if case.affine else module.generator
     problem = Problem(

@@ -29,7 +29,7 @@ from fgm.times import Uniform
 from fgm.train import final_part
 from fgm.training import fit as fitting
 from fgm.training.best import SaveBest
-from fgm.training.dashboard import AXIS, Answer, CycleWandbLogger, log_answers
+from fgm.training.dashboard import AXIS, Answer, CycleWandbLogger, log_answers, log_results
 from fgm.training.distillation import Distillation
 from fgm.training.evaluation import Evaluate
 from fgm.training.logs import RunCsvLogger
@@ -120,6 +120,20 @@ def small_panel() -> ShapeEvalPanel:
 
 
 # pictures
+
+
+def test_a_runs_summary_names_what_the_run_is_for_whatever_its_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study asks W&B for final/fd: of a generator of four calls as of one of one call."""
+    summary: dict[str, float] = {}
+    logger = Pictures(tables=True)
+    logger.experiment = SimpleNamespace(summary=summary, finish=lambda: None)  # type: ignore[attr-defined]
+    monkeypatch.setattr("fgm.training.dashboard.WandbLogger", Pictures)
+    samplers = [(1.0, 4, "ema"), (2.0, 4, "raw"), (0.5, 50, "teacher"), (0.1, 0, "real")]
+    log_results([logger], [Measurement("fd", value, 9, "p", *sampler) for value, *sampler in samplers], tmp_path, 3)
+    told = {"final/fd/ema/4": 1.0, "final/fd/raw/4": 2.0, "final/fd/teacher/50": 0.5}
+    assert summary == {"final/fd": 1.0, **told}
 
 
 def test_grids_and_prompts_are_shown_and_metrics_csv_is_as_without_them(tmp_path: Path, monkeypatch: Any) -> None:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_runs import Said, refused, rescale, results_of, run_dir
@@ -13,11 +14,11 @@ from tiny_runs import Said, refused, rescale, results_of, run_dir
 import fgm.evaluate
 import fgm.export
 from fgm.data.shapes.dataset import Shapes
+from fgm.evaluation.geneval.layout import read_layout
 from fgm.evaluation.panel import DISTANCES
 from fgm.evaluation.sampling import Source
 from fgm.evaluation.shape_prompts import VOCABULARY
 from fgm.evaluation.sources.folder import FolderSource
-from fgm.evaluation.sources.geneval import GenEvalSource
 from fgm.evaluation.sources.sampler import SamplerSource
 from fgm.pixels.quantise import dequantise
 from fgm.records import Measurement
@@ -125,9 +126,9 @@ def test_prompts_reach_their_own_folders(
     lines = metadata(every("color_attr")[::17])
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     fgm.export.main([*asked, f"metadata={tmp_path / 'prompts.jsonl'}"])
-    layout = GenEvalSource(tmp_path / "layout", read_prompts(tmp_path / "prompts.jsonl", VOCABULARY), per_prompt=3)
-    tokens = layout.take(range(layout.n)).x[:, 0].flatten(1).long()
-    assert decode(tokens) == [line["prompt"] for line in lines for _ in range(3)]
+    layout = read_layout(tmp_path / "layout", read_prompts(tmp_path / "prompts.jsonl", VOCABULARY), per_prompt=3)
+    tokens = np.stack([sample.pixels()[..., 0].ravel() for sample in layout])
+    assert decode(torch.tensor(tokens).long()) == [line["prompt"] for line in lines for _ in range(3)]
     assert "n follows from the prompts" in refused(
         fgm.export.main, [*asked[:-1], "metadata=x", "n=5"], capsys, monkeypatch
     )

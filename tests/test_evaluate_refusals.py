@@ -107,7 +107,7 @@ def test_a_complaint_names_settings_as_the_command_takes_them_and_modules_as_the
         "_target_": "fgm.evaluation.evaluation.Evaluation",
         "panel": panel | {"metadata": str(tmp_path / "prompts.jsonl")},
     }
-    with pytest.raises(Refusal, match=r"unknown class 'unicorn'; see fgm\.evaluation\.geneval\.vocabulary$"):
+    with pytest.raises(Refusal, match=r"unknown class 'unicorn'; see fgm\.text\.geneval\.vocabulary$"):
         make_evaluation(node)
     inception = {"_target_": "fgm.evaluation.features.inception.Inception", "weights": "nowhere"}
     features = {"_target_": "fgm.evaluation.panel.FeaturePanel", "extractor": inception, "reference": "r.npz"}

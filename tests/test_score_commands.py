@@ -18,6 +18,7 @@ from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import draw_scenes
 from fgm.evaluation.exporting import export_images
 from fgm.evaluation.images import DigitPanel
+from fgm.evaluation.shape_eval import RULES
 from fgm.evaluation.sources.dataset import dataset_source
 from fgm.streams import stream
 from fgm.text.geneval.grammar import generate_prompts
@@ -95,6 +96,8 @@ def test_shapes_are_scored_by_their_exact_detector(tmp_path: Path, capsys: Said)
         + ["samples=1", "detector=shapes", "vocabulary=shapes"]
     )
     assert "shapeeval 1.0000" in capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "layout" / "score" / "results.json").read_text())["results"]
+    assert row["protocol"].startswith(f"{RULES.protocol}; "), "the rules of the panel, under the panel's name"
 
 
 def unknown_class(geneval: list[str], tmp_path: Path) -> list[str]:

@@ -51,7 +51,7 @@ def test_without_an_account_the_spec_is_a_file_and_says_why(
     assert "no W&B account is known here" in capsys.readouterr().out
     spec = json.loads((tmp_path / "t_star" / "dashboard.json").read_text())
     assert spec == dashboard(read_sweep("t_star"), "us") and spec["entity"] == "us"
-    assert {"final/fd/ema/1", "eval/fd", "eval/samples", "train/mismatch", "method.t_star"} <= set(flat(spec))
+    assert {"final/fd", "eval/fd", "eval/samples", "train/mismatch", "method.t_star"} <= set(flat(spec))
 
 
 def test_wandb_workspaces_takes_every_panel() -> None:

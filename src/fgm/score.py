@@ -43,11 +43,12 @@ def main(arguments: list[str]) -> None:
         raise Refusal(f"geneval_dir = {own['geneval_dir']} is no folder: it should hold folders such as 00000/samples")
     prompts = read_questions(own)
     judge, began = judge_of(own), time.perf_counter()
-    results = judge.evaluate(Path(own["geneval_dir"]), prompts, each)
+    from fgm.evaluation.geneval.layout import describe, read_layout
     from fgm.evaluation.geneval.scores import summarise
-    from fgm.evaluation.sources.geneval import GenEvalSource
 
-    scores, source = summarise(results, prompts, each), GenEvalSource(Path(own["geneval_dir"]), prompts, each)
+    samples = read_layout(Path(own["geneval_dir"]), prompts, each)
+    results = judge.evaluate(samples, prompts)
+    scores, source = summarise(results, prompts, each), describe(samples, prompts)
     measurement = scores.measurement(judge.protocol(prompts), nfe, own["weights"], METRICS[own["vocabulary"]])
     out = Path(own["out"] or f"{own['geneval_dir']}/score")
     write(out, own, source, results, measurement, time.perf_counter() - began)
@@ -79,10 +80,20 @@ def vocabulary_of(own: dict[str, str]) -> Any:
 
 
 def judge_of(own: dict[str, str]) -> Any:
-    """The judge with the detector that was chosen."""
+    """The judge with the detector that was chosen, by the rules of its words, as make eval judges them."""
     from fgm.evaluation.geneval.evaluate import GenEval
 
-    return GenEval(detector_of(own), colours_of(own["clip_dir"]))
+    return GenEval(detector_of(own), colours_of(own["clip_dir"]), rules_of(own["vocabulary"]))
+
+
+def rules_of(vocabulary: str) -> Any:
+    if vocabulary == "shapes":
+        from fgm.evaluation.shape_eval import RULES
+
+        return RULES
+    from fgm.evaluation.geneval.rules import OFFICIAL
+
+    return OFFICIAL
 
 
 def detector_of(own: dict[str, str]) -> Any:
@@ -107,7 +118,9 @@ def colours_of(directory: str) -> Any:
     return ClipColours(directory, str(device_of_rank()))
 
 
-def write(out: Path, own: dict[str, str], source: Any, results: list[Any], measurement: Any, seconds: float) -> None:
+def write(
+    out: Path, own: dict[str, str], source: dict[str, Any], results: list[Any], measurement: Any, seconds: float
+) -> None:
     """The verdicts, and the score with its provenance."""
     from fgm.evaluation.geneval.results import write_results
     from fgm.evaluation.provenance import definition, record
@@ -116,7 +129,7 @@ def write(out: Path, own: dict[str, str], source: Any, results: list[Any], measu
     files = ("metadata", "detections") if own["detector"] == "json" else ("metadata",)
     hashes = {f"{key}_sha256": sha256_of(Path(own[key])) for key in files if own[key] != GRAMMAR}
     panel = {"metric": measurement.metric, "protocol": measurement.protocol} | hashes
-    evaluation = definition(source.describe(), panel, source.n, source.n)
+    evaluation = definition(source, panel, len(results), len(results))
     told = record(evaluation, [measurement], device_of_rank(), 1, {"wall": round(seconds, 2)})
     out.mkdir(parents=True, exist_ok=True)
     write_results(out / "results.jsonl", results)

@@ -61,7 +61,7 @@ class AlwaysRed:
 
 def test_the_truth_scores_one_and_half_of_it_a_half(directory: Path) -> None:
     for right, value in ((True, 1.0), (False, 0.5)):
-        results = GenEval(knowing(directory, right=right)).evaluate(directory, PROMPTS, per_prompt=2)
+        results = GenEval(knowing(directory, right=right)).evaluate(read_layout(directory, PROMPTS, 2), PROMPTS)
         scores = summarise(results, PROMPTS, per_prompt=2)
         assert scores.overall == value and scores.prompts == 1 and len(scores.tags) == 6
 
@@ -71,15 +71,15 @@ def test_the_written_results_are_judged_again_alike(directory: Path, tmp_path: P
     write_layout(tmp_path / "plain", plain, grey, per_prompt=1)
     samples = read_layout(tmp_path / "plain", plain, per_prompt=1)
     seen = {s.key: truth(plain[s.index]) + truth(plain[0]) for s in samples}
-    first = GenEval(oracle(seen)).evaluate(tmp_path / "plain", plain, 1)
+    first = GenEval(oracle(seen)).evaluate(samples, plain)
     write_results(tmp_path / "results.jsonl", first)
-    again = GenEval(JsonDetector(tmp_path / "results.jsonl")).evaluate(tmp_path / "plain", plain, 1)
+    again = GenEval(JsonDetector(tmp_path / "results.jsonl")).evaluate(samples, plain)
     write_results(tmp_path / "again.jsonl", again)
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "results.jsonl").read_bytes()
 
 
 def test_a_live_detector_sees_the_pixels(directory: Path) -> None:
-    results = GenEval(Shade()).evaluate(directory, PROMPTS, per_prompt=2)
+    results = GenEval(Shade()).evaluate(read_layout(directory, PROMPTS, 2), PROMPTS)
     counting = {r.metadata.tag == "counting": r for r in results if r.sample[1] == 1}
     assert counting[False].details == {"dog": [[0, 0, 8, 8, 0.5 + 10 / 510]]} and counting[True].details == {}
 
@@ -97,7 +97,7 @@ def test_only_the_boxes_that_matter_are_asked_for_their_colour(directory: Path) 
 
 def test_a_colour_that_the_detector_told_stands(directory: Path) -> None:
     colours = AlwaysRed()
-    results = GenEval(knowing(directory), colours).evaluate(directory, PROMPTS, per_prompt=2)
+    results = GenEval(knowing(directory), colours).evaluate(read_layout(directory, PROMPTS, 2), PROMPTS)
     assert colours.asked == [] and all(result.correct for result in results)
 
 
@@ -112,7 +112,7 @@ def test_without_a_classifier_a_colour_is_refused(directory: Path) -> None:
 def test_recorded_detections_do_not_open_the_pictures(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = knowing(directory)
     monkeypatch.setattr("fgm.evaluation.geneval.layout.read_png", lambda path: pytest.fail(f"opened {path}"))
-    assert GenEval(detector).evaluate(directory, PROMPTS, per_prompt=2)
+    assert GenEval(detector).evaluate(read_layout(directory, PROMPTS, 2), PROMPTS)
 
 
 def test_a_truncated_picture_is_refused_by_name(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_truncated_picture_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "00003" / "samples" / "00000.png"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(Refusal, match=r"00003/samples/00000\.png: is no whole PNG"):
-        GenEval(Shade()).evaluate(tmp_path, PROMPTS, per_prompt=1)
+        GenEval(Shade()).evaluate(read_layout(tmp_path, PROMPTS, 1), PROMPTS)
 
 
 def test_the_protocol_tells_rules_detector_colours_and_prompts(directory: Path) -> None:
@@ -131,7 +131,7 @@ def test_the_protocol_tells_rules_detector_colours_and_prompts(directory: Path) 
 
 
 def test_a_line_of_results_has_the_official_keys(directory: Path) -> None:
-    result = GenEval(knowing(directory)).evaluate(directory, PROMPTS, per_prompt=2)[0]
+    result = GenEval(knowing(directory)).evaluate(read_layout(directory, PROMPTS, 2), PROMPTS)[0]
     row = json.loads(result.line())
     assert list(row) == ["filename", "tag", "prompt", "correct", "reason", "metadata", "details"]
     assert json.loads(row["metadata"])["prompt"] == row["prompt"] == PROMPTS[0].prompt

@@ -20,6 +20,7 @@ from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.features.convolutions import RandomConvolutions
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.evaluation.geneval.evaluate import GenEval
+from fgm.evaluation.geneval.layout import read_layout
 from fgm.evaluation.geneval.panel import GenEvalPanel
 from fgm.evaluation.geneval.scores import summarise
 from fgm.evaluation.panel import FeaturePanel
@@ -87,7 +88,7 @@ def test_a_panels_score_is_that_of_the_folder(panel: GenEvalPanel, tmp_path: Pat
         return images[places[PROMPTS[index]][ordinal]].movedim(0, -1).contiguous().numpy()
 
     write_layout(tmp_path, PROMPTS, draw, per_prompt=2)
-    folder = summarise(GenEval(ByShade()).evaluate(tmp_path, PROMPTS, 2), PROMPTS, 2)
+    folder = summarise(GenEval(ByShade()).evaluate(read_layout(tmp_path, PROMPTS, 2), PROMPTS), PROMPTS, 2)
     memory = {m.metric: m for m in measure(panel, images, questions)}
     assert 0 < folder.overall < 1 and memory["geneval"].value == pytest.approx(folder.overall, abs=1e-12)
     for tag, value in folder.tags.items():

@@ -13,11 +13,11 @@ from fgm.data.shapes.dataset import Shapes
 from fgm.errors import Refusal
 from fgm.evaluation.conditioning import balanced, drawn
 from fgm.evaluation.exporting import export_geneval, export_images
+from fgm.evaluation.geneval.layout import describe, read_layout
 from fgm.evaluation.sampling import Source, draw_samples, labels_of
 from fgm.evaluation.sources import SampleSource
 from fgm.evaluation.sources.dataset import DatasetSource, dataset_source
 from fgm.evaluation.sources.folder import FolderSource
-from fgm.evaluation.sources.geneval import GenEvalSource
 from fgm.evaluation.sources.sampler import SamplerSource
 from fgm.pixels.png import decode, encode
 from fgm.pixels.quantise import dequantise, quantise
@@ -167,21 +167,13 @@ def test_a_dataset_in_memory_is_measured_by_its_bytes() -> None:
 def test_a_geneval_layout_comes_back_in_the_order_of_its_indices(tmp_path: Path) -> None:
     source = sampler(n=2 * len(PROMPTS), classes=0)
     export_geneval(source, tmp_path / "out", PROMPTS, per_prompt=2, step=10)
-    layout = GenEvalSource(tmp_path / "out", PROMPTS, per_prompt=2)
-    assert layout.n == source.n
-    expected = everything(source).expand(-1, 3, -1, -1)
-    assert torch.equal(everything(layout), expected)
-    assert torch.equal(layout.take(range(3, 5)).x, expected[3:5])
-    before = layout.describe()
-    Image.new("RGB", (8, 8)).save(tmp_path / "out" / "00000" / "samples" / "00000.png")
-    assert GenEvalSource(tmp_path / "out", PROMPTS, per_prompt=2).describe() != before
-
-
-def test_a_geneval_picture_of_another_size_is_named(tmp_path: Path) -> None:
-    export_geneval(sampler(n=len(PROMPTS), classes=0), tmp_path / "out", PROMPTS, per_prompt=1, step=10)
-    Image.new("RGB", (9, 9)).save(tmp_path / "out" / "00001" / "samples" / "00000.png")
-    with pytest.raises(Refusal, match=r"00001/samples/00000\.png: is RGB 9 x 9"):
-        everything(GenEvalSource(tmp_path / "out", PROMPTS, per_prompt=1))
+    layout = read_layout(tmp_path / "out", PROMPTS, 2)
+    pixels = torch.stack([torch.tensor(sample.pixels()).movedim(-1, 0) for sample in layout])
+    assert torch.equal(pixels, everything(source).expand(-1, 3, -1, -1))
+    before = describe(layout, PROMPTS)
+    assert before == describe(layout, PROMPTS) and before["per_prompt"] == 2
+    Image.new("RGB", (8, 8)).save(layout[0].path)
+    assert describe(layout, PROMPTS) != before
 
 
 def test_an_export_is_whole_or_absent_and_mixes_with_nothing(tmp_path: Path) -> None:

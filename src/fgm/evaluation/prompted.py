@@ -27,7 +27,6 @@ from fgm.streams import stream
 from fgm.text.geneval.prompts import Metadata, digest
 
 T = TypeVar("T")
-RESAMPLES = 1000
 
 
 class PromptPanel:
@@ -100,7 +99,7 @@ def tag_scores(metric: str, correct: Array, asked: Sequence[Metadata], protocol:
         for tag, mask in masks.items()
     ]
     shares = [prompt_shares(correct[mask], prompts[mask]) for mask in masks.values()]
-    extra: dict[str, Any] = {"ci95": list(bootstrap(shares, RESAMPLES))}
+    extra: dict[str, Any] = {"ci95": list(bootstrap(shares))}
     overall = float(np.mean([part.value for part in parts]))
     return [Measurement(metric, overall, len(correct), protocol, extra=extra), *parts]
 

@@ -8,9 +8,9 @@ PROJECT = "fgm"
 AXIS = "cycle"  # of every curve: finished cycles
 
 
-def final(metric: str, weights: str = "ema", nfe: int = 1) -> str:
-    """What a run's summary calls a measurement at its end; of the one-step generator unless told."""
-    return f"final/{metric}/{weights}/{nfe}"
+def final(metric: str, *sampler: str | int) -> str:
+    """What a run's summary calls a measurement at its end: of its first sampler, or of the one of (weights, nfe)."""
+    return "/".join(map(str, ("final", metric, *sampler)))
 
 
 def wandb_works() -> bool:

@@ -71,15 +71,19 @@ def log_answers(loggers: Sequence[Any], answers: Sequence[Answer], step: int) ->
 
 
 def log_results(loggers: Sequence[Any], results: Sequence[Measurement], path: Path, step: int) -> None:
-    """The end of a run: its last grid, and its measurements as W&B's summary, final/<metric>/<weights>/<nfe>, and as
-    a table.
+    """The end of a run: its last grid, and its measurements as a table and as W&B's summary.
+
+    There final/<metric>/<weights>/<nfe> is any sampler's, and final/<metric> that of the first one, which the run is
+    for: a study asks for it, whatever the calls of its generators.
 
     The W&B run is closed, since the next run of this process, a distillation after its teacher's, would go on with it.
     """
     log_grid(loggers, path, step)
+    drawn = [m for m in results if m.weights != "real"]
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            named = {final(m.metric, m.weights, m.nfe): m.value for m in results if m.weights != "real"}
+            named = {final(m.metric): m.value for m in reversed(drawn)}
+            named |= {final(m.metric, m.weights, m.nfe): m.value for m in drawn}
             rows = [[m.metric, m.value, m.n, m.nfe, m.weights, m.protocol] for m in results]
             logger.log_table("final/results", ["metric", "value", "n", "nfe", "weights", "protocol"], rows, step=step)
             logger.experiment.summary.update(named)

@@ -6,10 +6,9 @@ and only where the detector told no colour. With recorded detections the images 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from fgm.evaluation.geneval.detections import ColourClassifier, Detection, Detector, Pixels, RecordedDetector
-from fgm.evaluation.geneval.layout import Sample, read_layout
+from fgm.evaluation.geneval.layout import Sample
 from fgm.evaluation.geneval.results import Details, Result
 from fgm.evaluation.geneval.rules import OFFICIAL, GenEvalRules, Kept, Verdict, judge, keep, seen
 from fgm.text.geneval.prompts import Metadata, digest, has_official_counts
@@ -43,9 +42,9 @@ class GenEval:
         shape = " in GenEval's counts" if has_official_counts(prompts) else ""
         return f"{self.eyes}; {len(prompts)} prompts{shape}, {digest(prompts)}"
 
-    def evaluate(self, directory: Path, prompts: Sequence[Metadata], per_prompt: int) -> list[Result]:
-        """Verdicts on a whole layout, by prompt and sample."""
-        return [self.verdict(sample, prompts[sample.index]) for sample in read_layout(directory, prompts, per_prompt)]
+    def evaluate(self, samples: Iterable[Sample], prompts: Sequence[Metadata]) -> list[Result]:
+        """Verdicts on the samples of a layout, in their order."""
+        return [self.verdict(sample, prompts[sample.index]) for sample in samples]
 
     def verdict(self, sample: Sample, metadata: Metadata) -> Result:
         kept, verdict = self.look(self.see(sample), metadata, sample.pixels)

@@ -12,7 +12,9 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ImageOps
@@ -22,7 +24,7 @@ from fgm.evaluation.geneval.completeness import require_complete
 from fgm.evaluation.geneval.detections import Pixels
 from fgm.files import parse_object, read_text, write_bytes
 from fgm.pixels.png import opened, png_of, refusing_damage
-from fgm.text.geneval.prompts import Metadata
+from fgm.text.geneval.prompts import Metadata, digest
 
 FOLDER, FILE = re.compile(r"\d{4,5}"), re.compile(r"\d+\.png")
 
@@ -78,6 +80,15 @@ def read_layout(directory: Path, prompts: Sequence[Metadata], per_prompt: int) -
     for folder, index in {sample.path.parents[1]: sample.index for sample in samples}.items():
         require_prompt(folder, prompts[index])
     return samples
+
+
+def describe(samples: Sequence[Sample], prompts: Sequence[Metadata]) -> dict[str, Any]:
+    """All that defines a whole layout, as plain containers, see provenance.definition."""
+    content = sha256()
+    for sample in samples:
+        content.update(sample.path.read_bytes())
+    asked = {"prompts": digest(prompts), "per_prompt": len(samples) // len(prompts)}
+    return {"kind": "geneval", "sha256": content.hexdigest(), **asked}
 
 
 def require_prompt(folder: Path, metadata: Metadata) -> None:

@@ -23,7 +23,7 @@ from fgm.records import Measurement
 from fgm.text.geneval.prompts import Metadata
 
 Array = NDArray[np.float64]
-RESAMPLES, LEVEL = 2000, 0.95
+RESAMPLES, LEVEL = 1000, 0.95  # which fix each end of an interval to some 2 % of its width
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def summarise(results: Sequence[Result], prompts: Sequence[Metadata], per_prompt
     correct = correctness(results, prompts, per_prompt)
     shares = by_tag(correct.mean(1), prompts)
     tags = {tag: float(share.mean()) for tag, share in shares.items()}
-    interval = bootstrap(list(shares.values()), RESAMPLES)
+    interval = bootstrap(list(shares.values()))
     any_right = float(correct.any(1).mean())
     return Scores(float(np.mean(list(tags.values()))), interval, tags, float(correct.mean()), any_right, correct.size)
 
@@ -80,7 +80,7 @@ def by_tag(values: Array, prompts: Sequence[Metadata]) -> dict[str, Array]:
     return {tag: values[tags == tag] for tag in dict.fromkeys(tags.tolist())}
 
 
-def bootstrap(shares: Sequence[Array], resamples: int, seed: int = 0) -> tuple[float, float]:
+def bootstrap(shares: Sequence[Array], resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
     """Interval of the mean over tags of the mean over prompts; shares holds one value per prompt, by tag."""
     generator = np.random.default_rng(seed)
     means = [share[generator.integers(len(share), size=(resamples, len(share)))].mean(1) for share in shares]

@@ -1,4 +1,4 @@
-"""Where samples come from: a sampler, a folder of PNGs, a data set, a GenEval layout; all by index, all as uint8.
+"""Where samples come from: a sampler, a folder of PNGs, a data set; all by index, all as uint8.
 
 Sample i of a source is always the same, whoever asks for it and in whatever range. What a folder holds and what memory
 held before it was written there are therefore the same bit for bit: a sampler's images are quantised to uint8, as a PNG

@@ -7,7 +7,8 @@ from fgm import shipped, teacher
 from fgm.arguments import split
 from fgm.config import digest, parse_arguments, read_recipe, telling
 from fgm.errors import Refusal
-from fgm.run_config import read_config
+from fgm.evaluators import make
+from fgm.run_config import known_targets, read_config
 
 GENERATOR = "generator.safetensors"
 SHIPPED_WEIGHTS = "shipped_weights"  # key of a config whose run is not here
@@ -52,7 +53,7 @@ def load_source(config: dict[str, Any]) -> Any:
         net = teacher.from_file(str(weights), config["network"])
         return many_step(guided(net, method.get("guidance", 1.0)), path, method["steps"][0])
     std, steps = instantiate(config["data"]).std, method.get("steps", 1)
-    net = adapted(config) if method.get("adapters") else generator_network(config)
+    net = adapted(config) if method.get("adapters") else architecture(config)
     net = teacher.from_file(str(weights), net)
     return generator_source(FewStepGenerator(net, path, method["t_star"], method["c_in"], std, steps).eval(), "ema")
 
@@ -80,6 +81,16 @@ def adapted(config: dict[str, Any]) -> Any:
     teacher.require(config["teacher"] | {"train": False})
     net = unguided(instantiate(config["teacher"]))
     return instantiate(config["method"]["adapters"]).networks(net, config["seed"], ("generator",))[0]
+
+
+def architecture(config: dict[str, Any]) -> Any:
+    """The generator's network, or its node: that of a teacher of one's own, which no config tells, is built anew."""
+    node = config["teacher"]
+    if config["method"]["generator_start"] != "teacher" or node["_target_"] in known_targets():
+        return generator_network(config)
+    from fgm.networks.guidance import unguided
+
+    return unguided(make(node, "teacher"))
 
 
 def generator_network(config: dict[str, Any]) -> dict[str, Any]:

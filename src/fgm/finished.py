@@ -1,5 +1,6 @@
 """A finished run as objects: its config and the sampler whose weights it exported."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, A
     """
     mine, rest = split(arguments, own)
     recipe, overrides = parse_arguments(rest)
-    asked = read_recipe(recipe, overrides)
+    asked = recipe_asked(recipe, overrides, own)
     run_dir = Path(asked["run_dir"])
     if (run_dir / "results.json").exists():
         return read_config(run_dir / "config.yaml", asked) | {"run_dir": str(run_dir)}, own | mine
@@ -38,6 +39,15 @@ def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, A
     print(f"{run_dir} holds no finished run: taking the weights that come with the suite ({recipe})")
     places = {"run_dir": str(run_dir), SHIPPED_WEIGHTS: str(shipped.weights(recipe))}
     return shipped.run(recipe)["config"] | places, own | mine
+
+
+def recipe_asked(recipe: str, overrides: list[str], own: Iterable[str]) -> dict[str, Any]:
+    """read_recipe, whose refusal of an unknown key tells the command's own as well."""
+    try:
+        return read_recipe(recipe, overrides)
+    except Refusal as refusal:
+        told = f"; the command's own are {', '.join(own)}" if str(refusal).startswith("there is no setting") else ""
+        raise Refusal(f"{refusal}{told}") from refusal
 
 
 def load_source(config: dict[str, Any]) -> Any:

@@ -29,6 +29,13 @@ BAD = {
     "no such noun": (["time=logitnormal"], "there is no time=logitnormal; did you mean logit_normal?"),
     "density out of range": (["time.std=-1"], "time.std = -1: must lie in (0, inf)"),
     "empty batch": (["training.batch_size=0"], "must lie in [1, inf)"),
+    "several devices": (["trainer.devices=2"], "trainer.devices = 2 needs a strategy for several: give strategy=ddp"),
+    "several values": (
+        ["method.t_star=0.5,0.9"],
+        "method.t_star=0.5,0.9: a run has one value; several are for a study",
+    ),
+    "unquoted": (["teacher.overrides=[data=spirals]"], "[data=spirals]: cannot be read; a value that holds =, a comma"),
+    "a file for a folder": (["outputs=README.md"], "README.md is a file, and a folder is needed: give another place"),
     "no key=value": (["t_star"], "is not of the form key=value"),
     "missing teacher": (["teacher.train=false", "outputs=/nowhere"], "is missing and teacher.train is false"),
     "missing teacher file": (["teacher=file", "teacher.file=/no/such.safetensors"], "there is no file"),

@@ -13,8 +13,9 @@ from tiny_runs import Said, finished, light, nan_weights, refused
 
 import fgm.evaluate
 import fgm.export
+import fgm.sample
 from fgm.errors import Refusal
-from fgm.evaluators import make_evaluation
+from fgm.evaluators import make_evaluation, require_device
 
 Asked = Callable[[str], list[str]]
 
@@ -132,6 +133,7 @@ EXPORT = {
         "format = geneval: digits_fgm is no model with prompts; choose format=png or edm",
     ),
     "no number": ("n=0", "n = 0 must be a whole number from 1"),
+    "a file for a folder": ("out=README.md", "README.md is a file, and a folder is needed"),
     "a place that is taken": ("out={png}", "is there already, and is not written to: delete it or give another out="),
 }
 
@@ -141,6 +143,33 @@ def test_what_cannot_be_exported_is_one_line(
     own: str, message: str, asked: Asked, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert message in refused(fgm.export.main, asked(f"{{run}} {own}"), capsys, monkeypatch)
+
+
+SAMPLE = {
+    "no picture": ("out=README.md", "out = README.md must end with .png, .jpg, .svg, .pdf"),
+    "a file for a folder": ("out=README.md/drawn.png", "README.md is a file, and a folder is needed"),
+    "unknown setting": ("m=3", "there is no setting m; at the root there are data,"),
+    "where its own stand": ("m=3", "the command's own are n, sample_seed, prompt, out"),
+}
+
+
+@pytest.mark.parametrize("own, message", SAMPLE.values(), ids=SAMPLE)
+def test_what_cannot_be_drawn_is_one_line(
+    own: str, message: str, asked: Asked, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert message in refused(fgm.sample.main, asked(f"{{run}} {own}"), capsys, monkeypatch)
+
+
+def test_a_machine_without_the_devices_asked_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    with pytest.raises(Refusal, match=r"trainer.accelerator = gpu: PyTorch finds no GPU here; give trainer.acc"):
+        require_device({"accelerator": "gpu", "devices": 1})
+    require_device({"accelerator": "auto", "devices": 2})
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 1)
+    with pytest.raises(Refusal, match=r"trainer.devices = 2: PyTorch finds 1 here"):
+        require_device({"accelerator": "auto", "devices": 2})
+    require_device({"accelerator": "cpu", "devices": 2})
 
 
 def test_points_are_not_exported_and_nan_leaves_nothing(

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from fgm import teacher
 from fgm.config import read_recipe
 from fgm.errors import Refusal
+from fgm.finished import finished_run, load_source, weights_file
 from fgm.records import write_json
 from fgm.run_config import write_yaml
 
@@ -29,3 +32,37 @@ def test_a_teacher_that_was_cut_off_while_it_was_measured_is_not_trained_yet(
         teacher.require(node)
     write_json(run_dir / "results.json", {})
     teacher.require(node | {"train": False})
+
+
+OWN = """
+from torch import nn
+from fgm.networks import Velocity
+
+class Wide(Velocity):
+    shape, num_classes = (1, 8, 8), 10
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.layer = nn.Linear(64, width)
+
+    def forward(self, x_t, t, condition=None):
+        return self.layer(x_t.flatten(1))[:, :64].view_as(x_t)
+"""
+
+
+def test_a_finished_generator_has_the_architecture_of_a_teacher_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not the recipe's, and no config of the suite tells it: `make sample` needs no more than `make train`."""
+    (tmp_path / "wide_teacher.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ["teacher=own", "teacher._target_=wide_teacher.Wide", "+teacher.width=72", f"outputs={tmp_path}"]
+    config = read_recipe("digits_fgm", own)
+    weights = {"layer.weight": torch.randn(72, 64), "layer.bias": torch.randn(72)}
+    Path(config["run_dir"]).mkdir()
+    save_file(weights, weights_file(config))
+    write_yaml(config, Path(config["run_dir"]) / "config.yaml")
+    write_json(Path(config["run_dir"]) / "results.json", {})
+    generator = load_source(finished_run(["experiment=digits_fgm", *own], {})[0]).sampler
+    assert all(weights[name].equal(value) for name, value in generator.net.state_dict().items())
+    assert generator(torch.randn(3, 1, 8, 8), torch.arange(3)).shape == (3, 1, 8, 8)

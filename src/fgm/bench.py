@@ -28,7 +28,7 @@ from rich.console import Console
 from fgm.arguments import choice, split, whole
 from fgm.config import digest, parse_arguments, read_recipe, require_extras
 from fgm.errors import Refusal, entry
-from fgm.evaluators import device_of_rank, make
+from fgm.evaluators import device_of_rank, make, require_device
 from fgm.finished import load_source
 from fgm.records import append_row
 from fgm.run_config import read_config
@@ -71,6 +71,7 @@ def bench_cycle(config: dict[str, Any], own: dict[str, str]) -> None:
     if config["training"]["micro_batches"] > 1 and own["arms"] == "all":
         raise Refusal("training.micro_batches > 1: the plain loops take a batch at once; give arms=ours")
     require_extras(config)
+    require_device(config["trainer"])
     from fgm.benchmarks.cycle import CycleBench
     from fgm.build import build_module, build_run
     from fgm.stand_ins import untrained

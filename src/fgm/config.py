@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -25,6 +25,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 PLACES = (  # where, when and why a run writes, and whether it may go on, not what it is
     "outputs", "experiments", "run_dir", "logger", "study", "save_minutes", "keep_every", "world_change",
 )  # fmt: skip
+SINGLE = "fgm.training.strategies.Single"
 UNSAID = {  # options that came later, and their values where a recipe does without: a digest does not tell them
     "kernel": "auto", "micro_batches": 1, "ema_device": "same", "compile": False, "random_init": False,
     "online_optimizer": None,
@@ -76,6 +77,7 @@ def read_recipe(recipe: str, overrides: list[str]) -> dict[str, Any]:
     config |= {"recipe": recipe, "teacher": config.get("teacher") or None}
     config["run_dir"] = config.get("run_dir") or f"{config['outputs']}/{run_name(recipe, overrides)}"
     require_float32(config)
+    require_strategy(config)
     require_shards_suffice(config)
     check_arguments(config, "fgm.config.Root", recipe)
     check(config)
@@ -103,6 +105,13 @@ def require_float32(config: dict[str, Any]) -> None:
         )
 
 
+def require_strategy(config: dict[str, Any]) -> None:
+    """Refuse several devices without one; what of the wrong type is left to check."""
+    devices = config["trainer"]["devices"]
+    if config["strategy"].get("_target_") == SINGLE and isinstance(devices, int) and devices > 1:
+        raise Refusal(f"trainer.devices = {devices} needs a strategy for several: give strategy=ddp or fsdp")
+
+
 def require_shards_suffice(config: dict[str, Any]) -> None:
     """Refuse with FSDP2 what networks in shards cannot do."""
     method, training, trainer, cannot = config["method"], config["training"], config["trainer"], {}
@@ -125,6 +134,11 @@ def one_line(error: Exception, recipe: str, overrides: list[str]) -> str:
     text, where = f"{error}\n{error.__cause__ or ''}", getattr(error, "full_key", None)
     if isinstance(error, MissingMandatoryValue):
         return f"{where} has no value: give {where}=..."
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read; a value that holds =, a comma or a bracket needs quotes of its own"
+    several = re.search(r"Ambiguous value for argument '([^']+)'", text)
+    if several:
+        return f"{several[1]}: a run has one value; several are for a study (make sweep), and a list is [a,b]"
     absent = re.search(r"Could not find '(.+)/([^/']+)'", text)
     if absent:
         noun, name = absent.groups()
@@ -160,7 +174,7 @@ def telling(overrides: list[str]) -> list[str]:
 
 def digest(config: dict[str, Any]) -> str:
     """Twelve hex digits of the resolved config, without places and options at rest; a single device goes unsaid."""
-    if config.get("strategy") == {"_target_": "fgm.training.strategies.Single"}:
+    if config.get("strategy") == {"_target_": SINGLE}:
         config = {key: value for key, value in config.items() if key != "strategy"}
     return sha256(json.dumps(without_places(config), sort_keys=True).encode()).hexdigest()[:12]
 

@@ -108,6 +108,20 @@ def as_commands_name_it() -> Iterator[None]:
         raise Refusal(re.sub(r"(?<![\w./])evaluation\.", PREFIX, str(refusal))) from refusal
 
 
+def require_device(trainer: dict[str, Any]) -> None:
+    """
+    Raises:
+        Refusal: a config's trainer asks for more than this machine has.
+    """
+    import torch
+
+    found = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    if trainer["accelerator"] == "gpu" and not found:
+        raise Refusal("trainer.accelerator = gpu: PyTorch finds no GPU here; give trainer.accelerator=cpu")
+    if trainer["accelerator"] != "cpu" and 0 < found < trainer["devices"]:
+        raise Refusal(f"trainer.devices = {trainer['devices']}: PyTorch finds {found} here")
+
+
 def device_of_rank(accelerator: str = "auto") -> Any:
     """This process's accelerator, or the CPU where there is none or it is asked for."""
     import torch

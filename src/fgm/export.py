@@ -16,6 +16,7 @@ from fgm.arguments import choice, required, whole, whole_or, yes
 from fgm.errors import Refusal, entry
 from fgm.evaluation.layouts import LAYOUTS, require_empty
 from fgm.evaluators import device_of_rank, make, make_evaluation
+from fgm.files import require_place
 from fgm.finished import finished_run, sampler_source
 from fgm.score import read_questions
 
@@ -31,6 +32,7 @@ def main(arguments: list[str]) -> None:
     layout, evaluation = choice(own, "format", (*LAYOUTS, PIPELINE)), config["evaluation"]
     seed, n = whole_or(own, "eval_seed", evaluation["seed"]), whole_or(own, "n", evaluation["n"], 1)
     out = Path(own["out"] or f"{config['run_dir']}/export/{layout}")
+    require_place(out)
     require_empty(out)
     if layout == PIPELINE:
         export_pipeline(config, own, out)

@@ -58,6 +58,18 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
 
 
+def require_place(folder: Path) -> None:
+    """
+    Raises:
+        Refusal: it is not there and cannot be made, or may not be written.
+    """
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise Refusal(f"{place} is a file, and a folder is needed: give another place")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise Refusal(f"{place} may not be written: give access to it, or another place")
+
+
 @contextmanager
 def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
     """Where to write what then takes path's place at once: a reader sees the old file or the new one.

@@ -1,5 +1,6 @@
 """A finished run as objects: its config and the sampler whose weights it exported."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ from fgm import shipped, teacher
 from fgm.arguments import split
 from fgm.config import digest, parse_arguments, read_recipe, telling
 from fgm.errors import Refusal
-from fgm.run_config import read_config
+from fgm.evaluators import make
+from fgm.run_config import known_targets, read_config
 
 GENERATOR = "generator.safetensors"
 SHIPPED_WEIGHTS = "shipped_weights"  # key of a config whose run is not here
@@ -25,7 +27,7 @@ def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, A
     """
     given, rest = split(arguments, own)
     recipe, overrides = parse_arguments(rest)
-    asked = read_recipe(recipe, overrides)
+    asked = recipe_asked(recipe, overrides, own)
     run_dir = Path(asked["run_dir"])
     if (run_dir / "results.json").exists():
         return read_config(run_dir / "config.yaml", asked) | {"run_dir": str(run_dir)}, given
@@ -37,6 +39,15 @@ def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, A
     print(f"{run_dir} holds no finished run: taking the weights that come with the suite ({recipe})")
     places = {"run_dir": str(run_dir), SHIPPED_WEIGHTS: str(shipped.weights(recipe))}
     return shipped.run(recipe)["config"] | places, given
+
+
+def recipe_asked(recipe: str, overrides: list[str], own: Iterable[str]) -> dict[str, Any]:
+    """read_recipe, whose refusal of an unknown key tells the command's own as well."""
+    try:
+        return read_recipe(recipe, overrides)
+    except Refusal as refusal:
+        told = f"; the command's own are {', '.join(own)}" if str(refusal).startswith("there is no setting") else ""
+        raise Refusal(f"{refusal}{told}") from refusal
 
 
 def load_source(config: dict[str, Any]) -> Any:
@@ -52,7 +63,7 @@ def load_source(config: dict[str, Any]) -> Any:
         net = teacher.from_file(str(weights), config["network"])
         return many_step(guided(net, method.get("guidance", 1.0)), path, method["steps"][0])
     std, steps = instantiate(config["data"]).std, method.get("steps", 1)
-    net = adapted(config) if method.get("adapters") else generator_network(config)
+    net = adapted(config) if method.get("adapters") else architecture(config)
     net = teacher.from_file(str(weights), net)
     return generator_source(FewStepGenerator(net, path, method["t_star"], method["c_in"], std, steps).eval(), "ema")
 
@@ -80,6 +91,16 @@ def adapted(config: dict[str, Any]) -> Any:
     teacher.require(config["teacher"] | {"train": False})
     net = unguided(instantiate(config["teacher"]))
     return instantiate(config["method"]["adapters"]).networks(net, config["seed"], ("generator",))[0]
+
+
+def architecture(config: dict[str, Any]) -> Any:
+    """The generator's network, or its node: that of a teacher of one's own, which no config tells, is built anew."""
+    node = config["teacher"]
+    if config["method"]["generator_start"] != "teacher" or node["_target_"] in known_targets():
+        return generator_network(config)
+    from fgm.networks.guidance import unguided
+
+    return unguided(make(node, "teacher"))
 
 
 def generator_network(config: dict[str, Any]) -> dict[str, Any]:

@@ -10,17 +10,19 @@ from typing import Any
 from fgm.arguments import whole, whole_or
 from fgm.errors import Refusal, entry
 from fgm.evaluators import device_of_rank, make
+from fgm.files import require_place
 from fgm.finished import finished_run, load_source
 from fgm.records import counted
 
 OWN = {"n": "", "sample_seed": "0", "prompt": "", "out": ""}
 MANY, PROMPTED = 100, 12
+PICTURES = (".png", ".jpg", ".svg", ".pdf")
 
 
 def main(arguments: list[str]) -> None:
     config, own = finished_run(arguments, OWN)
-    seed, n = whole(own, "sample_seed"), whole_or(own, "n", None, 1)
-    data, out = make(config["data"], "data"), Path(own["out"] or f"{config['run_dir']}/samples/drawn.png")
+    seed, n, out = whole(own, "sample_seed"), whole_or(own, "n", None, 1), picture_of(config, own["out"])
+    data = make(config["data"], "data")
     conditions, prompts = asked(config["recipe"], data, own["prompt"], n, seed)
     source, device, count = load_source(config), device_of_rank(), n or (PROMPTED if prompts else MANY)
     source.sampler.to(device)
@@ -36,6 +38,19 @@ def main(arguments: list[str]) -> None:
     else:
         gallery(x_0, out)
     print(f"{out}: {count} samples, {counted(source.nfe, 'network call')} each, {took:.2f} s")
+
+
+def picture_of(config: dict[str, Any], out: str) -> Path:
+    """Where to draw.
+
+    Raises:
+        Refusal: out is no picture's name, or cannot be written.
+    """
+    path = Path(out or f"{config['run_dir']}/samples/drawn.png")
+    if path.suffix not in PICTURES:
+        raise Refusal(f"out = {path} must end with {', '.join(PICTURES)}")
+    require_place(path.parent)
+    return path
 
 
 def asked(recipe: str, data: Any, prompt: str, n: int | None, seed: int) -> tuple[Any, list[str]]:

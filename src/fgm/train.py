@@ -21,7 +21,8 @@ from fgm.archives import require_data
 from fgm.config import digest, parse_arguments, read_recipe, require_extras, without_places
 from fgm.errors import Refusal, entry, rank, resumable
 from fgm.evaluation.preflight import require_files
-from fgm.evaluators import device_of_rank
+from fgm.evaluators import device_of_rank, require_device
+from fgm.files import require_place
 from fgm.records import Measurement, append_row, read_curves, write_json
 from fgm.run_config import read_yaml, write_yaml
 
@@ -41,6 +42,8 @@ def train(config: dict[str, Any]) -> None:
     if is_done(config, run_dir):
         console.print(f"{run_dir} is done: its results.json, samples and weights are there (delete it to run again)")
         return
+    require_place(run_dir)
+    require_place(diary(config).parent)
     require_extras(config)
     teacher.require(config["teacher"])
     cache_prompts.require(config)
@@ -49,6 +52,7 @@ def train(config: dict[str, Any]) -> None:
     console.print(f"{config['recipe']}: {run_dir}")
     from fgm.build import build_module, build_run  # torch and Lightning, from here on
 
+    require_device(config["trainer"])
     run = build_run(config, console)  # first: an evaluation that cannot be is said before a teacher is trained
     train_teacher(config["teacher"])
     module = build_module(config)

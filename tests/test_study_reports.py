@@ -18,13 +18,13 @@ from fgm.studies.plots import metric_figure
 from fgm.studies.report import PLOTS
 from fgm.studies.rows import require_runs, studies_of
 from fgm.studies.table import table_of_study, title
-from fgm.studies.theme import PAPER
+from fgm.studies.theme import COLOURS, PAPER, looks
 from fgm.table import render
 
 NEW, OLD = "new", "old"
 
 
-def row(t: float, c: str, seed: int, fd: float, **changes: Any) -> dict[str, Any]:
+def row(t: float | str, c: str, seed: int, fd: float, **changes: Any) -> dict[str, Any]:
     results = [
         {"metric": "fd", "value": fd, "n": 100, "protocol": "toy features", "nfe": 1, "weights": "ema"},
         {"metric": "fd", "value": 0.25, "n": 100, "protocol": "toy features", "nfe": 50, "weights": "teacher"},
@@ -69,6 +69,11 @@ def test_an_axis_of_one_value_is_told_once_and_neither_tabled_nor_plotted() -> N
     assert "of digits_fgm, t_star 0.7, 4 runs of 2 points" in title(study)
     (alone,) = studies_of([row(0.7, "one", 0, 1.0)])
     assert (alone.axes, alone.fixed) == (["method.t_star", "method.c_in"], {})
+
+
+def test_more_names_than_colours_are_told_apart_by_their_lines() -> None:
+    (study,) = studies_of([row(f"density_{i}", c, 0, 1.0) for i in range(2 * len(COLOURS)) for c in ("one", "t_star")])
+    assert len(set(looks(study, PAPER).values())) == len(study.cells) == 4 * len(COLOURS)
 
 
 def test_the_newest_definition_counts_each_seed_once_and_what_is_not_finite_has_failed() -> None:

@@ -65,24 +65,18 @@ def looks(study: Study, theme: Theme) -> dict[str, Look]:
     """By the cells' labels."""
     along = axis_along_x(study)
     values, series = study.values(along), list(dict.fromkeys(others(cell, along) for cell in study.cells))
-    colours = shades(len(values), theme) if study.numeric(along) else cycled(len(values), theme)
-    return {
-        label(cell.swept): Look(
-            colours[values.index(cell.swept[along])],
-            STYLES[series.index(others(cell, along)) % len(STYLES)],
-            MARKERS[series.index(others(cell, along)) % len(MARKERS)],
-        )
-        for cell in study.cells
-    }
+    colours = shades(len(values), theme) if study.numeric(along) else theme.colours
+    found = {}
+    for cell in study.cells:
+        turn, colour = divmod(values.index(cell.swept[along]), len(colours))
+        line = series.index(others(cell, along)) + turn * len(series)  # colours that come again have other lines
+        found[label(cell.swept)] = Look(colours[colour], STYLES[line % len(STYLES)], MARKERS[line % len(MARKERS)])
+    return found
 
 
-def shades(n: int, theme: Theme) -> list[Any]:
+def shades(n: int, theme: Theme) -> Sequence[Any]:
     """From small to large."""
     return [colormaps["viridis"](theme.low + (theme.high - theme.low) * i / max(1, n - 1)) for i in range(n)]
-
-
-def cycled(n: int, theme: Theme) -> list[Any]:
-    return [theme.colours[i % len(theme.colours)] for i in range(n)]
 
 
 def figure(theme: Theme, height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:

@@ -14,11 +14,10 @@ experiments/<study>/runs.jsonl. The same command again goes on: points that have
 fails is a row that says why, and the others go on.
 """
 
-from rich.console import Console
-
 from fgm.arguments import choice, split, yes
 from fgm.config import parse_arguments
 from fgm.errors import Refusal, entry
+from fgm.printing import plain_console
 from fgm.studies.definition import read_sweep, restrict, with_metrics
 from fgm.studies.multirun import LAUNCHERS, SWEEPERS, multirun
 from fgm.studies.points import points
@@ -36,9 +35,9 @@ def main(arguments: list[str]) -> None:
     whole = with_metrics(read_sweep(own["sweep"]), own["metrics"])
     sweep, rest = restrict(whole, [argument for argument in rest if argument not in hydra])
     recipe, overrides = parse_arguments(rest, sweep.experiment)
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     if own["format"] == "wandb":
-        console.print(write_sweep(sweep, recipe, overrides, retry, own["out"]))
+        print(write_sweep(sweep, recipe, overrides, retry, own["out"]))
     elif through_hydra:
         multirun(sweep, recipe, overrides, own, hydra, console)
     else:

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from fgm import cache_prompts, shipped, teacher
@@ -22,6 +21,7 @@ from fgm.config import digest, parse_arguments, read_recipe, require_extras, wit
 from fgm.errors import Refusal, entry, rank, resumable
 from fgm.evaluation.preflight import require_files
 from fgm.evaluators import device_of_rank
+from fgm.printing import plain_console
 from fgm.records import Measurement, append_row, read_curves, write_json
 from fgm.run_config import read_yaml, write_yaml
 
@@ -37,7 +37,7 @@ def train(config: dict[str, Any]) -> None:
     Raises:
         Refusal: bad input; nothing was written.
     """
-    console, run_dir = Console(highlight=False, soft_wrap=True, quiet=rank() > 0), Path(config["run_dir"])
+    console, run_dir = plain_console(quiet=rank() > 0), Path(config["run_dir"])
     if is_done(config, run_dir):
         console.print(f"{run_dir} is done: its results.json, samples and weights are there (delete it to run again)")
         return

@@ -56,7 +56,7 @@ def known_rows(points: Sequence[Point]) -> Rows:
     return {row["config_digest"]: row for row in rows if row.get("sweep_digest") == part}
 
 
-def finished(point: Point, rows: Rows, retry: bool = False) -> bool:
+def finished(point: Point, rows: Rows, retry: bool) -> bool:
     row = rows.get(point.digest)
     return row is not None and not (retry and "failed" in row)
 

@@ -72,26 +72,6 @@ def test_the_same_command_again_says_that_it_is_done(finished: tuple[Path, str],
     assert (finished[0] / "results.json").read_bytes() == before
 
 
-def test_a_run_directory_of_another_config_is_refused(finished: tuple[Path, str], places: list[str]) -> None:
-    other = command("train", "experiment=digits_fgm", *TINY, *places, "seed=5", f"run_dir={finished[0]}")
-    assert other.returncode == 2
-    assert "holds a run of another config (differs in seed)" in other.stderr
-
-
-def test_a_corrupt_checkpoint_is_refused_and_kept(
-    places: list[str], finished: tuple[Path, str], tmp_path: Path
-) -> None:
-    arguments = ["experiment=digits_fgm", *TINY, *places, f"run_dir={tmp_path}"]
-    (tmp_path / "checkpoints").mkdir()
-    broken = tmp_path / "checkpoints" / "last.ckpt"
-    broken.write_bytes(b"not a checkpoint")
-    refused = command("train", *arguments)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith(f"error: {broken} cannot be read") and refused.stderr.count("\n") == 1
-    assert broken.read_bytes() == b"not a checkpoint"
-    assert not (tmp_path / "results.json").exists()
-
-
 @pytest.mark.parametrize("defect", ["garbage", "another architecture"])
 def test_a_teacher_file_that_does_not_fit_is_refused(defect: str, tmp_path: Path) -> None:
     file = tmp_path / "teacher.safetensors"

@@ -1,9 +1,10 @@
-"""What a refusal says: the nearest known name or all, and the telling line of another library's complaint."""
+"""What is said: the nearest known name or all, the telling line of a library's complaint, and no letter less."""
 
 import pytest
 from torch import nn
 
 from fgm.errors import first_line, hint, last_line
+from fgm.printing import plain_console
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,9 @@ def test_of_a_complaint_the_line_that_tells() -> None:
     assert first_line(complaint.value) == "Error(s) in loading state_dict for Linear:"
     assert last_line(complaint.value) == 'Missing key(s) in state_dict: "bias".'
     assert (first_line(EOFError()), last_line(EOFError())) == ("", "EOFError")
+
+
+def test_what_is_printed_is_said_letter_by_letter(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "pip install -e '.[dashboard]', then look into [/tmp/x] for [red]"
+    plain_console().print(said)
+    assert capsys.readouterr().out == f"{said}\n"

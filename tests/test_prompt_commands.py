@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from tiny_runs import SHAPES, TINY, Said, finished, refused, results_of
 
 import fgm.evaluate
@@ -34,15 +33,6 @@ def test_an_exported_folder_knows_its_questions_and_scores_what_memory_does(
               for told in (memory, folder)]  # fmt: skip
     assert values[0] == values[1] and values[0]["shapeeval"][1] == 24 and "stray" in values[0]
     assert memory["evaluation"]["panel"]["asked"] == folder["evaluation"]["panel"]["asked"]
-
-
-def test_pictures_of_another_make_are_refused(
-    run: list[str], tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "png").mkdir()
-    Image.new("RGB", (32, 32)).save(tmp_path / "png" / "0.png")
-    asked = [f"samples_dir={tmp_path / 'png'}", "evaluator=shape_eval", "data=shapes", f"outputs={tmp_path}"]
-    assert "shapeeval needs samples of its own prompts" in refused(fgm.evaluate.main, asked, capsys, monkeypatch)
 
 
 def test_samples_are_drawn_by_prompt_or_each_of_its_own(run: list[str], tmp_path: Path, capsys: Said) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from official_files import Code
 from score_sde import ScoreUNet, modules, state_of, write_rectified_flow
 from torch import Tensor
 from torch.testing import assert_close
@@ -63,13 +62,6 @@ def test_another_network_is_one_line(state: Any, changes: Any, message: str, tmp
     with pytest.raises(Refusal, match=r"holds no DDPM\+\+ of this size under ema") as refusal:
         pretrained(str(tmp_path / "c.pth"), RectifiedFlow(**SHAPE))
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
-
-
-def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path) -> None:
-    write_rectified_flow(tmp_path / "c.pth", STATE, step=Code(tmp_path / "ran"))
-    with pytest.raises(Refusal, match="holds no DDPM") as refusal:
-        pretrained(str(tmp_path / "c.pth"), RectifiedFlow(**SHAPE))
-    assert "\n" not in str(refusal.value) and not (tmp_path / "ran").exists()
 
 
 def test_labels_and_other_sizes_are_refused() -> None:

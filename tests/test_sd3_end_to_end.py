@@ -104,8 +104,7 @@ def require_moved(module: Any, before: dict[str, Tensor], after: dict[str, Tenso
     trainable = {f":{name}" for name, weight in module.named_parameters() if weight.requires_grad}
     assert {name.split(".")[0] for name in trainable} - {":adversary"} == {":generator", ":online"}
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    still = {name for name in trainable - moved if LAST_WORDS not in name}
-    assert not still
+    assert trainable - moved == {name for name in trainable if LAST_WORDS in name}
     averaged = {name for name in moved if name.startswith(":ema.")}
     assert moved - trainable - averaged == {":cycle"}
     assert {name.replace(":ema.", ":generator.", 1) for name in averaged} == moved & {

@@ -44,7 +44,7 @@ def test_without_an_account_the_spec_is_a_file_and_says_why(
 ) -> None:
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     command.main(["sweep=t_star", f"outputs={tmp_path}", "entity=us"])
-    assert "wandb-workspaces is not installed" in capsys.readouterr().out
+    assert "wandb-workspaces is not installed, pip install -e '.[dashboard]'" in capsys.readouterr().out
     monkeypatch.setattr(command, "find_spec", lambda name: name)
     monkeypatch.setenv("WANDB_MODE", "offline")
     command.main(["sweep=t_star", f"outputs={tmp_path}", "entity=us"])

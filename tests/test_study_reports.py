@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_runs import light
 
-from fgm.records import append_row, read_curves
+from fgm.records import Measurement, append_row, read_curves
 from fgm.report import main
 from fgm.studies.plots import metric_figure
 from fgm.studies.report import PLOTS
@@ -26,16 +26,9 @@ NEW, OLD = "new", "old"
 
 def row(t: float | str, c: str, seed: int, fd: float, **changes: Any) -> dict[str, Any]:
     results = [
-        {"metric": "fd", "value": fd, "n": 100, "protocol": "toy features", "nfe": 1, "weights": "ema"},
-        {"metric": "fd", "value": 0.25, "n": 100, "protocol": "toy features", "nfe": 50, "weights": "teacher"},
-        {
-            "metric": "fd",
-            "value": 0.125,
-            "n": 30,
-            "protocol": "floor: held-out; toy features",
-            "nfe": 0,
-            "weights": "real",
-        },
+        Measurement("fd", fd, 100, "toy features", 1, "ema").row(),
+        Measurement("fd", 0.25, 100, "toy features", 50, "teacher").row(),
+        Measurement("fd", 0.125, 30, "floor: held-out; toy features").row(),
     ]
     curves = {"eval/fd": [[64.0, 2 * fd], [128.0, fd]], "mismatch": [[64.0, 0.1], [128.0, 0.05]]}
     swept = {"method.t_star": t, "method.c_in": c}

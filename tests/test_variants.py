@@ -73,14 +73,6 @@ def test_a_bad_variant_is_refused(overrides: list[str], message: str) -> None:
         read_recipe("digits_fgm", overrides)
 
 
-@pytest.mark.parametrize(
-    "overrides, message",
-    [
-        (["method=fgm_lora"], "match no linear layer of DiT"),
-        (["method=fgm_lora", "method.generator_start=random"], "must be teacher"),
-        (["method.guidance=long_and_short"], "takes its scale from the teacher"),
-    ],
-)
-def test_what_only_the_teacher_can_tell_is_refused_too(overrides: list[str], message: str, places: list[str]) -> None:
-    with pytest.raises(Refusal, match=message):
-        train.main(["experiment=digits_fgm", *TINY, *overrides, *places])
+def test_what_only_the_teacher_can_tell_is_refused_too(places: list[str]) -> None:
+    with pytest.raises(Refusal, match="match no linear layer of DiT"):
+        train.main(["experiment=digits_fgm", *TINY, "method=fgm_lora", *places])

@@ -30,6 +30,7 @@ from fgm.config import digest, parse_arguments, read_recipe, require_extras
 from fgm.errors import Refusal, entry
 from fgm.evaluators import device_of_rank, make, require_device
 from fgm.finished import load_source
+from fgm.printing import plain_console
 from fgm.records import append_row
 from fgm.run_config import read_config
 
@@ -132,7 +133,7 @@ def tell(
     """The table for people, and one row; study_digest is of all but seed and repetitions."""
     from fgm.train import provenance, summary
 
-    console, path = Console(soft_wrap=True), Path(config["experiments"]) / "bench" / "runs.jsonl"
+    console, path = plain_console(), Path(config["experiments"]) / "bench" / "runs.jsonl"
     study = {"config": config | {"seed": None}, "bench": own | {"repetitions": ""}}
     row = provenance(config) | {"study_digest": digest(study), "subject": own["subject"]}
     row |= {"extractor": own["extractor"]} if own["subject"] == "evaluation" else {}

@@ -18,6 +18,7 @@ from fgm.config import parse_arguments, read_recipe
 from fgm.errors import Refusal, entry
 from fgm.evaluators import make
 from fgm.pretrained import require_models
+from fgm.printing import plain_console
 from fgm.text.index import INDEX, Index, PromptCache
 from fgm.text.sources import Asked
 
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> None:
     cache = cache_of(read_recipe(recipe, overrides))
     if cache is None:
         raise Refusal(f"{recipe} reads no prompts: sd3_fgm does")
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     if (Path(cache.directory) / INDEX).exists():
         console.print(told(cache, cache.require(), "is done"))
         return

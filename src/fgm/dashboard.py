@@ -12,8 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from fgm.arguments import choice, read_settings
 from fgm.errors import entry
 from fgm.records import write_json
@@ -27,7 +25,6 @@ def main(arguments: list[str]) -> None:
     own = read_settings(arguments, OWN)
     choice(own, "upload", ("auto", "false"))
     sweep, folder = read_sweep(own["sweep"]), Path(own["outputs"]) / own["sweep"]
-    console = Console(highlight=False, soft_wrap=True)
     from fgm.studies.workspace import dashboard
 
     spec = dashboard(sweep, own["entity"] or os.environ.get("WANDB_ENTITY"))
@@ -35,9 +32,9 @@ def main(arguments: list[str]) -> None:
     write_json(folder / "dashboard.json", spec)
     why = "upload=false" if own["upload"] == "false" else missing()
     if why:
-        console.print(f"{folder / 'dashboard.json'} holds the dashboard; nothing was uploaded: {why}")
+        print(f"{folder / 'dashboard.json'} holds the dashboard; nothing was uploaded: {why}")
     else:
-        console.print(f"the dashboard is at {publish(spec, folder / 'dashboard_url.txt')}")
+        print(f"the dashboard is at {publish(spec, folder / 'dashboard_url.txt')}")
 
 
 def missing() -> str | None:

@@ -19,8 +19,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from rich.console import Console
-
 from fgm.arguments import read_settings, required, split, whole_or, yes
 from fgm.config import parse_arguments
 from fgm.errors import Refusal, entry
@@ -34,6 +32,7 @@ from fgm.evaluators import (
     require_evaluator,
 )
 from fgm.finished import finished_run, sampler_source
+from fgm.printing import plain_console
 from fgm.records import Measurement, write_json
 
 RUN = {"n": "", "eval_seed": "", "repeats": "1", "evaluator": "", "shard_size": ""}
@@ -96,7 +95,7 @@ def measure(ready: Callable[[], tuple[Any, list[Any]]], cut: int | None, place: 
             began = time.perf_counter()
             plan, told = together(comm, partial(evaluation.plan, source, place, cut))
             found = len(plan.shards()) - len(plan.missing())
-            repeated.append(evaluation.measure(source, plan, comm, Console(highlight=False, soft_wrap=True)))
+            repeated.append(evaluation.measure(source, plan, comm, plain_console()))
             timing = {"wall": round(time.perf_counter() - began, 2), "shards": len(plan.shards()), "found": found}
             if comm.rank == 0:
                 results = repeated[-1] + (spread(repeated) or evaluation.panel.bounds())
@@ -133,7 +132,7 @@ def conclude(
 
     path = plan.directory / "results.json"
     write_json(path, record(told, results, *where, timing) | {"commit": commit()})
-    console = Console(soft_wrap=True)
+    console = plain_console()
     console.print(summary(results, title or str(plan.directory.parents[1])))
     print(f"results and their provenance: {path}")
 

@@ -9,12 +9,12 @@ known. See benchmarks/footprint.py for what is counted and what is not.
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from fgm.arguments import split, yes
 from fgm.config import parse_arguments, read_recipe, telling
 from fgm.errors import Refusal, entry
+from fgm.printing import plain_console
 from fgm.records import Measurement, append_row
 
 OWN = {"record": "false"}
@@ -55,7 +55,7 @@ def tell(footprint: Any, config: dict[str, Any]) -> None:
     table = Table("part", "GiB", title=f"{config['recipe']}, {setting(config)}")
     for part, gib in parts(footprint).items():
         table.add_row(part, f"{gib:.3g}")
-    console = Console(soft_wrap=True)
+    console = plain_console()
     console.print(table)
     gpus = [f"{gpu} ({GPUS[gpu]} GiB)" for gpu in footprint.fits()]
     console.print(f"fits on {', '.join(gpus)}" if gpus else "fits on no GPU that is known: make the batch smaller")

@@ -9,8 +9,6 @@ experiments/<study>/README.md keeps the finding and the verdict that were writte
 
 from pathlib import Path
 
-from rich.console import Console
-
 from fgm.arguments import read_settings
 from fgm.errors import entry
 from fgm.records import read_rows
@@ -36,8 +34,7 @@ def main(arguments: list[str]) -> None:
     found = by_hand(page)
     page.write_text(render(page_of(sweep, pictures, found), experiments))
     write_report(sweep, studies, found, places, html)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{html}, {page} and {sum(map(len, pictures.values()))} plots beside it (make table)")
+    print(f"{html}, {page} and {sum(map(len, pictures.values()))} plots beside it (make table)")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from fgm.errors import Refusal, entry
 from fgm.evaluators import device_of_rank, evaluator_settings, make, make_evaluation, read_evaluator, require_evaluator
 from fgm.files import replacing, sha256_of
 from fgm.finished import SHIPPED_WEIGHTS, finished_run, sampler_source, weights_file
+from fgm.printing import plain_console
 from fgm.records import Measurement, write_json
 
 LARGEST = 8_000_000  # bytes
@@ -58,12 +59,10 @@ def round_weights(trained: Path, file: Path) -> None:
 
 def measured(config: dict[str, Any]) -> list[Measurement]:
     """The rounded weights, as make eval does it."""
-    from rich.console import Console
-
     evaluation, data = make_evaluation(config["evaluation"]), make(config["data"], "data")
     source = sampler_source(config, evaluation, data, evaluation.n, evaluation.seed, device_of_rank())
     plan, _ = evaluation.plan(source, Path(config["run_dir"]))
-    return evaluation.measure(source, plan, console=Console(highlight=False, soft_wrap=True))
+    return evaluation.measure(source, plan, console=plain_console())
 
 
 if __name__ == "__main__":

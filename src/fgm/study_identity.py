@@ -21,6 +21,7 @@ from fgm import teacher
 from fgm.arguments import split, whole
 from fgm.config import require_extras
 from fgm.errors import entry, resumable
+from fgm.printing import plain_console
 from fgm.records import append_row, read_rows
 from fgm.studies.identity.cases import CASES, Case, chosen, require_recipeless
 from fgm.train import diary, provenance, train_teacher
@@ -31,7 +32,7 @@ OWN = {"cases": ",".join(CASES), "seeds": "3", "turns": "", "reference": "", "dr
 def main(arguments: list[str]) -> None:
     resumable()
     own, overrides = split(arguments, OWN)
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     require_recipeless(overrides)
     cases, seeds = chosen(own), whole(own, "seeds", 1)
     asked = [(case, case.config(seed, overrides)) for seed in range(seeds) for case in cases]

@@ -5,7 +5,7 @@ method.t_star=0.7,0.9 seed=0    a part of it, by its axes and seeds
 training.cycles=200             any other value, for all points
 metrics=nll_gap:min,energy:min  what decides, and what stands beside it, for a recipe that measures something else
 retry=true                      points that failed before are run again
-format=wandb                    write the same sweep for W&B's agents, and run nothing; out=<file>
+format=wandb                    write the same sweep, retry= included, for W&B's agents, and run nothing; out=<file>
 launcher=joblib                 hand the points to one of Hydra's launchers; hydra.<key>=<value> sets what is its own
 sweeper=optuna                  or let one of Hydra's sweepers choose them
 
@@ -14,11 +14,10 @@ experiments/<study>/runs.jsonl. The same command again goes on: points that have
 fails is a row that says why, and the others go on.
 """
 
-from rich.console import Console
-
 from fgm.arguments import choice, split, yes
 from fgm.config import parse_arguments
 from fgm.errors import Refusal, entry
+from fgm.printing import plain_console
 from fgm.studies.definition import read_sweep, restrict, with_metrics
 from fgm.studies.multirun import LAUNCHERS, SWEEPERS, multirun
 from fgm.studies.points import points
@@ -36,9 +35,9 @@ def main(arguments: list[str]) -> None:
     whole = with_metrics(read_sweep(own["sweep"]), own["metrics"])
     sweep, rest = restrict(whole, [argument for argument in rest if argument not in hydra])
     recipe, overrides = parse_arguments(rest, sweep.experiment)
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     if own["format"] == "wandb":
-        console.print(write_sweep(sweep, recipe, overrides, retry, own["out"]))
+        print(write_sweep(sweep, recipe, overrides, retry, own["out"]))
     elif through_hydra:
         multirun(sweep, recipe, overrides, own, hydra, console)
     else:

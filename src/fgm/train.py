@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from fgm import cache_prompts, shipped, teacher
@@ -23,6 +22,7 @@ from fgm.errors import Refusal, entry, rank, resumable
 from fgm.evaluation.preflight import require_files
 from fgm.evaluators import device_of_rank, require_device
 from fgm.files import require_place
+from fgm.printing import plain_console
 from fgm.records import Measurement, append_row, read_curves, write_json
 from fgm.run_config import read_yaml, write_yaml
 
@@ -38,7 +38,7 @@ def train(config: dict[str, Any]) -> None:
     Raises:
         Refusal: bad input; nothing was written.
     """
-    console, run_dir = Console(highlight=False, soft_wrap=True, quiet=rank() > 0), Path(config["run_dir"])
+    console, run_dir = plain_console(quiet=rank() > 0), Path(config["run_dir"])
     if is_done(config, run_dir):
         console.print(f"{run_dir} is done: its results.json, samples and weights are there (delete it to run again)")
         return

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -188,8 +187,3 @@ def test_a_config_of_a_panel_is_checked_without_importing_it() -> None:
     for wrong in ({"protocol": "fid"}, {"kid_subsets": 0}, {"metrics": "fd"}, {"extractr": 1}):
         with pytest.raises(Refusal):
             check(node | wrong)
-
-
-def test_moments_of_a_bank_are_unbiased() -> None:
-    bank = FeatureBank.of(RandomConvolutions(8), (pictures(50) * 127 + 128).byte())
-    np.testing.assert_allclose(bank.statistics.covariance, np.cov(bank.features.double().T), rtol=1e-9, atol=1e-12)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import StringIO
@@ -14,6 +13,7 @@ import pytest
 import torch
 import torch.distributed
 import torch.multiprocessing
+from ranks import free_port
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -85,10 +85,7 @@ def on_rank(rank: int, world: int, port: int, directory: Path, work: Callable[[P
 
 def spawn(work: Callable[[Path], Any], directory: Path, world: int = 1) -> list[int | None]:
     """Exit codes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
+    port, context = free_port(), torch.multiprocessing.get_context("spawn")
     ranks = [context.Process(target=on_rank, args=(r, world, port, directory, work)) for r in range(world)]
     for process in ranks:
         process.start()

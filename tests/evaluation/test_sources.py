@@ -14,12 +14,11 @@ from fgm.errors import Refusal
 from fgm.evaluation.conditioning import balanced, drawn
 from fgm.evaluation.exporting import export_geneval, export_images
 from fgm.evaluation.geneval.layout import describe, read_layout
-from fgm.evaluation.sampling import Source, draw_samples, labels_of
+from fgm.evaluation.sampling import Source, draw_samples
 from fgm.evaluation.sources import SampleSource
 from fgm.evaluation.sources.dataset import DatasetSource, dataset_source
 from fgm.evaluation.sources.folder import FolderSource
 from fgm.evaluation.sources.sampler import SamplerSource
-from fgm.pixels.png import decode, encode
 from fgm.pixels.quantise import dequantise, quantise
 from fgm.streams import stream
 from fgm.text.geneval.grammar import generate_prompts
@@ -89,25 +88,11 @@ def test_captions_are_a_function_of_seed_and_index() -> None:
     assert not torch.equal(everything(one), everything(other))
 
 
-def test_samples_do_not_depend_on_the_batch_that_draws_them() -> None:
-    source = Source("identity", torch.nn.Module(), 1, "ema")
-    source.sampler.forward = lambda z, condition: z  # type: ignore[method-assign]
-    whole = draw_samples(source, 1, 10, (2,), 3, torch.device("cpu"), batch=10)
-    parts = draw_samples(source, 1, 10, (2,), 3, torch.device("cpu"), batch=3)
-    assert torch.equal(whole[0], parts[0])
-    assert whole[1].tolist() == labels_of(torch.arange(10), 3).tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
-
-
 def test_points_stay_as_they_are() -> None:
     source = sampler(shape=(2,), classes=0)
     samples = source.take(range(25))
     assert samples.x.dtype == torch.float32 and samples.labels is None
     assert torch.equal(samples.x, draw_samples(source.source, 7, 25, (2,), 0, CPU, batch=10)[0])
-
-
-def test_bytes_survive_the_way_to_a_png_and_back() -> None:
-    every = torch.arange(256, dtype=torch.uint8).view(1, 16, 16)
-    assert torch.equal(decode(encode(every), Path("x")), every)
 
 
 def test_the_layouts_are_named_as_other_tools_name_them(tmp_path: Path) -> None:

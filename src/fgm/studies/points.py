@@ -61,7 +61,10 @@ def points(sweep: Sweep, recipe: str, overrides: list[str]) -> list[Point]:
     common = [*sweep.base, *overrides]
     base = read_recipe(recipe, common)
     require_axes(sweep, recipe, common)
-    grid = [(swept, composed(sweep, recipe, common, base, chosen)) for swept, chosen in combinations(sweep)]
+    grid = [
+        (swept, read_recipe(recipe, [*common, *chosen, *for_teacher(sweep, base["teacher"], chosen)]))
+        for swept, chosen in combinations(sweep)
+    ]
     told = {"study": sweep.name, "metrics": sweep.metrics, "sweep_digest": digest(base | {"seed": None})}
     return [point(config, seed, told | {"swept": swept}) for seed in sweep.seeds for swept, config in grid]
 
@@ -80,10 +83,6 @@ def require_axes(sweep: Sweep, recipe: str, common: list[str]) -> None:
             read_recipe(recipe, [*common, *next(iter(axis.values.values()))])
         except Refusal as refusal:
             raise Refusal(f"sweep {sweep.name} does not fit {recipe}: axis {axis.name}: {refusal}") from refusal
-
-
-def composed(sweep: Sweep, recipe: str, common: list[str], base: dict[str, Any], chosen: list[str]) -> dict[str, Any]:
-    return read_recipe(recipe, [*common, *chosen, *for_teacher(sweep, base["teacher"], chosen)])
 
 
 def for_teacher(sweep: Sweep, teacher: dict[str, Any] | None, chosen: list[str]) -> list[str]:

@@ -110,10 +110,11 @@ class Study:
 
     def reference(self, metric: str) -> dict[str, float]:
         """What the metric is for the teacher's ODE and for real data, where all runs have the same."""
-        told = [(name, r["value"]) for run in self.runs for r in run["results"] if r["metric"] == metric
-                for name in [reference_name(r)] if name]  # fmt: skip
-        names = dict.fromkeys(name for name, _ in told)
-        return {name: values[0] for name in names if len(values := list({v for n, v in told if n == name})) == 1}
+        found: dict[str, set[float]] = {}
+        for result in (r for run in self.runs for r in run["results"] if r["metric"] == metric):
+            if name := reference_name(result):
+                found.setdefault(name, set()).add(result["value"])
+        return {name: values.pop() for name, values in found.items() if len(values) == 1}
 
 
 def reference_name(result: Row) -> str | None:

@@ -56,7 +56,7 @@ def known_rows(points: Sequence[Point]) -> Rows:
     return {row["config_digest"]: row for row in rows if row.get("sweep_digest") == part}
 
 
-def finished(point: Point, rows: Rows, retry: bool = False) -> bool:
+def finished(point: Point, rows: Rows, retry: bool) -> bool:
     row = rows.get(point.digest)
     return row is not None and not (retry and "failed" in row)
 
@@ -140,5 +140,5 @@ def left(seconds: Sequence[float], i: int, pending: Sequence[Point]) -> str:
 
 
 def bar(console: Console) -> Progress:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)

@@ -13,7 +13,7 @@ network of many more turns, whose learning rate decays over the second half of t
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fgm.arguments import choice, whole
+from fgm.arguments import choice, whole, whole_or
 from fgm.config import digest, read_recipe
 from fgm.errors import Refusal, hint
 
@@ -84,15 +84,12 @@ def chosen(own: dict[str, str]) -> list[Case]:
 
 
 def resized(case: Case, own: dict[str, str]) -> Case:
-    sizes: dict[str, Any] = {
-        key: whole(own, key, least) for key, least in (("reference", 1), ("draws", 2 * PARTS)) if own[key]
-    }
     words = own["turns"].split(",") if own["turns"] else []
     turns = tuple(sorted({whole({"turns": word}, "turns", 1) for word in words})) or case.turns
-    made = replace(case, turns=turns, **sizes)
-    if max(made.turns) >= made.reference:
-        raise Refusal(f"{case.name}: turns = {max(made.turns)} must be below reference = {made.reference}")
-    return made
+    reference, draws = whole_or(own, "reference", case.reference, 1), whole_or(own, "draws", case.draws, 2 * PARTS)
+    if max(turns) >= reference:
+        raise Refusal(f"{case.name}: turns = {max(turns)} must be below reference = {reference}")
+    return replace(case, turns=turns, reference=reference, draws=draws)
 
 
 def require_recipeless(arguments: list[str]) -> None:

@@ -12,10 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fgm.arguments import yes
+from fgm.arguments import split, yes
 from fgm.config import parse_arguments, read_recipe, telling
 from fgm.errors import Refusal, entry
-from fgm.finished import split
 from fgm.records import Measurement, append_row
 
 OWN = {"record": "false"}

@@ -34,6 +34,7 @@ from fgm.evaluators import (
     require_evaluator,
 )
 from fgm.finished import finished_run, sampler_source
+from fgm.recording import commit, summary
 from fgm.records import Measurement, write_json
 
 RUN = {"n": "", "eval_seed": "", "repeats": "1", "evaluator": "", "shard_size": ""}
@@ -129,7 +130,6 @@ def conclude(
 ) -> None:
     """The table for people, and results.json for programs."""
     from fgm.evaluation.provenance import record
-    from fgm.train import commit, summary
 
     path = plan.directory / "results.json"
     write_json(path, record(told, results, *where, timing) | {"commit": commit()})

@@ -19,6 +19,7 @@ from fgm.errors import Refusal, entry
 from fgm.evaluation.geneval.vocabulary import GRAMMAR
 from fgm.evaluators import device_of_rank
 from fgm.files import sha256_of
+from fgm.recording import commit
 from fgm.records import write_json
 
 OWN = {
@@ -111,7 +112,6 @@ def write(out: Path, own: dict[str, str], source: Any, results: list[Any], measu
     """The verdicts, and the score with its provenance."""
     from fgm.evaluation.geneval.results import write_results
     from fgm.evaluation.provenance import definition, record
-    from fgm.train import commit
 
     files = ("metadata", "detections") if own["detector"] == "json" else ("metadata",)
     hashes = {f"{key}_sha256": sha256_of(Path(own[key])) for key in files if own[key] != GRAMMAR}

@@ -218,6 +218,11 @@ def test_prompts_are_counted_at_their_own_length(model: Path) -> None:
     assert words.shape == (2, CLIP_LENGTH + 24, TRANSFORMER["joint_attention_dim"]) and len(pooled) == 2
 
 
+def test_data_that_are_not_there_are_one_line() -> None:
+    with pytest.raises(Refusal, match="nowhere is no folder"):
+        weightless_recipe(read_recipe("cifar10_fgm_gan", ["data=image_folder", "data.directory=nowhere"]))
+
+
 def test_random_weights_are_not_trained_and_unknown_shapes_are_refused() -> None:
     assert "random weights are to be timed or counted" in light(
         "train", ["experiment=sd3_fgm", "network.random_init=true"]

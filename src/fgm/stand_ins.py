@@ -1,15 +1,15 @@
 """Recipes that read no weights: what is timed or counted (make bench, make memory) needs their shapes alone.
 
-untrained     random weights for a teacher's that would be read or trained, random encodings for cached prompts;
-              nothing is measured
-weightless    besides, blank data, and Adam's moments of eight bits without bitsandbytes
+    untrained     random weights for a teacher's that would be read or trained, random encodings for cached prompts
+    weightless    besides, blank data, and Adam's moments of eight bits without bitsandbytes
+
+Neither measures anything.
 """
 
 from typing import Any
 
-from hydra.utils import instantiate
-
 from fgm import shipped, teacher
+from fgm.evaluators import make
 from fgm.networks.sd3 import FACTOR
 from fgm.pretrained import architecture
 from fgm.streams import stream
@@ -56,7 +56,7 @@ def without_weights(node: dict[str, Any], network: dict[str, Any]) -> dict[str, 
 
 def weightless(config: dict[str, Any]) -> dict[str, Any]:
     config = untrained(stripped(config))
-    data = instantiate(config["data"])
+    data = make(config["data"], "data")
     condition = data.conditions(1, stream("shapes", index=0))
     shape = None if condition is None else list(condition.shape[1:])
     return config | {"data": blank(list(data.shape), data.num_classes, shape)}

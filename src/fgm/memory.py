@@ -44,9 +44,9 @@ def footprint(config: dict[str, Any], copies: bool = False) -> Any:
     """
     from fgm.benchmarks.footprint import of_distillation
     from fgm.build import build_module
-    from fgm.stand_ins import weightless
+    from fgm.stand_ins import without_files
 
-    config = weightless(config)
+    config = without_files(config)
     return of_distillation(lambda: build_module(config), config["trainer"]["precision"], copies)
 
 

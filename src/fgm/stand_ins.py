@@ -1,7 +1,7 @@
 """Recipes that read no weights: what is timed or counted (make bench, make memory) needs their shapes alone.
 
-    untrained     random weights for a teacher's that would be read or trained, random encodings for cached prompts
-    weightless    besides, blank data, and Adam's moments of eight bits without bitsandbytes
+    untrained        random weights for a teacher's that would be read or trained, random encodings for cached prompts
+    without_files    besides, blank data, and Adam's moments of eight bits without bitsandbytes
 
 Neither measures anything.
 """
@@ -54,7 +54,7 @@ def without_weights(node: dict[str, Any], network: dict[str, Any]) -> dict[str, 
     return {"_target_": f"{OBJECTS}.random_weights", "net": network, "guidance": node.get("guidance", 1.0)}
 
 
-def weightless(config: dict[str, Any]) -> dict[str, Any]:
+def without_files(config: dict[str, Any]) -> dict[str, Any]:
     config = untrained(stripped(config))
     data = make(config["data"], "data")
     condition = data.conditions(1, stream("shapes", index=0))

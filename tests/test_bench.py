@@ -15,7 +15,7 @@ import fgm.bench
 from fgm.benchmarks.evaluation import Bench
 from fgm.benchmarks.extractors import extractor_of
 from fgm.benchmarks.rows import table_of
-from fgm.benchmarks.timing import interleaved, ratio
+from fgm.benchmarks.timing import interleaved, ratios
 from fgm.data.digits import Digits
 from fgm.evaluation.conditioning import balanced
 from fgm.evaluation.sampling import Source
@@ -32,8 +32,9 @@ def test_arms_take_turns_and_only_their_own_time_counts() -> None:
 
 
 def test_a_ratio_is_that_of_medians_within_single_repetitions() -> None:
-    r = ratio({"a": [3.0, 4.0, 100.0], "b": [1.0, 2.0, 4.0]}, "a", "b")
-    assert (r.value, r.low, r.high) == (2.0, 2.0, 25.0)
+    arms, wanted = {"a": [3.0, 4.0, 100.0], "b": [1.0, 2.0, 4.0]}, {"a_over_b": ("a", "b"), "a_over_c": ("a", "c")}
+    (row,) = ratios(arms, wanted, n=1, protocol="p")
+    assert (row.metric, row.value, row.extra) == ("a_over_b", 2.0, {"low": 2.0, "high": 25.0})
 
 
 @pytest.fixture(scope="module")

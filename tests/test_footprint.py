@@ -32,7 +32,7 @@ from fgm.networks.half import halve
 from fgm.networks.sd3 import untrained
 from fgm.pretrained import SD3_MEDIUM, architecture
 from fgm.records import read_rows
-from fgm.stand_ins import weightless as weightless_recipe
+from fgm.stand_ins import without_files
 from fgm.table import table
 from fgm.text.encoders import CLIP_LENGTH
 from fgm.training.distillation import Distillation
@@ -212,10 +212,15 @@ def test_random_weights_are_benched_without_any_file(recipe: str, model: Path) -
 
 
 def test_prompts_are_counted_at_their_own_length(model: Path) -> None:
-    config = weightless_recipe(read_recipe("sd3_fgm", tiny(model)))
+    config = without_files(read_recipe("sd3_fgm", tiny(model)))
     module: Any = build_module(config)
     words, pooled = module.online.text(module.setting.data.conditions(2, torch.Generator()))
     assert words.shape == (2, CLIP_LENGTH + 24, TRANSFORMER["joint_attention_dim"]) and len(pooled) == 2
+
+
+def test_data_that_are_not_there_are_one_line() -> None:
+    with pytest.raises(Refusal, match="nowhere is no folder"):
+        without_files(read_recipe("cifar10_fgm_gan", ["data=image_folder", "data.directory=nowhere"]))
 
 
 def test_random_weights_are_not_trained_and_unknown_shapes_are_refused() -> None:

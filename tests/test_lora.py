@@ -18,7 +18,7 @@ from fgm.networks import Velocity
 from fgm.networks.adapters import LoRA
 from fgm.networks.generator import FewStepGenerator
 from fgm.networks.guidance import Guided
-from fgm.networks.lora import Adapted, LowRank, merge
+from fgm.networks.lora import Adapted, LowRank
 from fgm.networks.mlp import VelocityMLP
 from fgm.networks.mmdit import CaptionedMMDiT
 from fgm.paths import RectifiedPath
@@ -50,11 +50,13 @@ def filled(adapted: Adapted, seed: int) -> Adapted:
 
 
 def merged(adapted: Adapted) -> Velocity:
-    """A network of its own with the adapter in its weights."""
+    """A network of its own with the adapter in its weights, W + s B A."""
     net = deepcopy(adapted.shared.net)
     for module in net.modules():
         module._forward_hooks.clear()
-    merge(net, adapted.adapter)
+    for name, part in adapted.adapter.named_modules():
+        if isinstance(part, LowRank):
+            net.get_parameter(f"{name}.weight").data += part.scale * (part.lora_B.weight @ part.lora_A.weight).detach()
     return net.requires_grad_(True)
 
 

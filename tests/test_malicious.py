@@ -196,10 +196,10 @@ def test_a_shard_with_code_counts_as_missing(handed: Callable[[str], Path]) -> N
     [
         ("!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{ran}']]", "is no config of"),
         ("network: {{_target_: os.mkdir, path: '{ran}'}}", "names os.mkdir, which no config of the suite does"),
-        ("network: {{_target_: fgm.train.git, _args_: [init, '{ran}']}}", "names fgm.train.git, which"),
+        ("network: {{_target_: fgm.recording.git, _args_: [init, '{ran}']}}", "names fgm.recording.git, which"),
         (
-            "network: [{{a: {{_target_: fgm.train.subprocess.run, args: [touch, '{ran}']}}}}]",
-            "names fgm.train.subprocess",
+            "network: [{{a: {{_target_: fgm.recording.subprocess.run, args: [touch, '{ran}']}}}}]",
+            "names fgm.recording.subprocess",
         ),
         (
             "network: {{_target_: fgm.networks.mlp.VelocityMLP, "

@@ -9,10 +9,10 @@ import torch
 
 from fgm.config import read_recipe, recipes
 from fgm.files import replacing
+from fgm.recording import provenance
 from fgm.records import Measurement, append_row, read_rows
 from fgm.studies.definition import sweeps
 from fgm.table import ROOT, render, table
-from fgm.train import provenance
 
 INDEX = (ROOT / "experiments" / "README.md").read_text()
 

@@ -9,13 +9,13 @@ from rich.console import Console
 
 from fgm import train
 from fgm.config import digest
+from fgm.recording import diary
 from fgm.records import append_row, read_rows, write_json
 from fgm.run_config import write_yaml
 from fgm.studies import definition
 from fgm.studies.definition import Sweep
 from fgm.studies.points import Point, points
 from fgm.studies.process import Outcome, Processes
-from fgm.train import diary
 
 TINY = [
     "training.cycles=4", "training.batch_size=8", "training.log_every=2", "training.save_every=1", "evaluation.every=2",

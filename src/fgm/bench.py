@@ -31,6 +31,7 @@ from fgm.errors import Refusal, entry
 from fgm.evaluators import device_of_rank, make, require_device
 from fgm.finished import load_source
 from fgm.printing import plain_console
+from fgm.recording import provenance, summary
 from fgm.records import append_row
 from fgm.run_config import read_config
 
@@ -131,8 +132,6 @@ def tell(
     config: dict[str, Any], own: dict[str, str], results: list[Any], times: dict[str, Any], cost: dict[str, Any]
 ) -> None:
     """The table for people, and one row; study_digest is of all but seed and repetitions."""
-    from fgm.train import provenance, summary
-
     console, path = plain_console(), Path(config["experiments"]) / "bench" / "runs.jsonl"
     study = {"config": config | {"seed": None}, "bench": own | {"repetitions": ""}}
     row = provenance(config) | {"study_digest": digest(study), "subject": own["subject"]}

@@ -33,6 +33,7 @@ from fgm.evaluators import (
 )
 from fgm.finished import finished_run, sampler_source
 from fgm.printing import plain_console
+from fgm.recording import commit, summary
 from fgm.records import Measurement, write_json
 
 RUN = {"n": "", "eval_seed": "", "repeats": "1", "evaluator": "", "shard_size": ""}
@@ -128,7 +129,6 @@ def conclude(
 ) -> None:
     """The table for people, and results.json for programs."""
     from fgm.evaluation.provenance import record
-    from fgm.train import commit, summary
 
     path = plan.directory / "results.json"
     write_json(path, record(told, results, *where, timing) | {"commit": commit()})

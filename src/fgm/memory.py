@@ -15,6 +15,7 @@ from fgm.arguments import split, yes
 from fgm.config import parse_arguments, read_recipe, telling
 from fgm.errors import Refusal, entry
 from fgm.printing import plain_console
+from fgm.recording import provenance
 from fgm.records import Measurement, append_row
 
 OWN = {"record": "false"}
@@ -43,9 +44,9 @@ def footprint(config: dict[str, Any], copies: bool = False) -> Any:
     """
     from fgm.benchmarks.footprint import of_distillation
     from fgm.build import build_module
-    from fgm.stand_ins import weightless
+    from fgm.stand_ins import without_files
 
-    config = weightless(config)
+    config = without_files(config)
     return of_distillation(lambda: build_module(config), config["trainer"]["precision"], copies)
 
 
@@ -78,8 +79,6 @@ def setting(config: dict[str, Any]) -> str:
 
 def row_of(footprint: Any, config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """A measurement in GiB for each part, and for the memory of a GPU that is sure to hold it."""
-    from fgm.train import provenance
-
     protocol, n = ", ".join([setting(config), *telling(overrides)]), config["training"]["batch_size"]
     gib = {f"{part}_gib": value for part, value in parts(footprint).items()} | {"gpu_gib": footprint.needed / 2**30}
     results = [Measurement(name, value, n, protocol).row() for name, value in gib.items()]

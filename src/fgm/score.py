@@ -18,6 +18,7 @@ from fgm.arguments import choice, read_settings, required, whole
 from fgm.errors import Refusal, entry
 from fgm.evaluators import device_of_rank
 from fgm.files import sha256_of
+from fgm.recording import commit
 from fgm.records import write_json
 from fgm.text.geneval.vocabulary import GRAMMAR
 
@@ -124,7 +125,6 @@ def write(
     """The verdicts, and the score with its provenance."""
     from fgm.evaluation.geneval.results import write_results
     from fgm.evaluation.provenance import definition, record
-    from fgm.train import commit
 
     files = ("metadata", "detections") if own["detector"] == "json" else ("metadata",)
     hashes = {f"{key}_sha256": sha256_of(Path(own[key])) for key in files if own[key] != GRAMMAR}

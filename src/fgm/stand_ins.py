@@ -1,15 +1,15 @@
 """Recipes that read no weights: what is timed or counted (make bench, make memory) needs their shapes alone.
 
-untrained     random weights for a teacher's that would be read or trained, random encodings for cached prompts;
-              nothing is measured
-weightless    besides, blank data, and Adam's moments of eight bits without bitsandbytes
+    untrained        random weights for a teacher's that would be read or trained, random encodings for cached prompts
+    without_files    besides, blank data, and Adam's moments of eight bits without bitsandbytes
+
+Neither measures anything.
 """
 
 from typing import Any
 
-from hydra.utils import instantiate
-
 from fgm import shipped, teacher
+from fgm.evaluators import make
 from fgm.networks.sd3 import FACTOR
 from fgm.pretrained import architecture
 from fgm.streams import stream
@@ -54,9 +54,9 @@ def without_weights(node: dict[str, Any], network: dict[str, Any]) -> dict[str, 
     return {"_target_": f"{OBJECTS}.random_weights", "net": network, "guidance": node.get("guidance", 1.0)}
 
 
-def weightless(config: dict[str, Any]) -> dict[str, Any]:
+def without_files(config: dict[str, Any]) -> dict[str, Any]:
     config = untrained(stripped(config))
-    data = instantiate(config["data"])
+    data = make(config["data"], "data")
     condition = data.conditions(1, stream("shapes", index=0))
     shape = None if condition is None else list(condition.shape[1:])
     return config | {"data": blank(list(data.shape), data.num_classes, shape)}

@@ -22,9 +22,10 @@ from fgm.arguments import split, whole
 from fgm.config import require_extras
 from fgm.errors import entry, resumable
 from fgm.printing import plain_console
+from fgm.recording import diary, provenance
 from fgm.records import append_row, read_rows
 from fgm.studies.identity.cases import CASES, Case, chosen, require_recipeless
-from fgm.train import diary, provenance, train_teacher
+from fgm.train import train_teacher
 
 OWN = {"cases": ",".join(CASES), "seeds": "3", "turns": "", "reference": "", "draws": ""}
 

@@ -7,22 +7,19 @@ run_dir=... outputs=...         where the run lives; outputs/<recipe>[__<overrid
 """
 
 import json
-import subprocess
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from rich.table import Table
 
 from fgm import cache_prompts, shipped, teacher
 from fgm.archives import require_data
 from fgm.config import digest, parse_arguments, read_recipe, require_extras, without_places
 from fgm.errors import Refusal, entry, rank, resumable
 from fgm.evaluation.preflight import require_files
-from fgm.evaluators import device_of_rank, require_device
+from fgm.evaluators import require_device
 from fgm.files import require_place
 from fgm.printing import plain_console
+from fgm.recording import diary, provenance, summary
 from fgm.records import Measurement, append_row, read_curves, write_json
 from fgm.run_config import read_yaml, write_yaml
 
@@ -99,11 +96,6 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
     run.console.print(f"pictures in {run.run_dir}/samples, row in {diary(config)} (make table)")
 
 
-def diary(config: dict[str, Any]) -> Path:
-    """Where a run is recorded: with its study, if it is a point of one, else with its recipe."""
-    return Path(config["experiments"]) / config.get("study", {}).get("study", config["recipe"]) / "runs.jsonl"
-
-
 def of_study(config: dict[str, Any], run: Any, module: Any) -> dict[str, Any]:
     """What a study's row holds besides; its samples are drawn for the report."""
     if "study" not in config:
@@ -133,47 +125,6 @@ def known_measurements(config: dict[str, Any]) -> list[Measurement]:
 def final_part(config: dict[str, Any]) -> dict[str, Any]:
     """What of the evaluation matters at the end of a run."""
     return {key: value for key, value in config["evaluation"].items() if key not in ("every", "best", "best_mode")}
-
-
-def provenance(config: dict[str, Any]) -> dict[str, Any]:
-    import platform
-
-    import torch
-
-    from fgm.evaluation.provenance import device_name
-
-    device = device_name(device_of_rank(config["trainer"]["accelerator"]))
-    return origin(config) | {"device": device, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def origin(config: dict[str, Any]) -> dict[str, Any]:
-    """Which run a row is of, of which code, and when."""
-    return {
-        "recipe": config["recipe"], "commit": commit(), "config_digest": digest(config),
-        "study_digest": digest(config | {"seed": None}), "seed": config["seed"],
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
-
-
-def commit() -> str:
-    """Of the working tree, with + where it has changes to tracked source or configs; unknown outside a checkout."""
-    try:
-        head = git("rev-parse", "--short=12", "HEAD")
-        return head + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", "src", "configs") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def git(*arguments: str) -> str:
-    root = Path(__file__).parents[2]
-    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def summary(results: list[Measurement], title: str) -> Table:
-    table = Table("metric", "value", "n", "nfe", "weights", "protocol", title=title)
-    for m in results:
-        table.add_row(m.metric, f"{m.value:.4g}", str(m.n), str(m.nfe), m.weights, m.protocol)
-    return table
 
 
 def is_done(config: dict[str, Any], run_dir: Path) -> bool:

@@ -31,7 +31,7 @@ from lightning.pytorch import Callback
 
 from fgm.benchmarks.device import finished, flops_of, peak, peak_memory
 from fgm.benchmarks.plain_loops import PlainLoops
-from fgm.benchmarks.timing import Times, interleaved, order, ratio
+from fgm.benchmarks.timing import Times, interleaved, order, ratios
 from fgm.records import Measurement
 from fgm.training.distillation import Distillation
 from fgm.training.ema import brought
@@ -116,16 +116,8 @@ class CycleBench:
         blocks = f"median of {self.repetitions} blocks of {self.cycles} cycles of {batch}, {self.clock} time"
         protocol = f"{told}, {run.hardware.precision}; {blocks}"
         shared = {"n": self.cycles * batch, "protocol": protocol, "nfe": self.module.generator.nfe, "weights": "raw"}
-        rows = []
-        for metric, (arm, of) in RATIOS.items():
-            if of in self.times:
-                r = ratio(self.times, arm, of)
-                rows.append(Measurement(metric, r.value, **shared, extra={"low": r.low, "high": r.high}))
-        return [
-            *rows,
-            *(Measurement(name, value, **shared) for name, value in self.rates().items()),
-            self.speedup(told),
-        ]
+        rates = [Measurement(name, value, **shared) for name, value in self.rates().items()]
+        return [*ratios(self.times, RATIOS, **shared), *rates, *self.speedup(told)]
 
     def rates(self) -> dict[str, float]:
         """images_per_s, tflop_per_image, and mfu and peak_memory_gib where they are known."""
@@ -142,7 +134,7 @@ class CycleBench:
         rates |= {"mfu": images_per_s * flops / most} if most else {}
         return rates | ({"peak_memory_gib": max(self.peaks)} if self.peaks else {})
 
-    def speedup(self, told: str) -> Measurement:
+    def speedup(self, told: str) -> list[Measurement]:
         """The generator against the teacher's ODE, as the run would show them."""
         module, (one, *_, many) = self.module, self.module.sources()
         n, noise = module.schedule.batch_size, module.noise("bench", 0)
@@ -157,9 +149,9 @@ class CycleBench:
 
         with brought(module.ema, module.device):
             times = interleaved({s.name: partial(draw, s.sampler) for s in (one, many)}, self.repetitions)
-        r = ratio(times, many.name, one.name)
         protocol = f"{told}; a batch of {n}, against {many.name}, {many.nfe} network calls"
-        return Measurement("sample_speedup", r.value, n, protocol, one.nfe, "ema", {"low": r.low, "high": r.high})
+        arms = {"sample_speedup": (many.name, one.name)}
+        return ratios(times, arms, n=n, protocol=protocol, nfe=one.nfe, weights="ema")
 
 
 class Watch:

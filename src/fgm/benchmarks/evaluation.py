@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fgm.benchmarks.fidelity import calculation
-from fgm.benchmarks.timing import Times, ratio
+from fgm.benchmarks.timing import Times, ratios
 from fgm.data import Data
 from fgm.errors import Refusal
 from fgm.evaluation.comm import Local
@@ -79,17 +79,13 @@ class Bench:
             plan = Plan(source.n, whole_batches(self.source.batch), self.directory / str(next(folders)))
             return evaluate(source, panel, plan, Local())
 
-        fid = {
-            "fid": "fd" in self.metrics,
-            "kid": "kid" in self.metrics,
-            "kid_subsets": SUBSETS,
-            "kid_subset_size": size,
-        }
+        wanted = {"fid": "fd" in self.metrics, "kid": "kid" in self.metrics}
+        wanted |= {"kid_subsets": SUBSETS, "kid_subset_size": size}
         return {
             "bare": self.bare,
             "evaluation": lambda: ours(self.source),
             "extractor": lambda: self.extract(images),
-            "fidelity": calculation(self.extractor, images, real, BATCH, self.directory / "fidelity", **fid),
+            "fidelity": calculation(self.extractor, images, real, BATCH, self.directory / "fidelity", **wanted),
             "pictures": lambda: ours(DatasetSource(images, None, "samples in memory")),
         }
 
@@ -110,8 +106,5 @@ class Bench:
         source, repetitions = self.source, len(times["bare"])
         protocol = f"{told}; {self.extractor.id}, {self.measured}, median of {repetitions} interleaved repetitions"
         shared = {"n": source.n, "protocol": protocol, "nfe": source.nfe, "weights": source.weights}
-        rows = []
-        for metric, (arm, of) in RATIOS.items():
-            r = ratio(times, arm, of)
-            rows.append(Measurement(metric, r.value, **shared, extra={"low": r.low, "high": r.high}))
-        return [*rows, Measurement("images_per_s", source.n / median(times["evaluation"]), **shared)]
+        rate = Measurement("images_per_s", source.n / median(times["evaluation"]), **shared)
+        return [*ratios(times, RATIOS, **shared), rate]

@@ -43,12 +43,7 @@ def calculation(
 
     register(extractor, grey=images.shape[1] == 1)
     samples, reference = Pictures(images), Pictures(real)
-    on = {
-        "cuda": False,
-        "save_cpu_ram": True,
-        "verbose": False,
-        "batch_size": batch,
-    }  # the extractor has its own device
+    on = {"cuda": False, "save_cpu_ram": True, "verbose": False, "batch_size": batch}  # the extractor has its device
     kept = {"cache": True, "cache_root": str(cache), "input2_cache_name": "real"}
     return lambda: calculate_metrics(input1=samples, input2=reference, feature_extractor=NAME, **on, **kept, **metrics)
 

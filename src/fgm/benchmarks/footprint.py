@@ -19,9 +19,9 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.optim import Optimizer
 
 from fgm.benchmarks.ledger import UNMARKED, AsOnGPU, Ledger
 from fgm.networks.guidance import unguided
@@ -123,10 +123,7 @@ def book(ledger: Ledger, module: Any, copies: bool) -> int:
     gc.collect()
     away |= text | {id(module.cycle)}
     ledger.mark("weights", (t for key, t in weights.items() if key not in away))
-    for storage in ledger.unmarked():
-        ledger.live[UNMARKED] -= storage.nbytes()
-        ledger.kinds[storage][0] = "host"
-        ledger.live["host"] = ledger.live.get("host", 0) + storage.nbytes()
+    ledger.mark_others("host")
     trained = [p for p in module.parameters() if p.requires_grad]
     for p in trained:
         p.register_post_accumulate_grad_hook(lambda p: ledger.mark("host" if copies else "gradients", [p.grad]))
@@ -138,10 +135,11 @@ def rehearse(ledger: Ledger, module: Any) -> None:
     optimizers, _ = module.configure_optimizers()
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["foreach"] = None if group.get("fused") else True  # as on a GPU
-    stand_in = SimpleNamespace(strategy=None, world_size=1, global_rank=0)
-    module._trainer, module.manual_backward = stand_in, Tensor.backward
-    parts = [Stepped(optimizer) for optimizer in optimizers]
-    module.optimizers, module.toggled_optimizer = lambda: parts, lambda part: toggled(parts, part)
+    module._trainer = SimpleNamespace(strategy=None, world_size=1, global_rank=0, optimizers=optimizers)
+    parts: list[Any] = [LightningOptimizer(optimizer) for optimizer in optimizers]
+    for part in parts:
+        part._strategy = SimpleNamespace(optimizer_step=lambda optimizer, closure: optimizer.step())
+    module.manual_backward, module.optimizers = Tensor.backward, lambda: parts
     module.lr_schedulers = lambda: [SimpleNamespace(step=lambda: None) for _ in parts]
     module.report = lambda scalars: None
     for _ in range(2):
@@ -149,28 +147,3 @@ def rehearse(ledger: Ledger, module: Any) -> None:
         module.training_step(torch.zeros(()))
         states = (value for optimizer in optimizers for state in optimizer.state.values() for value in state.values())
         ledger.mark("optimizer", (value for value in states if isinstance(value, Tensor)))
-
-
-@dataclass(frozen=True)
-class Stepped:
-    """An optimizer as Lightning hands it to a training step."""
-
-    optimizer: Optimizer
-
-    def step(self) -> None:
-        self.optimizer.step()
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        self.optimizer.zero_grad(set_to_none)
-
-
-@contextmanager
-def toggled(parts: list[Stepped], part: Stepped) -> Iterator[None]:
-    """Only part's weights have gradients in here."""
-    others = [p for each in parts if each is not part for group in each.optimizer.param_groups for p in group["params"]]
-    before = [p.requires_grad for p in others]
-    for p in others:
-        p.requires_grad_(False)
-    yield
-    for p, trained in zip(others, before, strict=True):
-        p.requires_grad_(trained)

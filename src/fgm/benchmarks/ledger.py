@@ -68,13 +68,18 @@ class Ledger(TorchDispatchMode):
         for tensor in tensors:
             storage = tensor.untyped_storage()
             self.enter(storage)
-            kind, count = self.kinds[storage], storage.nbytes()
-            self.live[kind[0]] -= count
-            kind[0] = name
-            self.live[name] = self.live.get(name, 0) + count
+            self.rebook(storage, name)
 
-    def unmarked(self) -> list[Any]:
-        return [storage for storage, kind in self.kinds.items() if kind[0] == UNMARKED]
+    def mark_others(self, name: str) -> None:
+        """All storages that nobody has marked so far."""
+        for storage in [storage for storage, kind in self.kinds.items() if kind[0] == UNMARKED]:
+            self.rebook(storage, name)
+
+    def rebook(self, storage: Any, name: str) -> None:
+        kind, count = self.kinds[storage], storage.nbytes()
+        self.live[kind[0]] -= count
+        kind[0] = name
+        self.live[name] = self.live.get(name, 0) + count
 
     def begin(self) -> None:
         """Forget the peak so far."""

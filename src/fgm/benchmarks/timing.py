@@ -6,19 +6,12 @@ fills caches. A ratio is that of the medians; beside it stand the smallest and t
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from statistics import median
+from typing import Any
+
+from fgm.records import Measurement
 
 Times = dict[str, list[float]]  # seconds of each repetition
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Of two arms' medians, within the ratios of the single repetitions."""
-
-    value: float
-    low: float
-    high: float
 
 
 def interleaved(
@@ -42,7 +35,17 @@ def order(names: Iterable[str], repetitions: int) -> Iterator[tuple[str, bool]]:
         yield from ((name, True) for name in arms[:: -1 if repetition % 2 else 1])
 
 
-def ratio(times: Times, arm: str, of: str) -> Ratio:
-    """How much dearer arm is than of."""
-    each = [a / b for a, b in zip(times[arm], times[of], strict=True)]
-    return Ratio(median(times[arm]) / median(times[of]), min(each), max(each))
+def ratios(times: Times, wanted: Mapping[str, tuple[str, str]], **shared: Any) -> list[Measurement]:
+    """How much dearer one arm is than another, where both were timed; low and high are those of one repetition.
+
+    Args:
+        wanted: the two arms by the metric's name.
+        shared: what all measurements say besides.
+    """
+    rows = []
+    for metric, (arm, of) in wanted.items():
+        if of in times:
+            each = [a / b for a, b in zip(times[arm], times[of], strict=True)]
+            spread = {"low": min(each), "high": max(each)}
+            rows.append(Measurement(metric, median(times[arm]) / median(times[of]), **shared, extra=spread))
+    return rows

@@ -30,6 +30,7 @@ from fgm.files import read_object
 from fgm.fingerprints import require_fingerprint
 from fgm.networks import Velocity, require_shape
 from fgm.networks.published import load
+from fgm.networks.unet import called
 from fgm.paths import Path, RectifiedPath
 from fgm.pretrained import scheduler_config, unet_directory
 
@@ -66,12 +67,12 @@ class DiffusersVelocity(Velocity):
                 f"this network has {self.num_classes} classes and no null class: give labels if it has any"
             )
         if self.predicts == "velocity":
-            return self.called(x_t, TIMES * t, condition)
+            return called(self.net, x_t, TIMES * t, condition)
         k = self.path.at(t, x_t)
         least, most = self.get_buffer("levels")[[0, -1]].to(x_t.dtype)
         level = (k.sigma / k.alpha.clamp_min(1e-12)).log().clamp(least, most)
         y, a, s = x_t / (k.alpha**2 + k.sigma**2).sqrt(), (1 + (2 * level).exp()).rsqrt(), level.exp()
-        x_0, eps = self.split(y, self.called(y, self.step(level.flatten()), condition), a, s * a)
+        x_0, eps = self.split(y, called(self.net, y, self.step(level.flatten()), condition), a, s * a)
         return k.alpha_dot * x_0 + k.sigma_dot * eps
 
     def split(self, y: Tensor, f: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,10 +86,6 @@ class DiffusersVelocity(Velocity):
         table = self.get_buffer("levels").to(level.dtype)
         above = torch.searchsorted(table, level.contiguous()).clamp(1, len(table) - 1)
         return above - 1 + (level - table[above - 1]) / (table[above] - table[above - 1])
-
-    def called(self, x: Tensor, k: Tensor, labels: Tensor | None) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        return self.net(x, k, class_labels=labels, return_dict=False)[0].to(x.dtype).contiguous()
 
     def null(self, condition: Tensor) -> Tensor:
         raise ValueError("guidance needs a null class, and diffusers' UNet2DModel has none")

@@ -52,7 +52,7 @@ class FewStepGenerator(nn.Module):
         self,
         net: Velocity,
         path: Path,
-        t_star: Annotated[float, "(0, 1]"] = 0.97,
+        t_star: Annotated[float, "(0, 1]"],
         c_in: InputScale = "t_star",
         data_std: Annotated[float, "(0, inf)"] = 0.5,
         steps: Annotated[int, "[1, inf)"] = 1,
@@ -62,7 +62,7 @@ class FewStepGenerator(nn.Module):
             raise ValueError(f"t_star = {t_star} is outside (0, 1]")
         if steps < 1:
             raise ValueError(f"steps = {steps} is below 1")
-        self.net, self.path, self.t_star = net, path, t_star
+        self.net, self.path = net, path
         self.c_in = input_scale(path, t_star, c_in, data_std)
         self.times, self.nfe, self.renoisings = step_times(t_star, steps), steps, steps - 1
 

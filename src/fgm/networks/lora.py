@@ -60,10 +60,6 @@ class LowRank(nn.Module):
         down, up = self.lora_A.weight, self.lora_B.weight
         return self.scale * linear(linear(x.to(down.dtype), down), up)
 
-    def product(self) -> Tensor:
-        """scale B A, (out, in)."""
-        return self.scale * (self.lora_B.weight @ self.lora_A.weight)
-
 
 class SharedNetwork:
     """A frozen network, and the adapter that is active in it. Copying it gives itself.
@@ -132,12 +128,3 @@ def trained_part(net: nn.Module) -> nn.Module:
 def own(net: Velocity) -> Velocity:
     """The network whose modules a call runs: the shared one, of an Adapted one."""
     return net.shared.net if isinstance(net, Adapted) else net
-
-
-@torch.no_grad()
-def merge(net: nn.Module, adapter: nn.Module) -> None:
-    """Adds the adapter to the weights of net, in place: W <- W + scale B A."""
-    for name, part in adapter.named_modules():
-        if isinstance(part, LowRank):
-            weight = net.get_parameter(f"{name}.weight")
-            weight.add_(part.product().to(weight))

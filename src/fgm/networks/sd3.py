@@ -67,7 +67,6 @@ def pretrained(
     Raises:
         Refusal: the weights are missing, or read other encodings than text gives.
     """
-    require_size(size)
     if random_init:
         return untrained(architecture(model), text, size, checkpointing)
     transformer = load_part("SD3Transformer2DModel", model, "transformer", torch.float32)

@@ -49,10 +49,7 @@ class TimeReversed(Velocity):
 
 
 def pretrained(
-    checkpoint: str,
-    network: UNet,
-    weights: Literal["ema_model", "net_model"] = "ema_model",
-    sha256: str | None = None,
+    checkpoint: str, network: UNet, weights: Literal["ema_model", "net_model"] = "ema_model", sha256: str | None = None
 ) -> TimeReversed:
     """
     Args:

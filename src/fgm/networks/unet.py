@@ -63,9 +63,13 @@ class UNet(Velocity):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         require_shape(self, x_t)
-        labels = class_labels(self, x_t, condition)
-        x = x_t.contiguous(memory_format=torch.channels_last)
-        return self.net(x, self.time_scale * t, class_labels=labels, return_dict=False)[0].to(x_t.dtype).contiguous()
+        return called(self.net, x_t, self.time_scale * t, class_labels(self, x_t, condition))
+
+
+def called(net: Any, x: Tensor, k: Tensor, labels: Tensor | None) -> Tensor:
+    """What a UNet2DModel says of x (b, channels, height, width) at step k (b,), in x's dtype and layout."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    return net(x, k, class_labels=labels, return_dict=False)[0].to(x.dtype).contiguous()
 
 
 def build(**arguments: Any) -> Any:

@@ -13,11 +13,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from fgm import teacher
 from fgm.errors import RESUMABLE, Refusal
+from fgm.recording import diary, origin
 from fgm.records import append_row, read_rows
 from fgm.studies.points import Point
 from fgm.studies.process import LOG, Outcome, Processes
 from fgm.studies.rows import value_of
-from fgm.train import diary, is_done, origin
+from fgm.train import is_done
 
 Rows = dict[str, dict[str, Any]]
 

@@ -1,7 +1,7 @@
 """From a module to a fitted module: the Trainer, its callbacks, and the way back from a checkpoint."""
 
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -113,16 +113,14 @@ def refusal(error: Exception, last: Path) -> Refusal | None:
 def build_trainer(
     run: Run, schedule: Schedule, loggers: list[Logger], callbacks: list[Any], checkpoints: AtomicCheckpointIO
 ) -> Trainer:
-    hardware: dict[str, Any] = {name: value for name, value in asdict(run.hardware).items() if name != "compile"}
-    on_cpu = {"cpu": True, "gpu": False, "auto": not torch.accelerator.is_available()}[run.hardware.accelerator]
-    plugins: list[Any] = [checkpoints]
-    if hardware["precision"] == "bf16-mixed":
-        del hardware["precision"]
-        plugins.append(bf16_mixed("cpu" if on_cpu else "cuda"))
+    hardware, mixed = run.hardware, run.hardware.precision == "bf16-mixed"
+    on_cpu = {"cpu": True, "gpu": False, "auto": not torch.accelerator.is_available()}[hardware.accelerator]
+    precision = [bf16_mixed("cpu" if on_cpu else "cuda")] if mixed else []
     return Trainer(
-        max_epochs=1, **hardware, num_nodes=run.strategy.nodes,
-        strategy=run.strategy.engine(run.hardware.devices),
-        logger=loggers, callbacks=callbacks, plugins=plugins, log_every_n_steps=schedule.log_every,
+        max_epochs=1, accelerator=hardware.accelerator, devices=hardware.devices, num_nodes=run.strategy.nodes,
+        precision=None if mixed else hardware.precision, plugins=[checkpoints, *precision],
+        strategy=run.strategy.engine(hardware.devices),
+        logger=loggers, callbacks=callbacks, log_every_n_steps=schedule.log_every,
         enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=run.console.is_terminal,
         num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False, default_root_dir=run.run_dir,
     )  # fmt: skip

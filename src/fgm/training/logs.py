@@ -97,7 +97,7 @@ class Record(Callback):
     """
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Method, *_: Any) -> None:
-        if int(pl_module.cycle) % pl_module.schedule.log_every == 0:
+        if pl_module.logs_now:
             scalars = {name: float(value) for name, value in trainer.callback_metrics.items()}
             for logger in trainer.loggers:
                 logger.log_metrics(scalars, step=int(pl_module.cycle) - 1)
@@ -114,7 +114,7 @@ class Lines(Callback):
         self.began, self.first = time.perf_counter(), pl_module.images_seen
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Method, *_: Any) -> None:
-        if int(pl_module.cycle) % pl_module.schedule.log_every == 0:
+        if pl_module.logs_now:
             speed = (pl_module.images_seen - self.first) / (time.perf_counter() - self.began)
             scalars = {k: float(v) for k, v in trainer.callback_metrics.items() if k not in UNSHOWN and "/" not in k}
             shown = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())

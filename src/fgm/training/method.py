@@ -109,6 +109,11 @@ class Method(LightningModule):
         """Whether the last update of some network was left out, since its gradient was not finite."""
         return any(descent.in_a_row for descent in self.descents)
 
+    @property
+    def logs_now(self) -> bool:
+        """Whether the last cycle has a log entry."""
+        return int(self.cycle) % self.schedule.log_every == 0
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped"] = [[descent.skipped, descent.in_a_row] for descent in self.descents]
 
@@ -119,7 +124,7 @@ class Method(LightningModule):
     def report(self, scalars: dict[str, Tensor]) -> None:
         """Count the cycle, and hand the scalars to Record every so often."""
         self.cycle += 1
-        if int(self.cycle) % self.schedule.log_every == 0:
+        if self.logs_now:
             skipped = sum(descent.skipped for descent in self.descents)
             counts = {"skipped": float(skipped), "images_seen": float(self.images_seen)}
             self.log_dict(scalars | {name: torch.tensor(count) for name, count in counts.items()}, logger=False)

@@ -17,6 +17,7 @@ from fgm.training.descend import Descent
 from fgm.training.method import Method
 from fgm.training.optimizers import parameters_of
 from fgm.training.ranks import comm_of_training
+from fgm.training.sharding import local
 
 CHECKED, SHOWN = 10, 3
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
@@ -76,7 +77,7 @@ class Moved(Callback):
 @torch.no_grad()
 def sums(tensors: Iterable[Tensor]) -> list[int]:
     """Of each one's bits, of what this rank holds of it."""
-    held = [getattr(tensor, "to_local", tensor.detach)().detach() for tensor in tensors]
+    held = [local(tensor).detach() for tensor in tensors]
     found = [one.contiguous().view(BITS[one.element_size()]).sum(dtype=torch.int64) for one in held]
     return torch.stack(found).tolist() if found else []
 

@@ -99,11 +99,11 @@ class WarningSigns(Callback):
         self.seen, self.start, self.warned = (state_dict[key] for key in ("seen", "start", "warned"))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Method, *_: Any) -> None:
-        cycle, schedule = int(pl_module.cycle), pl_module.schedule
-        if cycle % schedule.log_every == 0:
+        if pl_module.logs_now:
+            cycle, warmup = int(pl_module.cycle), pl_module.schedule.warmup
             scalars = {name: float(value) for name, value in trainer.callback_metrics.items() if "/" not in name}
             data_std = pl_module.setting.data.std if "sample_std" in scalars else math.nan
-            signs = self.watch(scalars, cycle > schedule.warmup, data_std)
+            signs = self.watch(scalars, cycle > warmup, data_std)
             found = {f"warning/{sign}": float(bool(cause)) for sign, cause in signs.items()}
             pl_module.log_dict(found, logger=False)  # Record writes it
             self.warn(signs, cycle, trainer.is_global_zero)

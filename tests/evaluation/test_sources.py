@@ -14,7 +14,7 @@ from fgm.errors import Refusal
 from fgm.evaluation.conditioning import balanced, drawn
 from fgm.evaluation.exporting import export_geneval, export_images
 from fgm.evaluation.geneval.layout import describe, read_layout
-from fgm.evaluation.sampling import Source, draw_samples, labels_of
+from fgm.evaluation.sampling import Source, draw_samples
 from fgm.evaluation.sources import SampleSource
 from fgm.evaluation.sources.dataset import DatasetSource, dataset_source
 from fgm.evaluation.sources.folder import FolderSource
@@ -69,7 +69,7 @@ def test_a_folder_is_what_memory_was_bit_for_bit(layout: str, shape: tuple[int, 
 
 def test_a_sampler_draws_what_draw_samples_draws_quantised() -> None:
     source = sampler()
-    whole, labels = draw_samples(source.source, 7, 25, (1, 8, 8), 10, CPU, batch=10)
+    whole, labels = draw_samples(source.source, 7, 25, (1, 8, 8), balanced(10).conditions, CPU, batch=10)
     for indices in (range(25), range(10, 25), range(20, 25)):
         samples = source.take(indices)
         assert torch.equal(samples.x, quantise(whole[indices.start : indices.stop]))
@@ -92,17 +92,15 @@ def test_captions_are_a_function_of_seed_and_index() -> None:
 def test_samples_do_not_depend_on_the_batch_that_draws_them() -> None:
     source = Source("identity", torch.nn.Module(), 1, "ema")
     source.sampler.forward = lambda z, condition: z  # type: ignore[method-assign]
-    whole = draw_samples(source, 1, 10, (2,), 3, torch.device("cpu"), batch=10)
-    parts = draw_samples(source, 1, 10, (2,), 3, torch.device("cpu"), batch=3)
-    assert torch.equal(whole[0], parts[0])
-    assert whole[1].tolist() == labels_of(torch.arange(10), 3).tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+    whole, parts = (draw_samples(source, 1, 10, (2,), balanced(3).conditions, CPU, batch) for batch in (10, 3))
+    assert torch.equal(whole[0], parts[0]) and whole[1].tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
 
 
 def test_points_stay_as_they_are() -> None:
     source = sampler(shape=(2,), classes=0)
     samples = source.take(range(25))
     assert samples.x.dtype == torch.float32 and samples.labels is None
-    assert torch.equal(samples.x, draw_samples(source.source, 7, 25, (2,), 0, CPU, batch=10)[0])
+    assert torch.equal(samples.x, draw_samples(source.source, 7, 25, (2,), balanced(0).conditions, CPU, batch=10)[0])
 
 
 def test_bytes_survive_the_way_to_a_png_and_back() -> None:

@@ -24,7 +24,7 @@ from fgm.evaluation import Rows
 from fgm.evaluation.geneval.scores import Array, bootstrap
 from fgm.records import Measurement
 from fgm.streams import stream
-from fgm.text.geneval.prompts import Metadata, digest
+from fgm.text.geneval.prompts import Metadata
 
 T = TypeVar("T")
 
@@ -73,10 +73,9 @@ class PromptPanel:
             )
         return labels.cpu()
 
-    def distinct(self, questions: Tensor) -> str:
-        """The prompts of these questions, for a protocol."""
-        prompts = list(dict.fromkeys(self.asked[i] for i in questions.tolist()))
-        return f"{len(prompts)} prompts, {digest(prompts)}"
+    def distinct(self, questions: Tensor) -> list[Metadata]:
+        """The prompts of these questions, each once."""
+        return list(dict.fromkeys(self.asked[i] for i in questions.tolist()))
 
 
 def rounds(by_tag: Mapping[str, Sequence[tuple[T, int]]], seed: int) -> list[T]:

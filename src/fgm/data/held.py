@@ -83,6 +83,11 @@ def mirrored(x: Tensor, generator: Generator) -> Tensor:
     return torch.where(flip[:, None, None, None].to(x.device), x.flip(-1), x)
 
 
+def with_replacement(count: int, n: int, generator: Generator) -> Tensor:
+    """Numbers below count, (n,), on the host."""
+    return torch.randint(count, (n,), generator=generator, device=generator.device).cpu()
+
+
 def uniform_labels(num_classes: int, n: int, generator: Generator) -> Tensor | None:
     """(n,); None where there are no classes."""
     if not num_classes:

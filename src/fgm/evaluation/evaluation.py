@@ -18,11 +18,10 @@ from fgm.evaluation.conditioning import conditioning
 from fgm.evaluation.panel import FeaturePanel
 from fgm.evaluation.provenance import definition, key_of
 from fgm.evaluation.sampling import Source, decoded
-from fgm.evaluation.several import Panels
+from fgm.evaluation.several import Panels, mode_of
 from fgm.evaluation.shards import Plan, evaluate
 from fgm.evaluation.sources import SampleSource
 from fgm.evaluation.sources.sampler import SamplerSource
-from fgm.pixels.quantise import mode_of
 from fgm.records import Measurement
 
 Mode = Literal["min", "max"]

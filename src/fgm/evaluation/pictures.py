@@ -64,8 +64,8 @@ def draw_captions(axis: Axes, captions: Sequence[str], columns: int) -> None:
         axis.text(x, -0.08, fill(caption, 22), transform=place, ha="center", va="top", fontsize=7, color=INK)
 
 
-def captioned_grid(rows: dict[str, Tensor], captions: Sequence[str], path: Path, columns: int = 6) -> None:
-    save(captioned_rows(rows, captions, columns), path)
+def captioned_grid(rows: dict[str, Tensor], captions: Sequence[str], path: Path) -> None:
+    save(captioned_rows(rows, captions, 6), path)
 
 
 def scatter_panels(sets: dict[str, Tensor], points: int = 4000) -> Figure:

@@ -28,7 +28,7 @@ from fgm.data.shapes.scenes import canvas_of, fill
 from fgm.evaluation import Rows
 from fgm.evaluation.geneval.rules import GenEvalRules, Verdict, judge
 from fgm.evaluation.prompted import PromptPanel, rounds
-from fgm.evaluation.shape_detector import Reading, ShapeDetector, legibility, legible
+from fgm.evaluation.shape_detector import ACCEPT, Reading, ShapeDetector, legibility, legible
 from fgm.evaluation.shape_prior import histogram_distances, histograms
 from fgm.evaluation.shape_prompts import VOCABULARY, questions
 from fgm.records import Measurement
@@ -37,7 +37,7 @@ from fgm.text.geneval.prompts import digest, parse_metadata
 from fgm.text.shapes.metadata import binds_unseen, parse
 from fgm.text.shapes.vocabulary import EASY
 
-RULES = GenEvalRules(counting_threshold=0.7)
+RULES = GenEvalRules(counting_threshold=ACCEPT)
 BINDING = ("colors", "color_attr")  # tags whose prompts state every colour
 
 

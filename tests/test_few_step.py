@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from toy_trainings import SCHEDULE, distillation, network, same_bits, whole_and_resumed
 
 from fgm.analytic import gaussian
+from fgm.evaluation.conditioning import balanced
 from fgm.evaluation.sampling import draw_samples, generator_source
 from fgm.networks import Velocity
 from fgm.networks.exact import ExactVelocity
@@ -85,9 +86,9 @@ def test_missing_or_surplus_noises_are_refused() -> None:
 def test_a_sample_depends_on_its_index_alone() -> None:
     source = generator_source(FewStepGenerator(network(), PATH, 0.9, steps=4), "ema")
     assert (source.nfe, source.name) == (4, "4 steps, ema")
-    whole, parts = (draw_samples(source, 5, 10, (2,), 0, CPU, batch)[0] for batch in (10, 3))
+    whole, parts = (draw_samples(source, 5, 10, (2,), balanced(0).conditions, CPU, batch)[0] for batch in (10, 3))
     assert_close(whole, parts)
-    assert not torch.equal(whole, draw_samples(source, 6, 10, (2,), 0, CPU)[0])
+    assert not torch.equal(whole, draw_samples(source, 6, 10, (2,), balanced(0).conditions, CPU)[0])
 
 
 def test_the_trained_step_is_drawn_evenly_and_is_the_same_on_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:

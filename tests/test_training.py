@@ -26,6 +26,7 @@ from toy_trainings import (
 )
 
 from fgm.data.points import Ring
+from fgm.networks import Velocity
 from fgm.networks.mlp import VelocityMLP
 from fgm.times import Uniform
 from fgm.training import checkpoints, initialise
@@ -237,3 +238,24 @@ def test_a_network_fitted_to_an_exact_teacher_is_close_to_it_and_a_copy_is_refus
     assert error < 0.1
     with pytest.raises(ValueError, match="has no weights to copy"):
         initialise.initialised("teacher", s)
+
+
+def test_a_network_is_fitted_under_what_its_data_ask_for(monkeypatch: Any) -> None:
+    """Captions have no classes to be balanced over: they are the data's own."""
+    heard: list[Tensor | None] = []
+
+    class Captioned(Ring):
+        def conditions(self, n: int, generator: torch.Generator) -> Tensor:  # type: ignore[override]
+            return torch.randint(9, (n,), generator=generator)
+
+    class Listening(Velocity):
+        shape, num_classes = (2,), 0
+
+        def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+            heard.append(condition)
+            return -x_t
+
+    for name, value in {"FIT_ITERATIONS": 1, "FIT_POOL": 8, "FIT_STEPS": 1}.items():
+        monkeypatch.setattr(initialise, name, value)
+    initialise.initialised("fit", setting(data=Captioned(), teacher=Listening()))
+    assert len(heard) == 2 and all(condition is not None for condition in heard)

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
 
     began = time.perf_counter()
     seen, batch = decoded(source, data), config["evaluation"]["batch"]
-    x_0, _ = draw_samples(seen, seed, count, data.shape, data.num_classes, device, batch, conditions)
+    x_0, _ = draw_samples(seen, seed, count, data.shape, conditions, device, batch)
     took = time.perf_counter() - began
     if prompts:
         captioned_grid({source.name: x_0}, prompts, out)
@@ -54,7 +54,7 @@ def picture_of(config: dict[str, Any], out: str) -> Path:
 
 
 def asked(recipe: str, data: Any, prompt: str, n: int | None, seed: int) -> tuple[Any, list[str]]:
-    """What samples are drawn under, as a function of their indices, and in words; None and none without prompts.
+    """What samples are drawn under, as a function of their indices, and in words, where there are any.
 
     Raises:
         Refusal: a prompt for a model without prompts.
@@ -62,19 +62,17 @@ def asked(recipe: str, data: Any, prompt: str, n: int | None, seed: int) -> tupl
     from fgm.data import prompted
 
     words = prompted(data)
-    if words is None:
-        if prompt:
-            raise Refusal(f"prompt = {prompt!r}: {recipe} is no model with prompts; leave it out")
-        return None, []
+    if prompt and words is None:
+        raise Refusal(f"prompt = {prompt!r}: {recipe} is no model with prompts; leave it out")
     import torch
 
-    from fgm.evaluation.conditioning import drawn
+    from fgm.evaluation.conditioning import conditioning
 
-    if prompt:
+    if prompt and words:
         tokens = words.encode([prompt])
         return lambda indices: tokens.repeat_interleave(len(indices), 0), [prompt] * (n or PROMPTED)
-    conditions: Any = drawn(data, seed).conditions
-    return conditions, words.decode(conditions(torch.arange(n or PROMPTED)))
+    conditions: Any = conditioning(data, None, seed).conditions
+    return conditions, words.decode(conditions(torch.arange(n or PROMPTED))) if words else []
 
 
 if __name__ == "__main__":

@@ -61,13 +61,9 @@ def read_questions(own: dict[str, str]) -> list[Any]:
     vocabulary = vocabulary_of(own)
     if own["metadata"] == GRAMMAR and own["vocabulary"] != "geneval":
         raise Refusal(f"metadata = {GRAMMAR} speaks of GenEval's objects: leave vocabulary={own['vocabulary']} out")
-    if own["metadata"] == GRAMMAR:
-        from fgm.text.geneval.grammar import generate_prompts
+    from fgm.text.sources import asked_of
 
-        return generate_prompts()
-    from fgm.text.geneval.prompts import read_prompts
-
-    return read_prompts(Path(own["metadata"]), vocabulary)
+    return asked_of(own["metadata"], vocabulary=vocabulary)
 
 
 def vocabulary_of(own: dict[str, str]) -> Any:

@@ -42,7 +42,6 @@ def test_a_colour_is_read_and_a_protocol_told(tmp_path: Path) -> None:
     path = write(tmp_path, "a.json", {KEY: [ENTRY | {"color": "pink"}]})
     assert JsonDetector(path).recall(KEY)[0].colour == "pink"
     assert JsonDetector(path).protocol == "detections from a.json"
-    assert JsonDetector(path, protocol="mmdet 2.28").protocol == "mmdet 2.28"
 
 
 def test_nothing_found_is_not_never_looked(tmp_path: Path) -> None:

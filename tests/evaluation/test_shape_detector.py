@@ -27,7 +27,8 @@ World = tuple[list[Metadata], Scenes, Tensor]
 
 
 def truth(size: int = 32, shapes: int = EASY) -> World:
-    lines = [q.metadata for q in questions(PER_TAG, PER_TAG, shapes=shapes) for _ in range(q.samples)]
+    asked = questions(PER_TAG, PER_TAG, shapes=shapes)
+    lines = [line for pairs in asked.values() for line, samples in pairs for _ in range(samples)]
     scenes = fill(parse(lines), stream("truth", index=0), canvas_of(size))
     return lines, scenes, render(scenes, size)
 
@@ -147,16 +148,17 @@ def test_a_blob_of_no_shape_is_left_unexplained() -> None:
 def test_every_tag_gets_its_images_evenly() -> None:
     for images in (100, 400):
         asked = questions(50, images)
-        for tag in TAGS:
-            samples = [q.samples for q in asked if q.metadata["tag"] == tag]
+        assert tuple(asked) == TAGS
+        for tag, pairs in asked.items():
+            samples = [n for line, n in pairs if line["tag"] == tag]
             assert sum(samples) == images and max(samples) - min(samples) <= 1 and len(samples) <= 50
-    prompts = [q.metadata["prompt"] for q in questions()]
+    prompts = [line["prompt"] for pairs in questions().values() for line, _ in pairs]
     assert len(prompts) == len(set(prompts)) == 4 + 12 + 12 + 40 + 48 + 100
 
 
 def test_questions_are_a_function_of_the_seed_and_ask_for_unseen_bindings() -> None:
     assert questions(seed=1) == questions(seed=1) != questions(seed=2)
-    unseen = [q.metadata["tag"] for q in questions() if binds_unseen(q.metadata)]
+    unseen = [tag for tag, pairs in questions().items() for line, _ in pairs if binds_unseen(line)]
     assert unseen.count("colors") == 8 and unseen.count("color_attr") > 20
     assert set(unseen) == {"colors", "color_attr"}
 

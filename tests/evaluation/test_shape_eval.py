@@ -20,7 +20,7 @@ from fgm.evaluation.geneval.detections import Detection
 from fgm.evaluation.geneval.rules import GenEvalRules, judge
 from fgm.evaluation.images import DigitPanel
 from fgm.evaluation.pictures import captioned_grid, captioned_rows
-from fgm.evaluation.sampling import Source, draw_samples
+from fgm.evaluation.sampling import Source
 from fgm.evaluation.shape_eval import RULES, ShapeEvalPanel
 from fgm.evaluation.shape_prior import histogram_distances, histograms, priors
 from fgm.evaluation.shape_prompts import questions
@@ -81,7 +81,7 @@ def test_a_sampler_that_paints_its_captions_scores_one_however_it_is_batched(pan
 
 
 def test_seen_and_unseen_bindings_are_told_apart_exactly(panel: ShapeEvalPanel) -> None:
-    asked = [question.metadata for question in questions(PER_TAG, PER_TAG)]
+    asked = [line for pairs in questions(PER_TAG, PER_TAG).values() for line, _ in pairs]
     held_out = frozenset(line["prompt"] for line in asked if binds_unseen(line))
     values = measured(panel, Painter(panel, held_out))
     share = {tag: sum(panel.unseen[i] for i in range(N) if panel.asked[i].tag == tag) / PER_TAG for tag in TAGS}
@@ -135,7 +135,7 @@ def test_the_first_n_questions_are_balanced_over_tags_and_captions(panel: ShapeE
 
 def test_all_questions_are_asked_and_then_again(panel: ShapeEvalPanel) -> None:
     every, again = panel.questions(torch.arange(N)), panel.questions(torch.arange(N, 2 * N))
-    expected = {question.metadata["prompt"]: question.samples for question in questions(PER_TAG, PER_TAG)}
+    expected = {line["prompt"]: n for pairs in questions(PER_TAG, PER_TAG).values() for line, n in pairs}
     assert Counter(panel.prompts(every)) == expected
     assert torch.equal(every, again)
     assert decode(panel.conditions(every)) == panel.prompts(every) == [m.prompt for m in panel.asked]
@@ -152,18 +152,6 @@ def test_the_interval_holds_the_score_and_resamples_prompts(panel: ShapeEvalPane
     score = measure(panel, panel.truth(torch.arange(N)), torch.arange(N).flip(0))[0]
     low, high = score.extra["ci95"]
     assert score.metric == "shapeeval" and low < score.value < high
-
-
-def test_labels_by_index_stay_the_default_to_the_bit() -> None:
-    class Shifted(nn.Module):
-        def forward(self, z: Tensor, condition: Tensor) -> Tensor:
-            return z + condition[:, None, None, None]
-
-    source, shape, cpu = Source("shifted", Shifted(), 1, "ema"), (1, 8, 8), torch.device("cpu")
-    x, labels = draw_samples(source, 3, 25, shape, 10, cpu, 7)
-    y, given = draw_samples(source, 3, 25, shape, 0, cpu, 7, conditions=lambda indices: indices % 10)
-    assert labels is not None and given is not None
-    assert torch.equal(x, y) and torch.equal(labels, given) and torch.equal(labels, torch.arange(25) % 10)
 
 
 def test_only_a_panel_that_asks_supplies_conditions(panel: ShapeEvalPanel) -> None:

@@ -68,7 +68,7 @@ def test_a_folder_is_what_memory_was_bit_for_bit(layout: str, shape: tuple[int, 
 
 def test_a_sampler_draws_what_draw_samples_draws_quantised() -> None:
     source = sampler()
-    whole, labels = draw_samples(source.source, 7, 25, (1, 8, 8), 10, CPU, batch=10)
+    whole, labels = draw_samples(source.source, 7, 25, (1, 8, 8), balanced(10).conditions, CPU, batch=10)
     for indices in (range(25), range(10, 25), range(20, 25)):
         samples = source.take(indices)
         assert torch.equal(samples.x, quantise(whole[indices.start : indices.stop]))
@@ -92,7 +92,7 @@ def test_points_stay_as_they_are() -> None:
     source = sampler(shape=(2,), classes=0)
     samples = source.take(range(25))
     assert samples.x.dtype == torch.float32 and samples.labels is None
-    assert torch.equal(samples.x, draw_samples(source.source, 7, 25, (2,), 0, CPU, batch=10)[0])
+    assert torch.equal(samples.x, draw_samples(source.source, 7, 25, (2,), balanced(0).conditions, CPU, batch=10)[0])
 
 
 def test_the_layouts_are_named_as_other_tools_name_them(tmp_path: Path) -> None:

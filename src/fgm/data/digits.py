@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from fgm.data.held import class_by_class
+from fgm.data.held import class_by_class, with_replacement
 
 TEST_SHARE = 5  # every fifth scan of a class is held out
 
@@ -38,7 +38,7 @@ class Digits:
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
         images, labels = self.split["train"]
-        chosen = torch.randint(len(images), (n,), generator=generator, device=generator.device).cpu()
+        chosen = with_replacement(len(images), n, generator)
         return images[chosen], labels[chosen]
 
     def conditions(self, n: int, generator: Generator) -> Tensor:

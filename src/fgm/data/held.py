@@ -1,6 +1,7 @@
 """Labelled images held in memory as bytes: what the sets that come in an archive have in common."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -83,11 +84,28 @@ def mirrored(x: Tensor, generator: Generator) -> Tensor:
     return torch.where(flip[:, None, None, None].to(x.device), x.flip(-1), x)
 
 
+def with_replacement(count: int, n: int, generator: Generator) -> Tensor:
+    """Numbers below count, (n,), on the host."""
+    return torch.randint(count, (n,), generator=generator, device=generator.device).cpu()
+
+
 def uniform_labels(num_classes: int, n: int, generator: Generator) -> Tensor | None:
     """(n,); None where there are no classes."""
     if not num_classes:
         return None
     return torch.randint(num_classes, (n,), generator=generator, device=generator.device)
+
+
+def stacked(images: list[Tensor], shape: tuple[int, ...], name: Callable[[int], str]) -> Tensor:
+    """(n, *shape); name(i) is what to call the i-th one.
+
+    Raises:
+        Refusal: one is of another size or kind.
+    """
+    for i, image in enumerate(images):
+        if image.shape != shape:
+            raise Refusal(f"{name(i)} is of shape {tuple(image.shape)}, and should be of {shape}")
+    return torch.stack(images)
 
 
 def require_labels(labels: Tensor, n: int, num_classes: int, path: Path | str) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from fgm.data import measured_std
-from fgm.data.held import mirrored
+from fgm.data.held import mirrored, with_replacement
 from fgm.pixels.folder import PngFolder
 from fgm.pixels.quantise import dequantise
 
@@ -40,7 +40,7 @@ class ImageFolder:
         return measured_std(self.reference, MEASURED)
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
-        chosen, labels = self.choose(n, generator), self.folder.labels
+        chosen, labels = with_replacement(self.folder.n, n, generator), self.folder.labels
         x_0 = dequantise(self.held[chosen])
         return mirrored(x_0, generator) if self.flips else x_0, None if labels is None else labels[chosen]
 
@@ -49,14 +49,10 @@ class ImageFolder:
         """What distances are taken from, keyed train: all images, never flipped."""
         return {"train": (self.held, self.folder.labels)}
 
-    def choose(self, n: int, generator: Generator) -> Tensor:
-        """Numbers of images, (n,), on the CPU."""
-        return torch.randint(self.folder.n, (n,), generator=generator, device=generator.device).cpu()
-
     def conditions(self, n: int, generator: Generator) -> Tensor | None:
         """The labels of n images."""
         labels = self.folder.labels
-        return None if labels is None else labels[self.choose(n, generator)].to(generator.device)
+        return None if labels is None else labels[with_replacement(self.folder.n, n, generator)].to(generator.device)
 
     def reference(self, n: int, generator: Generator) -> Tensor:
         """Images in an order of chance, none twice while there are others."""

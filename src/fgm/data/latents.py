@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Generator, Tensor
 
 from fgm.data import measured_std
+from fgm.data.held import with_replacement
 from fgm.errors import Refusal
 
 MEASURED = 1000  # latents from which std is taken
@@ -60,16 +61,14 @@ class Latents:
         return torch.stack([self.parts[owner][name][row] for owner, row in places])
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
-        chosen = self.choose(n, generator)
+        chosen = with_replacement(self.n, n, generator)
         return self.rows("latents", chosen).float(), self.rows("conditions", chosen) if self.conditioned else None
-
-    def choose(self, n: int, generator: Generator) -> Tensor:
-        """Numbers of latents, (n,), on the CPU."""
-        return torch.randint(self.n, (n,), generator=generator, device=generator.device).cpu()
 
     def conditions(self, n: int, generator: Generator) -> Tensor | None:
         """Those of n latents."""
-        return self.rows("conditions", self.choose(n, generator)).to(generator.device) if self.conditioned else None
+        if not self.conditioned:
+            return None
+        return self.rows("conditions", with_replacement(self.n, n, generator)).to(generator.device)
 
     def reference(self, n: int, generator: Generator) -> Tensor:
         return self.draw(n, generator)[0]

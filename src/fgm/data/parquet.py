@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fgm.archives import require_pyarrow
-from fgm.data.held import HeldImages, require_labels
+from fgm.data.held import HeldImages, require_labels, stacked
 from fgm.errors import Refusal, first_line
 from fgm.pixels.png import decode
 
@@ -65,8 +65,7 @@ def read_file(file: Path) -> tuple[Tensor, Tensor]:
         told = first_line(error)
         raise Refusal(f"{file}: is no parquet file of img (bytes, path) and label ({told}); fetch it again") from error
     images = [decode(png, file / str(i)) for i, png in enumerate(pngs)]
-    odd = next((i for i, image in enumerate(images) if image.shape != Cifar10Parquet.shape), None)
-    if odd is not None or not images:
-        found = tuple(images[odd].shape) if odd is not None else "no images"
-        raise Refusal(f"{file}: row {odd or 0} is of shape {found}, and should be of {Cifar10Parquet.shape}")
-    return torch.stack(images), require_labels(labels, len(images), 10, file)
+    if not images:
+        raise Refusal(f"{file}: holds no images; fetch it again")
+    found = stacked(images, Cifar10Parquet.shape, lambda i: f"{file}: row {i}")
+    return found, require_labels(labels, len(images), 10, file)

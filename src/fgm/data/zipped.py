@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from fgm.data import measured_std
-from fgm.data.held import mirrored, require_labels, uniform_labels
+from fgm.data.held import mirrored, require_labels, stacked, uniform_labels, with_replacement
 from fgm.errors import Refusal
 from fgm.pixels.png import LABELS, decode, labels_told
 from fgm.pixels.quantise import dequantise
@@ -79,11 +79,7 @@ class ZippedImages:
             Refusal: one is of another size or kind.
         """
         images = [self.image(i) for i in indices.tolist()]
-        for i, image in zip(indices.tolist(), images, strict=True):
-            if tuple(image.shape) != self.shape:
-                found = tuple(image.shape)
-                raise Refusal(f"{self.path}: {self.names[i]} is of shape {found}, and should be of {self.shape}")
-        return torch.stack(images)
+        return stacked(images, self.shape, lambda i: f"{self.path}: {self.names[indices[i]]}")
 
     @cached_property
     def std(self) -> float:
@@ -96,9 +92,9 @@ class ZippedImages:
         return {"train": (self.take(chosen), None if self.labels is None else self.labels[chosen])}
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
-        chosen = torch.randint(len(self.names), (n,), generator=generator, device=generator.device)
-        x_0 = dequantise(self.take(chosen.cpu()).to(generator.device))
-        labels = None if self.labels is None else self.labels[chosen.cpu()].to(generator.device)
+        chosen = with_replacement(len(self.names), n, generator)
+        x_0 = dequantise(self.take(chosen).to(generator.device))
+        labels = None if self.labels is None else self.labels[chosen].to(generator.device)
         return mirrored(x_0, generator) if self.flips else x_0, labels
 
     def conditions(self, n: int, generator: Generator) -> Tensor | None:

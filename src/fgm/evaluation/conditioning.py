@@ -6,7 +6,6 @@ drawn       a condition of the data's own, from a stream of its own; a panel is 
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from fgm.data import Data
 from fgm.evaluation import Asking
-from fgm.evaluation.sampling import Conditions, labels_of
+from fgm.evaluation.sampling import Conditions
 from fgm.streams import stream
 
 
@@ -39,7 +38,11 @@ def conditioning(data: Data, panel: Any, seed: int) -> Conditioning:
 
 
 def balanced(num_classes: int) -> Conditioning:
-    classes = partial(labels_of, num_classes=num_classes)
+    """Of no classes: unconditional."""
+
+    def classes(indices: Tensor) -> Tensor | None:
+        return indices % num_classes if num_classes else None
+
     return Conditioning(classes, classes)
 
 

@@ -4,7 +4,6 @@ Training, its end and `make eval` all ask an Evaluation. Samples are the same fu
 them, and lie in the same shards: a measurement that was cut off goes on, and one that is there is not made again.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,11 +18,10 @@ from fgm.evaluation.conditioning import conditioning
 from fgm.evaluation.panel import FeaturePanel
 from fgm.evaluation.provenance import definition, key_of
 from fgm.evaluation.sampling import Source, decoded
-from fgm.evaluation.several import Panels
+from fgm.evaluation.several import Panels, mode_of
 from fgm.evaluation.shards import Plan, evaluate
 from fgm.evaluation.sources import SampleSource
 from fgm.evaluation.sources.sampler import SamplerSource
-from fgm.pixels.quantise import mode_of
 from fgm.records import Measurement
 
 Mode = Literal["min", "max"]
@@ -89,8 +87,9 @@ class Evaluation:
     def measure(
         self, source: SampleSource, plan: Plan, comm: Comm | None = None, console: Console | None = None
     ) -> list[Measurement]:
-        """On every rank."""
-        return said_of(source, evaluate(source, self.panel, plan, comm or Local(), console))
+        """On every rank; with what only the source knows."""
+        measured = evaluate(source, self.panel, plan, comm or Local(), console)
+        return [replace(m, nfe=source.nfe, weights=source.weights) for m in measured]
 
 
 def whole_batches(batch: int, asked: int | None = None) -> int:
@@ -99,8 +98,3 @@ def whole_batches(batch: int, asked: int | None = None) -> int:
     if size % batch:
         raise Refusal(f"shard_size = {size} must be a multiple of the evaluator's batch, {batch}")
     return size
-
-
-def said_of(source: SampleSource, measured: Sequence[Measurement]) -> list[Measurement]:
-    """The measurements with what only the source knows."""
-    return [replace(m, nfe=source.nfe, weights=source.weights) for m in measured]

@@ -5,6 +5,8 @@ value at 0 is free of the samples' bias; that of the reference stays. Its error 
 """
 
 from dataclasses import dataclass
+from math import hypot
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,19 +50,13 @@ def subset_sizes(n: int, dim: int) -> list[int]:
 
 def fd_infinity(features: Tensor, reference: Gaussian) -> Extrapolation:
     """Of features (n, d) against the reference."""
+    from scipy.stats import linregress  # a second to import, needed here alone
+
     n, dim = features.shape
     sizes = subset_sizes(n, dim)
     distances = []
     for i, size in enumerate(sizes):
         chosen = torch.randperm(n, generator=stream("fd_infinity", 0, index=i))[:size]
         distances.append(frechet_distance(FeatureStatistics.of(features[chosen]), reference))
-    intercept, error = line_at_zero(1 / np.array(sizes), np.array(distances))
-    return Extrapolation(intercept, float(np.hypot(error, frechet_error(features, reference))))
-
-
-def line_at_zero(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Least squares: the intercept and its standard error."""
-    slope, intercept = np.polyfit(x, y, 1)
-    scatter = ((y - slope * x - intercept) ** 2).sum() / (len(x) - 2)
-    spread = ((x - x.mean()) ** 2).sum()
-    return float(intercept), float(np.sqrt(scatter * (1 / len(x) + x.mean() ** 2 / spread)))
+    line: Any = linregress(1 / np.array(sizes), distances)
+    return Extrapolation(float(line.intercept), hypot(line.intercept_stderr, frechet_error(features, reference)))

@@ -19,10 +19,7 @@ def image_rows(rows: dict[str, Tensor], columns: int) -> Figure:
     figure = Figure(figsize=(columns * 0.6 + 1.6, len(rows) * 0.66))
     axes = figure.subplots(len(rows), 1, squeeze=False)
     for axis, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
-        axis.imshow(tiled(images[:columns], columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, color=INK)
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
+        draw_strip(axis, name, images[:columns], columns)
     figure.subplots_adjust(left=1.6 / (columns * 0.6 + 1.6), right=0.995, top=0.99, bottom=0.01, hspace=0.06)
     return figure
 
@@ -67,8 +64,8 @@ def draw_captions(axis: Axes, captions: Sequence[str], columns: int) -> None:
         axis.text(x, -0.08, fill(caption, 22), transform=place, ha="center", va="top", fontsize=7, color=INK)
 
 
-def captioned_grid(rows: dict[str, Tensor], captions: Sequence[str], path: Path, columns: int = 6) -> None:
-    save(captioned_rows(rows, captions, columns), path)
+def captioned_grid(rows: dict[str, Tensor], captions: Sequence[str], path: Path) -> None:
+    save(captioned_rows(rows, captions, 6), path)
 
 
 def scatter_panels(sets: dict[str, Tensor], points: int = 4000) -> Figure:

@@ -12,7 +12,7 @@ Beyond the end the questions start anew.
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,10 +21,10 @@ from torch import Tensor
 
 from fgm.errors import Refusal
 from fgm.evaluation import Rows
-from fgm.evaluation.geneval.scores import Array, bootstrap
+from fgm.evaluation.intervals import Array, bootstrap
 from fgm.records import Measurement
 from fgm.streams import stream
-from fgm.text.geneval.prompts import Metadata, digest
+from fgm.text.geneval.prompts import Metadata
 
 T = TypeVar("T")
 
@@ -73,10 +73,9 @@ class PromptPanel:
             )
         return labels.cpu()
 
-    def distinct(self, questions: Tensor) -> str:
-        """The prompts of these questions, for a protocol."""
-        prompts = list(dict.fromkeys(self.asked[i] for i in questions.tolist()))
-        return f"{len(prompts)} prompts, {digest(prompts)}"
+    def distinct(self, questions: Tensor) -> list[Metadata]:
+        """The prompts of these questions, each once."""
+        return list(dict.fromkeys(self.asked[i] for i in questions.tolist()))
 
 
 def rounds(by_tag: Mapping[str, Sequence[tuple[T, int]]], seed: int) -> list[T]:
@@ -99,9 +98,8 @@ def tag_scores(metric: str, correct: Array, asked: Sequence[Metadata], protocol:
         for tag, mask in masks.items()
     ]
     shares = [prompt_shares(correct[mask], prompts[mask]) for mask in masks.values()]
-    extra: dict[str, Any] = {"ci95": list(bootstrap(shares))}
     overall = float(np.mean([part.value for part in parts]))
-    return [Measurement(metric, overall, len(correct), protocol, extra=extra), *parts]
+    return [Measurement(metric, overall, len(correct), protocol, extra={"ci95": bootstrap(shares)}), *parts]
 
 
 def prompt_shares(correct: Array, prompts: NDArray[np.str_]) -> Array:

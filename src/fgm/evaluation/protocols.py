@@ -18,7 +18,7 @@ from typing import Literal
 from fgm.errors import Refusal
 from fgm.evaluation.features import FeatureExtractor
 from fgm.held_weights import INCEPTION_HASH
-from fgm.pixels.quantise import NAMES, Mode
+from fgm.pixels.quantise import Mode
 
 Name = Literal["edm", "torch-fidelity", "clean-legacy", "dmd2-edm", "own"]
 
@@ -50,7 +50,7 @@ class Protocol:
 
     @property
     def pixels(self) -> str:
-        return NAMES[self.quantise]
+        return {"round": "uint8", "floor": "uint8 by floor"}[self.quantise]
 
     def complete(self, n: int) -> bool:
         return self.n is None or n == self.n

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -56,11 +55,6 @@ def generator_source(generator: FewStepGenerator, weights: str) -> Source:
     return Source(f"{counted(generator.nfe, 'step')}, {weights}", generator, generator.nfe, weights)
 
 
-def labels_of(indices: Tensor, num_classes: int) -> Tensor | None:
-    """Sample i is of class i modulo num_classes, so that classes are balanced however the range is cut."""
-    return indices % num_classes if num_classes else None
-
-
 @torch.no_grad()
 def draw(
     source: Source, seed: int, indices: Tensor, shape: tuple[int, ...], condition: Tensor | None, device: torch.device
@@ -80,13 +74,11 @@ def draw_samples(
     seed: int,
     n: int,
     shape: tuple[int, ...],
-    num_classes: int,
+    conditions: Conditions,
     device: torch.device,
     batch: int = 1000,
-    conditions: Conditions | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Samples 0 to n - 1 and their conditions, on the CPU; balanced labels unless conditions are given."""
-    conditions = conditions or partial(labels_of, num_classes=num_classes)
+    """Samples 0 to n - 1 and their conditions, on the CPU."""
     indices = torch.arange(n)
     samples = [draw(source, seed, i, shape, conditions(i), device) for i in indices.split(batch)]
     return torch.cat(samples), conditions(indices)

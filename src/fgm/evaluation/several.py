@@ -8,7 +8,7 @@ from torch import Tensor
 from fgm.errors import Refusal
 from fgm.evaluation import Asking, Panel, Rows
 from fgm.evaluation.panel import FeaturePanel
-from fgm.pixels.quantise import mode_of
+from fgm.pixels.quantise import Mode
 from fgm.records import Measurement
 
 
@@ -71,6 +71,11 @@ def several(panels: dict[str, Any]) -> Panels:
     if len(asking) > 1:
         raise Refusal(f"evaluation.panel.panels: {' and '.join(asking)} ask questions of their own; keep one of them")
     return AskingPanels(panels, *asking.values()) if asking else Panels(panels)
+
+
+def mode_of(panel: Any) -> Mode:
+    """How samples become bytes for a panel; most do not say."""
+    return getattr(panel, "mode", "round")
 
 
 def under(name: str, rows: Rows) -> Rows:

@@ -1,7 +1,7 @@
 """An exact detector for renders of shapes: no weights, no training, and right on the truth by construction.
 
 shape_segments finds blobs and shape_fit the best template of each: its class, and its soft IoU as the score. A blob
-whose score is below `accept` is unexplained. Box: the template's. Colour: the palette's nearest to the blob's.
+whose score is below ACCEPT is unexplained. Box: the template's. Colour: the palette's nearest to the blob's.
 
     parse_rate  share of images with at least one blob in which every blob is explained
     stray       share of the pixels that differ from the background, over all images, beyond REACH of explained blobs
@@ -20,12 +20,13 @@ from torch import Tensor
 from fgm.evaluation import Rows
 from fgm.evaluation.geneval.detections import Detection
 from fgm.evaluation.shape_fit import Fit, fit
-from fgm.evaluation.shape_segments import Blob, Bools, segment
+from fgm.evaluation.shape_segments import LEAST, Blob, Bools, segment
 from fgm.pixels.quantise import quantise
 from fgm.records import Measurement
 from fgm.text.shapes.vocabulary import COLOUR_NAMES, EASY, PALETTE, SHAPE_NAMES
 
 BATCH = 64  # images whose blobs are fitted at once
+ACCEPT = 0.7  # least soft IoU of an object
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,13 @@ class ShapeDetector:
 
     Args:
         shapes: how many of the vocabulary's are looked for; 6 is hard mode.
-        accept: least soft IoU of an object.
-        least: pixels of the smallest blob that is looked at; smaller ones are stray.
     """
 
     shapes: Annotated[int, "[1, 6]"] = EASY
-    accept: Annotated[float, "[0, 1]"] = 0.7
-    least: Annotated[int, "[1, inf)"] = 10
 
     @property
     def protocol(self) -> str:
-        return f"soft-fit detector of {self.shapes} shapes, soft IoU >= {self.accept:g}, blobs >= {self.least} pixels"
+        return f"soft-fit detector of {self.shapes} shapes, soft IoU >= {ACCEPT:g}, blobs >= {LEAST} pixels"
 
     def detect(self, image: NDArray[np.uint8]) -> list[Detection]:
         """Of one image (h, w, 3)."""
@@ -68,12 +65,12 @@ class ShapeDetector:
 
     def read_pixels(self, pixels: NDArray[np.uint8]) -> list[Reading]:
         """Of images (n, h, w, 3); the blobs of all of them are fitted at once."""
-        segments = [segment(image, self.least) for image in pixels]
+        segments = [segment(image) for image in pixels]
         fits = iter(fit([blob for s in segments for blob in s.blobs], self.shapes))
         return [self.reading([(b, next(fits)) for b in s.blobs], s.visible) for s in segments]
 
     def reading(self, found: Sequence[tuple[Blob, Fit]], visible: Bools) -> Reading:
-        explained = [(blob, best) for blob, best in found if best.score >= self.accept]
+        explained = [(blob, best) for blob, best in found if best.score >= ACCEPT]
         stray = visible & ~np.logical_or.reduce([np.zeros_like(visible), *(blob.region for blob, _ in explained)])
         detections, crispness = [detection(*pair) for pair in explained], [best.crispness for _, best in explained]
         return Reading(detections, crispness, len(found), int(visible.sum()), int(stray.sum()))

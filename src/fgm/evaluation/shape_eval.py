@@ -28,17 +28,16 @@ from fgm.data.shapes.scenes import canvas_of, fill
 from fgm.evaluation import Rows
 from fgm.evaluation.geneval.rules import GenEvalRules, Verdict, judge
 from fgm.evaluation.prompted import PromptPanel, rounds
-from fgm.evaluation.shape_detector import Reading, ShapeDetector, legibility, legible
+from fgm.evaluation.shape_detector import ACCEPT, Reading, ShapeDetector, legibility, legible
 from fgm.evaluation.shape_prior import histogram_distances, histograms
 from fgm.evaluation.shape_prompts import VOCABULARY, questions
 from fgm.records import Measurement
 from fgm.streams import stream
 from fgm.text.geneval.prompts import digest, parse_metadata
-from fgm.text.shapes.grammar import TAGS
 from fgm.text.shapes.metadata import binds_unseen, parse
 from fgm.text.shapes.vocabulary import EASY
 
-RULES = GenEvalRules(counting_threshold=0.7)
+RULES = GenEvalRules(counting_threshold=ACCEPT)
 BINDING = ("colors", "color_attr")  # tags whose prompts state every colour
 
 
@@ -62,9 +61,7 @@ class ShapeEvalPanel(PromptPanel):
         seed: Annotated[int, "[0, inf)"] = 0,
     ) -> None:
         self.size, self.seed, self.detector, self.canvas = size, seed, ShapeDetector(shapes), canvas_of(size)
-        asked = questions(prompts_per_tag, images_per_tag, seed, shapes)
-        by_tag = {tag: [(q.metadata, q.samples) for q in asked if q.metadata["tag"] == tag] for tag in TAGS}
-        lines = rounds(by_tag, seed)
+        lines = rounds(questions(prompts_per_tag, images_per_tag, seed, shapes), seed)
         self.lines, self.unseen = parse(lines), torch.tensor([binds_unseen(line) for line in lines])
         super().__init__("shapeeval", [parse_metadata(json.dumps(line), line["prompt"], VOCABULARY) for line in lines])
 
@@ -120,7 +117,9 @@ class ShapeEvalPanel(PromptPanel):
         return measured
 
     def protocol(self, questions: Tensor) -> str:
-        return f"{RULES.protocol}; {self.detector.protocol}; {self.size} pixels; {self.distinct(questions)}"
+        prompts = self.distinct(questions)
+        told = [RULES.protocol, self.detector.protocol, f"{self.size} pixels", f"{len(prompts)} prompts"]
+        return f"{'; '.join(told)}, {digest(prompts)}"
 
     def bounds(self) -> list[Measurement]:
         """The truth, which every sampler may reach, and the same images judged by other images' questions."""

@@ -5,8 +5,6 @@ gets the same number of images, dealt to its prompts as evenly as can be; the sc
 Prompts that bind a held-out pair of colour and shape occur in colors and color_attr, at their share of all prompts.
 """
 
-from dataclasses import dataclass
-
 import torch
 
 from fgm.errors import Refusal
@@ -19,28 +17,20 @@ from fgm.text.shapes.vocabulary import COLOUR_NAMES, EASY, SHAPE_NAMES
 VOCABULARY = Vocabulary(tuple(SHAPE_NAMES), tuple(COLOUR_NAMES), tuple(TAGS))
 
 
-@dataclass(frozen=True)
-class Question:
-    """A prompt and how many images are asked of it."""
-
-    metadata: Metadata
-    samples: int
-
-
 def questions(
     prompts_per_tag: int = 100, images_per_tag: int = 400, seed: int = 0, shapes: int = EASY
-) -> list[Question]:
-    """Up to prompts_per_tag prompts of every tag, chosen by the seed, in the order of TAGS."""
+) -> dict[str, list[tuple[Metadata, int]]]:
+    """Up to prompts_per_tag prompts of every tag, chosen by the seed, and how many images are asked of each."""
     if not 1 <= prompts_per_tag <= images_per_tag:
         raise Refusal(
             f"{images_per_tag} images cannot be shared among {prompts_per_tag} prompts: ask for at least one each"
         )
-    asked = []
+    asked = {}
     for tag in TAGS:
         captions = every(tag, shapes)
         order = torch.randperm(len(captions), generator=stream(seed, "questions", tag, index=0))
         lines = metadata(captions[order[:prompts_per_tag].sort().values])
-        asked += [Question(line, n) for line, n in zip(lines, deal(images_per_tag, len(lines)), strict=True)]
+        asked[tag] = list(zip(lines, deal(images_per_tag, len(lines)), strict=True))
     return asked
 
 

@@ -2,7 +2,7 @@
 
     background  B, the median of the outermost pixels
     foreground  |I - B| > max(FLOOR, half of its maximum within 5 x 5 pixels), so that blurred neighbours stay apart
-    blob        a 4-connected component of the foreground, at least `least` pixels large
+    blob        a 4-connected component of the foreground, at least LEAST pixels large, smaller ones are stray
     colour      C, the median of the blob's pixels that differ from B by at least CORE of its maximum
     alpha       <I - B, C - B> / |C - B|^2 within [0, 1], on pixels nearest to this blob and within REACH of it
 
@@ -18,7 +18,7 @@ from scipy import ndimage
 
 Bools, Floats = NDArray[np.bool_], NDArray[np.float32]
 
-FLOOR, CORE, REACH, FAINT = 32.0, 0.8, 3.0, 0.1  # FLOOR in levels of 255, REACH in pixels
+FLOOR, CORE, REACH, FAINT, LEAST = 32.0, 0.8, 3.0, 0.1, 10  # FLOOR in levels of 255, REACH and LEAST in pixels
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Segments:
     visible: Bools
 
 
-def segment(pixels: NDArray[np.uint8], least: int) -> Segments:
+def segment(pixels: NDArray[np.uint8]) -> Segments:
     """Of an image (h, w, 3)."""
     behind = background(pixels)
     distance = np.linalg.norm(pixels - behind, axis=2)
     foreground = distance > np.maximum(FLOOR, 0.5 * ndimage.maximum_filter(distance, 5))
-    labels = large_components(foreground, least)
+    labels = large_components(foreground)
     nearest = nearest_labels(labels)
     blobs = [blob(pixels, behind, distance, labels == k, nearest == k) for k in range(1, labels.max() + 1)]
     return Segments(blobs, distance > FLOOR)
@@ -56,10 +56,10 @@ def background(pixels: NDArray[np.uint8]) -> Floats:
     return np.median(border, axis=0).astype(np.float32)
 
 
-def large_components(foreground: Bools, least: int) -> NDArray[np.int32]:
-    """Labels 1, 2, ... of the 4-connected components with at least `least` pixels, 0 elsewhere."""
+def large_components(foreground: Bools) -> NDArray[np.int32]:
+    """Labels 1, 2, ... of the 4-connected components with at least LEAST pixels, 0 elsewhere."""
     labels, _ = ndimage.label(foreground)
-    large = np.bincount(labels.ravel()) >= least
+    large = np.bincount(labels.ravel()) >= LEAST
     large[0] = False
     return np.where(large, large.cumsum(), 0).astype(np.int32)[labels]
 

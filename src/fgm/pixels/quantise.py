@@ -13,12 +13,6 @@ from torch import Tensor
 
 Mode = Literal["round", "floor"]
 MODES = {"round": torch.round, "floor": torch.floor}
-NAMES = {"round": "uint8", "floor": "uint8 by floor"}  # as protocols say it
-
-
-def mode_of(panel: object) -> Mode:
-    """How samples become bytes for a panel; most do not say."""
-    return getattr(panel, "mode", "round")
 
 
 def quantise(x: Tensor, mode: Mode = "round") -> Tensor:

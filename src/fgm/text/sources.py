@@ -7,8 +7,8 @@ from typing import Annotated, Protocol
 from fgm.errors import Refusal
 from fgm.files import parse_object, read_lines
 from fgm.text.geneval.grammar import generate_prompts
-from fgm.text.geneval.prompts import read_prompts
-from fgm.text.geneval.vocabulary import GRAMMAR
+from fgm.text.geneval.prompts import Metadata, read_prompts
+from fgm.text.geneval.vocabulary import GENEVAL, GRAMMAR, Vocabulary
 
 
 class PromptSource(Protocol):
@@ -69,8 +69,7 @@ class Asked:
         """Maybe none."""
         if self.metadata is None:
             return []
-        found = generate_prompts(self.seed) if self.metadata == GRAMMAR else read_prompts(Path(self.metadata))
-        return list(dict.fromkeys(metadata.prompt for metadata in found))
+        return [metadata.prompt for metadata in asked_of(self.metadata, self.seed)]
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,11 @@ class ShapesGrammar:
         from fgm.text.shapes.grammar import draw_captions  # torch, needed here alone
 
         return list(dict.fromkeys(draw_captions(self.n, stream(self.seed, "prompts", index=0)).prompts()))
+
+
+def asked_of(metadata: str, seed: int = 0, vocabulary: Vocabulary = GENEVAL) -> list[Metadata]:
+    """What a file of metadata asks, or our own grammar where GRAMMAR stands in its place."""
+    return generate_prompts(seed) if metadata == GRAMMAR else read_prompts(Path(metadata), vocabulary)
 
 
 def prompt_of(line: str, where: str) -> str:

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch.nn.functional import mse_loss
 
+from fgm.evaluation.conditioning import conditioning
 from fgm.evaluation.sampling import draw_samples, many_step
 from fgm.networks import Velocity
 from fgm.networks.adapters import LoRA
@@ -73,13 +74,14 @@ def fitted(setting: Setting) -> Velocity:
     net, data, path, teacher = deepcopy(setting.net), setting.data, setting.path, setting.teacher
     assert teacher is not None
     source = many_step(teacher, path, FIT_STEPS)
-    pool, labels = draw_samples(source, setting.seed, FIT_POOL, data.shape, data.num_classes, torch.device("cpu"))
+    asked = conditioning(data, None, setting.seed).conditions
+    pool, conditions = draw_samples(source, setting.seed, FIT_POOL, data.shape, asked, torch.device("cpu"))
     optimizer = torch.optim.AdamW(net.parameters(), FIT_RATE)
     schedule = scheduled(optimizer, FIT_ITERATIONS, 50, 1.0)
     for i in range(FIT_ITERATIONS):
         noise = setting.stream("fit", 0, i)
         chosen = torch.randint(len(pool), (FIT_BATCH,), generator=noise)
-        condition = None if labels is None else labels[chosen]
+        condition = None if conditions is None else conditions[chosen]
         x_t, _, t = setting.noisy(pool[chosen], Uniform(), noise)
         with torch.no_grad():
             u = teacher(x_t, t, condition)

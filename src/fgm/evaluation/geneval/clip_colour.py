@@ -40,7 +40,7 @@ class ClipColours:
         directory: holds the network's config and weights and its tokenizer.
     """
 
-    def __init__(self, directory: Path | str | None, device: str = "cpu", colours: Sequence[str] = COLOURS) -> None:
+    def __init__(self, directory: Path | str | None, device: str = "cpu") -> None:
         folder = require_directory(directory, ("config.json",), CLIP)
         if not (folder / "tokenizer.json").exists():
             require_directory(folder, ("vocab.json", "merges.txt"), CLIP)
@@ -48,13 +48,12 @@ class ClipColours:
         from transformers import AutoTokenizer
 
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.device, self.colours = device, tuple(colours)
-        self.size = self.net.config.vision_config.image_size
+        self.device, self.size = device, self.net.config.vision_config.image_size
         self.protocol = f"CLIP colours {directory_hash(folder)}"
         self.texts = cache(self.embed_texts)
 
     def classify(self, image: Pixels, detections: Sequence[Detection]) -> list[str]:
-        return [self.colours[int(self.cosines(image, detection).argmax())] for detection in detections]
+        return [COLOURS[int(self.cosines(image, detection).argmax())] for detection in detections]
 
     @torch.inference_mode()
     def cosines(self, image: Pixels, detection: Detection) -> Tensor:
@@ -66,10 +65,10 @@ class ClipColours:
     @torch.inference_mode()
     def embed_texts(self, name: str) -> Tensor:
         """Unit vectors (colours, d)."""
-        texts = [template.format(colour=colour, name=name) for colour in self.colours for template in TEMPLATES]
+        texts = [template.format(colour=colour, name=name) for colour in COLOURS for template in TEMPLATES]
         tokens = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
         read = self.net.text_projection(self.net.text_model(**tokens).pooler_output)
-        by_colour = normalize(read, dim=-1).unflatten(0, (len(self.colours), len(TEMPLATES)))
+        by_colour = normalize(read, dim=-1).unflatten(0, (len(COLOURS), len(TEMPLATES)))
         return normalize(by_colour.mean(1), dim=-1)
 
 

@@ -31,16 +31,12 @@ class GenEval:
     ) -> None:
         self.detector, self.colours, self.rules = detector, colours, rules
 
-    @property
-    def eyes(self) -> str:
-        """The rules, and what sees the images for them."""
-        colours = [self.colours.protocol] if self.colours else []
-        return "; ".join([self.rules.protocol, self.detector.protocol, *colours])
-
     def protocol(self, prompts: Sequence[Metadata]) -> str:
-        """All that defines a score but the sampler."""
+        """All that defines a score but the sampler: the rules, what sees the images for them, and what was asked."""
+        colours = [self.colours.protocol] if self.colours else []
         shape = " in GenEval's counts" if has_official_counts(prompts) else ""
-        return f"{self.eyes}; {len(prompts)} prompts{shape}, {digest(prompts)}"
+        told = [self.rules.protocol, self.detector.protocol, *colours, f"{len(prompts)} prompts{shape}"]
+        return f"{'; '.join(told)}, {digest(prompts)}"
 
     def evaluate(self, samples: Iterable[Sample], prompts: Sequence[Metadata]) -> list[Result]:
         """Verdicts on the samples of a layout, in their order."""

@@ -27,10 +27,9 @@ class JsonDetector(RecordedDetector):
     Args:
         path: the file; its suffix, .json or another one, says which form it has.
         vocabulary: the known classes and colours.
-        protocol: what made the detections.
     """
 
-    def __init__(self, path: Path | str, vocabulary: Vocabulary = GENEVAL, protocol: str | None = None) -> None:
+    def __init__(self, path: Path | str, vocabulary: Vocabulary = GENEVAL) -> None:
         path = Path(path)
         detections: dict[str, list[Detection]] = {}
         for where, name, entries in read_images(path):
@@ -39,7 +38,7 @@ class JsonDetector(RecordedDetector):
                 raise Refusal(f"{where}: {key} stands there twice; keep one")
             about = f"{where}, {key}"
             detections[key] = [parse_detection(e, f"{about}, entry {i}", vocabulary) for i, e in enumerate(entries)]
-        super().__init__(protocol or f"detections from {path.name}", detections)
+        super().__init__(f"detections from {path.name}", detections)
 
 
 def read_images(path: Path) -> Iterator[tuple[str, str, list[Any]]]:

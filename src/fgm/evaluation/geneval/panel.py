@@ -6,7 +6,6 @@ run does; the first n_training = 60 are ten of each tag. A score that is to be h
 """
 
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -19,9 +18,8 @@ from fgm.evaluation.geneval.evaluate import GenEval
 from fgm.evaluation.geneval.rules import OFFICIAL, GenEvalRules
 from fgm.evaluation.prompted import PromptPanel, rounds
 from fgm.pixels.quantise import quantise
-from fgm.text.geneval.grammar import generate_prompts
-from fgm.text.geneval.prompts import Metadata, digest, has_official_counts, read_prompts
-from fgm.text.geneval.vocabulary import GRAMMAR
+from fgm.text.geneval.prompts import Metadata, digest
+from fgm.text.sources import asked_of
 
 
 class GenEvalPanel(PromptPanel):
@@ -53,10 +51,8 @@ class GenEvalPanel(PromptPanel):
     ) -> None:
         self.words, self.detector = prompted(data), detector
         self.judging = GenEval(detector, colours, rules)
-        prompts = generate_prompts(seed) if metadata == GRAMMAR else read_prompts(Path(metadata or "none"))
-        self.shape = " in GenEval's counts" if has_official_counts(prompts) else ""
         by_tag: dict[str, list[tuple[Metadata, int]]] = {}
-        for prompt in prompts:
+        for prompt in asked_of(metadata or "none", seed):
             by_tag.setdefault(prompt.tag, []).append((prompt, samples))
         super().__init__("geneval", rounds(by_tag, seed))
         if data is not None and self.words is None:
@@ -80,8 +76,8 @@ class GenEvalPanel(PromptPanel):
         return [(verdict.correct, verdict.reason) for _, verdict in looked]
 
     def protocol(self, questions: Tensor) -> str:
-        whole = self.shape if len(questions) == len(self.asked) else f" of {len(set(self.asked))}"
-        return f"{self.judging.eyes}; {self.distinct(questions)}{whole}"
+        whole = "" if len(questions) == len(self.asked) else f" of {len(set(self.asked))}"
+        return self.judging.protocol(self.distinct(questions)) + whole
 
     def identity(self) -> dict[str, Any]:
         return {"protocol": self.protocol(self.questions(torch.arange(len(self.asked)))), "asked": digest(self.asked)}

@@ -6,7 +6,7 @@
     prompts            share of the prompts of which any sample is correct
 
 A prompt's samples share their prompt, so the interval of overall resamples PROMPTS, within their tags and with
-replacement (percentile bootstrap, seeded). It tells how far the number would move with other prompts of the same kinds
+replacement (intervals.bootstrap). It tells how far the number would move with other prompts of the same kinds
 and other noise. A tag of one prompt adds nothing to its width. Incomplete sets are refused.
 """
 
@@ -14,16 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fgm.errors import Refusal
 from fgm.evaluation.geneval.completeness import require_complete
 from fgm.evaluation.geneval.results import Result
+from fgm.evaluation.intervals import Array, Interval, bootstrap
 from fgm.records import Measurement
 from fgm.text.geneval.prompts import Metadata
-
-Array = NDArray[np.float64]
-RESAMPLES, LEVEL = 1000, 0.95  # which fix each end of an interval to some 2 % of its width
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Scores:
     """
 
     overall: float
-    interval: tuple[float, float]
+    interval: Interval
     tags: dict[str, float]
     images: float
     prompts: float
@@ -44,7 +41,7 @@ class Scores:
 
     def measurement(self, protocol: str, nfe: int, weights: str, metric: str = "geneval") -> Measurement:
         """A row's entry; the tags' scores and the interval travel with it."""
-        extra = {"ci95": list(self.interval), "images": self.images, "prompts": self.prompts}
+        extra = {"ci95": self.interval, "images": self.images, "prompts": self.prompts}
         return Measurement(metric, self.overall, self.n, protocol, nfe, weights, extra | self.tags)
 
 
@@ -78,11 +75,3 @@ def by_tag(values: Array, prompts: Sequence[Metadata]) -> dict[str, Array]:
     """One value per prompt, sorted into the tags, which keep the prompts' order."""
     tags = np.array([metadata.tag for metadata in prompts])
     return {tag: values[tags == tag] for tag in dict.fromkeys(tags.tolist())}
-
-
-def bootstrap(shares: Sequence[Array], resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
-    """Interval of the mean over tags of the mean over prompts; shares holds one value per prompt, by tag."""
-    generator = np.random.default_rng(seed)
-    means = [share[generator.integers(len(share), size=(resamples, len(share)))].mean(1) for share in shares]
-    low, high = np.quantile(np.mean(means, axis=0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)

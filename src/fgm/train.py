@@ -91,7 +91,7 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
     timing["wall_s"] = sum(timing.values()) + time.perf_counter() - trained
     row = provenance(config) | {"images_seen": module.images_seen}
     row |= {name: round(seconds, 1) for name, seconds in timing.items()} | {"results": [m.row() for m in results]}
-    row |= of_study(config, run, module)
+    row |= of_study(config, run, module) or ({"differs": config["differs"]} if config.get("differs") else {})
     append_row(diary(config), row)
     write_json(run.run_dir / "results.json", row)
     log_results(module.loggers, results, final, int(module.cycle) - 1)

@@ -127,7 +127,8 @@ def tell(
     config: dict[str, Any], own: dict[str, str], results: list[Any], times: dict[str, Any], cost: dict[str, Any]
 ) -> None:
     """The table for people, and one row; study_digest is of all but seed and repetitions."""
-    from fgm.train import provenance, summary
+    from fgm.summary import summary
+    from fgm.train import provenance
 
     console, path = Console(soft_wrap=True), Path(config["experiments"]) / "bench" / "runs.jsonl"
     study = {"config": config | {"seed": None}, "bench": own | {"repetitions": ""}}

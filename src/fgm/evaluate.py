@@ -129,7 +129,8 @@ def conclude(
 ) -> None:
     """The table for people, and results.json for programs."""
     from fgm.evaluation.provenance import record
-    from fgm.train import commit, summary
+    from fgm.summary import summary
+    from fgm.train import commit
 
     path = plan.directory / "results.json"
     write_json(path, record(told, results, *where, timing) | {"commit": commit()})

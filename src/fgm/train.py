@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from fgm import cache_prompts, shipped, teacher
 from fgm.archives import require_data
@@ -25,6 +24,7 @@ from fgm.evaluators import device_of_rank, require_device
 from fgm.files import require_place
 from fgm.records import Measurement, append_row, read_curves, write_json
 from fgm.run_config import read_yaml, write_yaml
+from fgm.summary import summary
 
 
 def main(arguments: list[str]) -> None:
@@ -163,13 +163,6 @@ def commit() -> str:
 def git(*arguments: str) -> str:
     root = Path(__file__).parents[2]
     return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def summary(results: list[Measurement], title: str) -> Table:
-    table = Table("metric", "value", "n", "nfe", "weights", "protocol", title=title)
-    for m in results:
-        table.add_row(m.metric, f"{m.value:.4g}", str(m.n), str(m.nfe), m.weights, m.protocol)
-    return table
 
 
 def is_done(config: dict[str, Any], run_dir: Path) -> bool:

@@ -17,7 +17,8 @@ FLOORS = {
     4: (
         "signatures", "arguments", "config", "run_config", "build", "teacher", "train", "finished", "evaluators",
         "evaluate", "cache_prompts", "sample", "export", "publish", "ship", "shipped", "score", "reference", "bench",
-        "table", "run_table", "summary", "overview", "memory", "studies", "study_identity", "sweep", "report", "dashboard",
+        "table", "run_table", "summary", "overview", "memory", "studies", "study_identity", "sweep", "report",
+        "dashboard", "foreign",
     ),
 }  # fmt: skip
 HOMES = {"hydra": {4}, "omegaconf": {4}, "lightning": {3}, "wandb": {3}, "diffusers": {1, 4}, "transformers": {2}}

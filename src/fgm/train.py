@@ -22,6 +22,7 @@ from fgm.errors import Refusal, entry, rank, resumable
 from fgm.evaluation.preflight import require_files
 from fgm.evaluators import device_of_rank, require_device
 from fgm.files import require_place
+from fgm.foreign import check_foreign
 from fgm.records import Measurement, append_row, read_curves, write_json
 from fgm.run_config import read_yaml, write_yaml
 from fgm.summary import summary
@@ -44,6 +45,7 @@ def train(config: dict[str, Any]) -> None:
         return
     require_place(run_dir)
     require_place(diary(config).parent)
+    check_foreign(config)
     require_extras(config)
     teacher.require(config["teacher"])
     cache_prompts.require(config)

@@ -16,10 +16,10 @@ FLOORS = {
     2: ("records", "markdown", "held_weights", "text", "data", "evaluation"),
     3: ("training", "benchmarks"),
     4: (
-        "signatures", "arguments", "printing", "config", "run_config", "build", "teacher", "train", "finished",
-        "evaluators", "evaluate", "cache_prompts", "sample", "export", "publish", "ship", "shipped", "score",
-        "reference", "bench", "recording", "table", "run_table", "overview", "memory", "stand_ins", "studies",
-        "study_identity", "sweep", "report", "dashboard",
+        "signatures", "arguments", "printing", "config", "run_config", "foreign", "build", "teacher", "train",
+        "finished", "evaluators", "evaluate", "cache_prompts", "sample", "export", "publish", "ship", "shipped",
+        "score", "reference", "bench", "recording", "table", "run_table", "summary", "overview", "memory", "stand_ins",
+        "studies", "study_identity", "sweep", "report", "dashboard",
     ),
 }  # fmt: skip
 HOMES = {"hydra": {4}, "omegaconf": {4}, "lightning": {3}, "wandb": {3}, "diffusers": {1, 4}, "transformers": {2}}

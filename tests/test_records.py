@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from fgm.config import read_recipe, recipes
+from fgm.config import digest, read_recipe, recipes
 from fgm.files import replacing
 from fgm.recording import provenance
 from fgm.records import Measurement, append_row, read_rows
@@ -56,6 +56,22 @@ def test_a_table_shows_mean_and_sd_over_the_seeds_of_the_newest_config(tmp_path:
     assert "3 seeds, 1.0 min training on cpu, 1 thread\n" in text
     assert "fd: features-12345678, n = 100" in text
     assert len(read_rows(tmp_path / "toy" / "runs.jsonl")) == 5
+
+
+def test_a_run_that_differs_from_its_recipe_does_not_stand_for_it(tmp_path: Path) -> None:
+    """A trial of a few cycles is the last row, and what the recipe was measured at stays; alone, it says what it is."""
+    trial = run(7.0, study="other") | {"differs": ["training.cycles=20", "method.t_star=0.9"]}
+    assert "| one step, ema | 1 | 1 |" in table(["toy"], written([run(1.0), trial], tmp_path / "both"))
+    alone = table(["toy"], written([trial], tmp_path / "alone"))
+    assert "**toy** with training.cycles=20 method.t_star=0.9, 1 seed" in alone and "| one step, ema | 1 | 7 |" in alone
+
+
+def test_another_seed_machine_or_place_is_the_same_experiment() -> None:
+    alike = ["seed=3", "trainer.accelerator=cpu", "outputs=elsewhere", "logger=csv"]
+    assert read_recipe("digits_fgm", alike)["differs"] == []
+    other = read_recipe("digits_fgm", [*alike, "training.cycles=20"])
+    assert other["differs"] == ["training.cycles=20"]
+    assert digest(other) == digest(other | {"differs": []})
 
 
 def test_a_row_names_the_device_that_trained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,9 +31,10 @@ from fgm.errors import Refusal, entry
 from fgm.evaluators import device_of_rank, make, require_device
 from fgm.finished import load_source
 from fgm.printing import plain_console
-from fgm.recording import provenance, summary
+from fgm.recording import provenance
 from fgm.records import append_row
 from fgm.run_config import read_config
+from fgm.summary import summary
 
 OWN = {
     "subject": "cycle", "repetitions": "5", "cycles": "50", "arms": "all", "clock": "wall",

@@ -8,7 +8,7 @@ always mean the same run directory, outputs/<name>[__<override>...], so that the
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,7 +24,9 @@ from fgm.signatures import check, check_arguments
 CONFIGS = Path(__file__).parents[2] / "configs"
 PLACES = (  # where, when and why a run writes, and whether it may go on, not what it is
     "outputs", "experiments", "run_dir", "logger", "study", "save_minutes", "keep_every", "world_change",
+    "differs",
 )  # fmt: skip
+ALIKE = ("seed", "trainer.accelerator", "data.directory", "data.download")
 SINGLE = "fgm.training.strategies.Single"
 UNSAID = {  # options that came later, and their values where a recipe does without: a digest does not tell them
     "kernel": "auto", "micro_batches": 1, "ema_device": "same", "compile": False, "random_init": False,
@@ -34,7 +36,11 @@ UNSAID = {  # options that came later, and their values where a recipe does with
 
 @dataclass(frozen=True)
 class Root:
-    """The keys of a config; those that are nouns are nodes with a _target_."""
+    """The keys of a config; those that are nouns are nodes with a _target_.
+
+    Attributes:
+        differs: overrides that make the run another experiment than its recipe.
+    """
 
     data: Any
     network: Any
@@ -54,6 +60,7 @@ class Root:
     outputs: str = "outputs"
     experiments: str = "experiments"
     world_change: Literal["refuse", "accept"] = "refuse"
+    differs: list[str] = field(default_factory=list)
 
 
 def recipes() -> list[str]:
@@ -74,7 +81,7 @@ def read_recipe(recipe: str, overrides: list[str]) -> dict[str, Any]:
         config: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise Refusal(one_line(error, recipe, overrides)) from error
-    config |= {"recipe": recipe, "teacher": config.get("teacher") or None}
+    config |= {"recipe": recipe, "teacher": config.get("teacher") or None, "differs": differing(overrides)}
     config["run_dir"] = config.get("run_dir") or f"{config['outputs']}/{run_name(recipe, overrides)}"
     require_float32(config)
     require_strategy(config)
@@ -170,6 +177,11 @@ def run_name(recipe: str, overrides: list[str]) -> str:
 def telling(overrides: list[str]) -> list[str]:
     """Those that make another run, not only another place."""
     return [o for o in overrides if o.split("=")[0].lstrip("+~").removeprefix("training.") not in PLACES]
+
+
+def differing(overrides: list[str]) -> list[str]:
+    """Those that make it another experiment than its recipe: not another seed, machine or copy of the data."""
+    return [o for o in telling(overrides) if o.split("=")[0].lstrip("+~") not in ALIKE]
 
 
 def digest(config: dict[str, Any]) -> str:

@@ -33,8 +33,9 @@ from fgm.evaluators import (
 )
 from fgm.finished import finished_run, sampler_source
 from fgm.printing import plain_console
-from fgm.recording import commit, summary
+from fgm.recording import commit
 from fgm.records import Measurement, write_json
+from fgm.summary import summary
 
 RUN = {"n": "", "eval_seed": "", "repeats": "1", "evaluator": "", "shard_size": ""}
 FOLDER = {

@@ -9,7 +9,7 @@ from typing import Any
 from fgm.config import CONFIGS, recipes
 from fgm.markdown import mean_and_sd, table_head, table_row
 from fgm.records import counted, read_rows
-from fgm.run_table import collect, newest
+from fgm.run_table import collect, newest, with_what
 from fgm.studies.definition import Sweep, read_sweep, sweeps
 from fgm.studies.points import label
 from fgm.studies.rows import Cell, Study, studies_of
@@ -59,7 +59,7 @@ def measured(recipe: str, experiments: Path) -> str:
     seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
     minutes = mean(run["train_s"] for run in runs) / 60
     cost = f"; {minutes:.1f} min" if minutes > 0.05 else ""  # none where a finished run was measured again
-    return f"{metric} {told} (n = {number_of(runs[-1], metric)}{seeds}){cost}"
+    return f"{metric} {told} (n = {number_of(runs[-1], metric)}{seeds}){with_what(runs[-1])}{cost}"
 
 
 def number_of(run: dict[str, Any], metric: str) -> int:

@@ -1,4 +1,4 @@
-"""Where a run is recorded, what its row says besides results, and how results are shown."""
+"""Where a run is recorded, and what its row says besides results."""
 
 import platform
 import subprocess
@@ -6,11 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from fgm.config import digest
 from fgm.evaluators import device_of_rank
-from fgm.records import Measurement
 
 
 def diary(config: dict[str, Any]) -> Path:
@@ -49,10 +46,3 @@ def commit() -> str:
 def git(*arguments: str) -> str:
     root = Path(__file__).parents[2]
     return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def summary(results: list[Measurement], title: str) -> Table:
-    table = Table("metric", "value", "n", "nfe", "weights", "protocol", title=title)
-    for m in results:
-        table.add_row(m.metric, f"{m.value:.4g}", str(m.n), str(m.nfe), m.weights, m.protocol)
-    return table

@@ -3,6 +3,7 @@
 A row is one finished run:
 
     recipe, commit, config_digest, seed, images_seen, wall_s, device, date, results
+    differs (overrides, of a run that is not as its recipe is written)
 
 and each result is a Measurement. Rows are appended, never edited. A value without protocol and n is refused. Rows of a
 study's runs also say what was swept, and bring their learning curves; a run of it that failed is a row without results

@@ -9,6 +9,7 @@ so that a bad value is refused in milliseconds, before torch is imported.
 """
 
 import ast
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,11 +28,17 @@ class Parameter:
 
 @cache
 def syntax(module: str) -> ast.Module:
-    stem = Path(__file__).parents[1].joinpath(*module.split("."))
-    found = [path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.exists()]
-    if not found:
+    found = source_of(module)
+    if found is None:
         raise Refusal(f"there is no module {module}")
-    return ast.parse(found[0].read_text())
+    return ast.parse(found.read_text())
+
+
+def source_of(module: str) -> Path | None:
+    """Its file: the suite's own, or the first on sys.path."""
+    stems = [Path(place).joinpath(*module.split(".")) for place in (Path(__file__).parents[1], *sys.path)]
+    files = (file for stem in stems for file in (stem.with_suffix(".py"), stem / "__init__.py"))
+    return next((file for file in files if file.is_file()), None)
 
 
 def definition(module: str, name: str) -> tuple[str, ast.AST]:

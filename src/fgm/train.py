@@ -18,10 +18,12 @@ from fgm.errors import Refusal, entry, rank, resumable
 from fgm.evaluation.preflight import require_files
 from fgm.evaluators import require_device
 from fgm.files import require_place
+from fgm.foreign import check_foreign
 from fgm.printing import plain_console
-from fgm.recording import diary, provenance, summary
+from fgm.recording import diary, provenance
 from fgm.records import Measurement, append_row, read_curves, write_json
 from fgm.run_config import read_yaml, write_yaml
+from fgm.summary import summary
 
 
 def main(arguments: list[str]) -> None:
@@ -41,6 +43,7 @@ def train(config: dict[str, Any]) -> None:
         return
     require_place(run_dir)
     require_place(diary(config).parent)
+    check_foreign(config)
     require_extras(config)
     teacher.require(config["teacher"])
     cache_prompts.require(config)
@@ -88,7 +91,7 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
     timing["wall_s"] = sum(timing.values()) + time.perf_counter() - trained
     row = provenance(config) | {"images_seen": module.images_seen}
     row |= {name: round(seconds, 1) for name, seconds in timing.items()} | {"results": [m.row() for m in results]}
-    row |= of_study(config, run, module)
+    row |= of_study(config, run, module) or ({"differs": config["differs"]} if config.get("differs") else {})
     append_row(diary(config), row)
     write_json(run.run_dir / "results.json", row)
     log_results(module.loggers, results, final, int(module.cycle) - 1)

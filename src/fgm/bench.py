@@ -59,20 +59,24 @@ def main(arguments: list[str]) -> None:
     (bench_cycle if own["subject"] == "cycle" else bench_evaluation)(config, own)
 
 
-def bench_cycle(config: dict[str, Any], own: dict[str, str]) -> None:
+def require_plain(config: dict[str, Any], arms: str) -> None:
     """
     Raises:
-        Refusal: the recipe is no plain distillation.
+        Refusal: the recipe is no plain distillation in one step, which the plain loops are.
     """
-    method, cycles, repetitions = config["method"], int(own["cycles"]), int(own["repetitions"])
-    beside = [key for key in ("adversary", "real_data") if method.get(key)]
-    if "t_star" not in method or beside or method["steps"] > 1:
-        found = (
-            beside[0] if beside else f"method.steps = {method['steps']}" if "steps" in method else method["_target_"]
-        )
-        raise Refusal(f"subject = cycle times a plain distillation in one step: {config['recipe']} has {found}")
-    if config["training"]["micro_batches"] > 1 and own["arms"] == "all":
+    method = config["method"]
+    found = [] if "t_star" in method else [method["_target_"]]
+    found += [key for key in ("adversary", "real_data") if method.get(key)]
+    found += [f"method.steps = {method['steps']}"] if not found and method["steps"] > 1 else []
+    if found:
+        raise Refusal(f"subject = cycle times a plain distillation in one step: {config['recipe']} has {found[0]}")
+    if config["training"]["micro_batches"] > 1 and arms == "all":
         raise Refusal("training.micro_batches > 1: the plain loops take a batch at once; give arms=ours")
+
+
+def bench_cycle(config: dict[str, Any], own: dict[str, str]) -> None:
+    cycles, repetitions = int(own["cycles"]), int(own["repetitions"])
+    require_plain(config, own["arms"])
     require_extras(config)
     require_device(config["trainer"])
     from fgm.benchmarks.cycle import CycleBench

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fgm.config import digest, read_recipe, recipes
 from fgm.files import replacing
@@ -115,6 +116,14 @@ def test_a_file_is_the_old_one_until_the_new_one_is_whole(shared: bool, tmp_path
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_weights_are_as_readable_as_any_new_file(tmp_path: Path) -> None:
+    """safetensors writes for the owner alone, and runs lie where others read them."""
+    (tmp_path / "any").touch()
+    with replacing(tmp_path / "weights.safetensors") as temporary:
+        save_file({"w": torch.zeros(1)}, temporary)
+    assert (tmp_path / "weights.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
 def test_every_folder_of_experiments_belongs_to_a_recipe_and_has_a_verdict() -> None:

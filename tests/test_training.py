@@ -28,6 +28,7 @@ from toy_trainings import (
 from fgm.data.points import Ring
 from fgm.networks import Velocity
 from fgm.networks.mlp import VelocityMLP
+from fgm.records import read_metrics
 from fgm.times import Uniform
 from fgm.training import checkpoints, initialise
 from fgm.training.descend import PATIENCE, Diverged
@@ -112,6 +113,12 @@ def test_a_resumed_run_is_bit_equal_to_an_undisturbed_one(kind: str, tmp_path: P
     steps = [line.split(",") for line in (tmp_path / "parts" / "metrics.csv").read_text().splitlines()]
     column = steps[0].index("step")
     assert [row[column] for row in steps[1:]] == ["3", "7"]
+
+
+def test_a_training_shorter_than_log_every_logs_at_its_end(tmp_path: Path) -> None:
+    module = distillation(schedule=replace(SCHEDULE, cycles=3, log_every=50))
+    run(module, tmp_path)
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv")] == ["2"]
 
 
 def test_the_seconds_of_a_run_are_those_of_all_its_parts(tmp_path: Path, monkeypatch: Any) -> None:

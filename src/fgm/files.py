@@ -1,5 +1,6 @@
 """Files that a user holds, read with one clear line where they are not as expected, and hashed; files written whole."""
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -8,7 +9,10 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from fgm.errors import Refusal
+from fgm.errors import Refusal, told
+
+UMASK = os.umask(0)  # which cannot be read without being set
+os.umask(UMASK)
 
 
 def read_text(path: Path, should_hold: str) -> str:
@@ -67,7 +71,8 @@ def require_place(folder: Path) -> None:
     if not place.is_dir():
         raise Refusal(f"{place} is a file, and a folder is needed: give another place")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise Refusal(f"{place} may not be written: give access to it, or another place")
+        number = errno.EROFS if os.statvfs(place).f_flag & os.ST_RDONLY else errno.EACCES
+        raise Refusal(told(OSError(number, os.strerror(number), str(folder))))
 
 
 @contextmanager
@@ -79,6 +84,7 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
     yield temporary
+    temporary.chmod(0o666 & ~UMASK)  # safetensors leaves what it writes to its owner alone
     os.replace(temporary, path)
 
 

@@ -22,8 +22,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from fgm.evaluation.layouts import whole_or_absent
+from fgm.files import replacing
 from fgm.pretrained import weight_files
 from fgm.publish import weights
 from fgm.publish.card import card
@@ -93,7 +95,7 @@ def write_transformer(plan: Plan, folder: Path, merge: bool, dtype: str, linked:
     if plan.adapters and not merge:
         take_part(source, target, linked)
         adapter = weights.in_dtype(weights.adapter(plan.generator, scale), dtype)
-        save_file(adapter, folder / "pytorch_lora_weights.safetensors", metadata={"format": "pt"})
+        write_weights(adapter, folder / "pytorch_lora_weights.safetensors")
         return
     take(source / "config.json", target / "config.json", linked)
     if plan.adapters:
@@ -101,8 +103,12 @@ def write_transformer(plan: Plan, folder: Path, merge: bool, dtype: str, linked:
         tensors = weights.merged(plan.generator, scale, weight_files(source), base)
     else:
         tensors = weights.whole(plan.generator)
-    held = weights.in_dtype(tensors, dtype)
-    save_file(held, target / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    write_weights(weights.in_dtype(tensors, dtype), target / "diffusion_pytorch_model.safetensors")
+
+
+def write_weights(tensors: dict[str, Tensor], path: Path) -> None:
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
 
 
 def write_scheduler(directory: Path, steps: int) -> None:

@@ -29,7 +29,8 @@ class Schedule:
         decay: share of the cycles, at the end, of linear decay of the learning rate to zero.
         clip: largest L2 norm of a network's gradient.
         ema_decay: of the averaged weights, a cycle.
-        log_every, save_every: cycles between log entries and between checkpoints.
+        log_every: cycles between log entries; a training that is shorter has one at its end.
+        save_every: cycles between checkpoints.
         save_minutes: after which there is a checkpoint in any case.
         keep_every: cycles between checkpoints that stay when newer ones come; 0 for none.
         micro_batches: parts of a batch whose graphs are in memory in turn, see micro_batches.py.
@@ -50,6 +51,7 @@ class Schedule:
     ema_device: EmaDevice = "same"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "log_every", min(self.log_every, self.cycles))
         if self.micro_batches > self.batch_size:
             raise ValueError(
                 f"training.micro_batches = {self.micro_batches} is more than training.batch_size = {self.batch_size}"

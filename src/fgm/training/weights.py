@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fgm.errors import Refusal
+from fgm.files import replacing
 from fgm.training.method import Method
 from fgm.training.sharding import gathered
 
@@ -28,5 +29,6 @@ def export_weights(module: Method, run_dir: Path) -> Path:
         raise Refusal(f"{run_dir}: {broken[0]} is not finite; training has diverged, and its weights are not exported")
     path = run_dir / f"{module.exported}.safetensors"
     if state:
-        save_file(state, path, metadata={"format": "pt"})
+        with replacing(path) as temporary:
+            save_file(state, temporary, metadata={"format": "pt"})
     return path

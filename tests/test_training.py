@@ -258,11 +258,15 @@ def test_a_network_is_fitted_under_what_its_data_ask_for(monkeypatch: Any) -> No
     class Listening(Velocity):
         shape, num_classes = (2,), 0
 
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
         def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
             heard.append(condition)
-            return -x_t
+            return -self.scale * x_t
 
     for name, value in {"FIT_ITERATIONS": 1, "FIT_POOL": 8, "FIT_STEPS": 1}.items():
         monkeypatch.setattr(initialise, name, value)
-    initialise.initialised("fit", setting(data=Captioned(), teacher=Listening()))
-    assert len(heard) == 2 and all(condition is not None for condition in heard)
+    initialise.initialised("fit", setting(data=Captioned(), net=Listening(), teacher=Listening()))
+    assert len(heard) == 3 and all(condition is not None for condition in heard)

@@ -35,6 +35,7 @@ BAD = {
         "format=wandb leaves the points to its agents",
     ),
     "a file of no format": (["sweep=t_star", "out=x.yaml"], "out=x.yaml is for format=wandb"),
+    "a file for a folder": (["sweep=t_star", "experiments=README.md"], "README.md is a file, and a folder is needed"),
     "no such launcher": (["sweep=t_star", "launcher=jobli"], "launcher = jobli: unknown; did you mean joblib?"),
 }
 

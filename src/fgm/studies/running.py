@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from fgm import teacher
 from fgm.errors import RESUMABLE, Refusal
+from fgm.files import require_place
 from fgm.recording import diary, origin
 from fgm.records import append_row, read_rows
 from fgm.studies.points import Point
@@ -29,6 +30,8 @@ def run_all(points: Sequence[Point], retry: bool, console: Console) -> None:
         Refusal: a teacher could not be trained, the recipe does not measure what decides, or all points failed.
         SystemExit: RESUMABLE, when the sweep was asked to stop.
     """
+    for place in (diary(points[0].config).parent, Path(points[0].config["outputs"])):
+        require_place(place)
     rows, processes = known_rows(points), Processes()
     pending = [point for point in points if not finished(point, rows, retry)]
     console.print(f"{points[0].study}: {len(points)} points, {len(points) - len(pending)} of them done")

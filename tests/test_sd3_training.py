@@ -50,7 +50,7 @@ def test_teacher_generator_and_online_share_the_encoded_prompts(settings: list[s
 
 
 def drawn(source: Source, shape: tuple[int, ...]) -> Tensor:
-    return draw_samples(source, 1, 3, shape, 0, torch.device("cpu"), conditions=lambda indices: 1 + indices)[0]
+    return draw_samples(source, 1, 3, shape, lambda indices: 1 + indices, torch.device("cpu"))[0]
 
 
 @pytest.mark.parametrize("base", ["float32", "bfloat16"])

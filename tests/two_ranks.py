@@ -92,7 +92,8 @@ def main(folder: str, strategy: str, cycles: str, *how: str) -> None:
     step = module.training_step
 
     def slow_step(batch: Any) -> None:
-        print(f"rank {rank()} cycle {int(module.cycle)}", flush=True)
+        sys.stdout.write(f"rank {rank()} cycle {int(module.cycle)}\n")  # in one, or the other rank's may cut in
+        sys.stdout.flush()
         time.sleep(0.05)
         step(batch)
 

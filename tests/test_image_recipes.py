@@ -23,9 +23,9 @@ from fgm.training.evaluation import final_measurements
 from fgm.training.fit import fit
 
 FULL = {
-    "fashion_teacher": 1_265_296, "fashion_fgm": 1_265_296, "cifar10_teacher": 35_746_307, "cifar10_fgm": 35_746_307,
-    "cifar10_fgm_exact": 35_746_307, "cifar10_realdata_fgm": 35_746_307, "cifar10_fgm_gan": 35_746_307,
-    "cifar10_edm_fgm": 55_732_739,
+    "fashion_teacher": 1_265_296, "fashion_fgm": 1_265_296, "fashion_sid": 1_265_296,
+    "cifar10_teacher": 35_746_307, "cifar10_fgm": 35_746_307, "cifar10_fgm_exact": 35_746_307,
+    "cifar10_realdata_fgm": 35_746_307, "cifar10_fgm_gan": 35_746_307, "cifar10_edm_fgm": 55_732_739,
     "cifar10_cond_fgm": 55_734_147, "imagenet64_edm_fgm": 295_899_267,
 }  # fmt: skip
 EDM = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [16]}

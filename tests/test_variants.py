@@ -11,6 +11,7 @@ from fgm import train
 from fgm.build import build
 from fgm.config import read_recipe
 from fgm.errors import Refusal
+from fgm.evaluation.conditioning import balanced
 from fgm.evaluation.sampling import Source, draw_samples
 from fgm.finished import finished_run, load_source
 from fgm.training.checkpoints import LAST
@@ -38,7 +39,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def drawn(source: Source) -> torch.Tensor:
-    return draw_samples(source, 1, 8, (1, 8, 8), 10, torch.device("cpu"))[0]
+    return draw_samples(source, 1, 8, (1, 8, 8), balanced(10).conditions, torch.device("cpu"))[0]
 
 
 @pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS.keys())

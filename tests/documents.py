@@ -90,6 +90,7 @@ def compose(module: str, arguments: list[str]) -> tuple[dict[str, Any], list[str
 def stands(config: dict[str, Any], override: str) -> bool:
     """Whether a value stands where it was put; of a noun, which is a node of its own, whether there is one."""
     place, _, word = override.lstrip("+").partition("=")
+    place = place.rpartition("@")[2]  # a noun put elsewhere: group@place
     found: Any = config
     for name in place.split("."):
         found = found[name]

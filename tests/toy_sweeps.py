@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fgm import train
+from fgm import recording
 from fgm.config import digest
 from fgm.recording import diary
 from fgm.records import append_row, read_rows, write_json
@@ -28,7 +28,7 @@ Run = Callable[[Processes, dict[str, Any]], Outcome]
 
 @pytest.fixture(autouse=True)
 def committed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "commit", lambda: "0123456789ab")
+    monkeypatch.setattr(recording, "commit", lambda: "0123456789ab")
 
 
 def toy(seeds: list[int], recipe: str, *more: str, values: Any = (0.7, 0.9)) -> Sweep:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from fgm.config import digest, read_recipe, recipes
 from fgm.files import replacing
-from fgm.recording import provenance
+from fgm.recording import git, provenance
 from fgm.records import Measurement, append_row, read_rows
 from fgm.studies.definition import sweeps
 from fgm.table import ROOT, render, table
@@ -135,6 +135,14 @@ def test_every_folder_of_experiments_belongs_to_a_recipe_and_has_a_verdict() -> 
         for row in read_rows(folder / "runs.jsonl"):
             assert row["recipe"] in recipes()
             assert folder.name in (row["recipe"], row.get("study"), "bench", "memory")
+
+
+def test_every_committed_row_is_of_code_in_the_history() -> None:
+    if not (ROOT / ".git").exists() or git("rev-parse", "--is-shallow-repository") == "true":
+        pytest.skip("the history is not here")
+    history = {commit[:12] for commit in git("log", "--format=%H").split()}
+    found = git("grep", "-h", "-o", '"commit": "[^"]*"', "HEAD", "--", "experiments/*/runs.jsonl").splitlines()
+    assert found and {line.split('"')[3] for line in found} <= history  # a + marks code with changes
 
 
 UNRUN = sorted(p.parent for p in (ROOT / "experiments").glob("*/README.md") if not (p.parent / "runs.jsonl").exists())

@@ -64,3 +64,4 @@ def test_a_class_of_ones_own_that_does_not_fit_is_refused(node: object, message:
 @pytest.mark.parametrize("node", RIGHT, ids=lambda node: node["_target_"])
 def test_what_a_source_does_not_tell_for_certain_passes(node: dict[str, object], module: None) -> None:
     check_foreign({"teacher": node})
+    assert "own_teacher" not in sys.modules

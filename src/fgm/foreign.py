@@ -8,25 +8,18 @@ from importlib.util import find_spec
 from typing import Any
 
 from fgm.errors import Refusal, hint
-from fgm.signatures import check_arguments, source_of, syntax
+from fgm.signatures import check_arguments, constructor_of, source_of, syntax, targets
 
 
-def check_foreign(node: Any, where: str = "") -> None:
-    """Every _target_ below node that is not the suite's.
+def check_foreign(config: Any) -> None:
+    """Every _target_ in config that is not the suite's.
 
     Raises:
         Refusal: its module is not there, does not define it, or it takes other arguments.
     """
-    if isinstance(node, list):
-        for i, item in enumerate(node):
-            check_foreign(item, f"{where}[{i}]")
-    if not isinstance(node, dict):
-        return
-    target = str(node.get("_target_", "fgm."))
-    if not target.startswith("fgm."):
-        check_target(node, target, where)
-    for key, value in node.items():
-        check_foreign(value, f"{where}.{key}".lstrip("."))
+    for node, target, where in targets(config):
+        if not target.startswith("fgm."):
+            check_target(node, target, where)
 
 
 def check_target(node: dict[str, Any], target: str, where: str) -> None:
@@ -58,8 +51,7 @@ def names_in(node: ast.AST) -> list[str]:
 
 def tells_all(node: ast.ClassDef | ast.FunctionDef) -> bool:
     """Whether its parameters stand here: no inherited constructor, nothing by * or **."""
-    found = [f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"]
-    function = node if isinstance(node, ast.FunctionDef) else found[0] if found else None
+    function = node if isinstance(node, ast.FunctionDef) else constructor_of(node)
     if function is None:
         return False
     given = function.args

@@ -10,6 +10,7 @@ so that a bad value is refused in milliseconds, before torch is imported.
 
 import ast
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -61,31 +62,41 @@ def parameters(target: str) -> dict[str, Parameter]:
     """Of a function, or of a class's constructor or dataclass fields."""
     module, node = definition(*target.rsplit(".", 1))
     if isinstance(node, ast.ClassDef):
-        constructor = [f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"]
-        if not constructor:
+        constructor = constructor_of(node)
+        if constructor is None:
             fields = [
                 f for f in node.body if isinstance(f, ast.AnnAssign) and "ClassVar" not in ast.unparse(f.annotation)
             ]
             return {ast.unparse(f.target): Parameter(f.annotation, f.value is None) for f in fields}
-        node = constructor[0]
+        node = constructor
     assert isinstance(node, ast.FunctionDef)
     arguments = [a for a in node.args.args if a.arg != "self"]
     first_default = len(arguments) - len(node.args.defaults)
     return {a.arg: Parameter(a.annotation, i < first_default) for i, a in enumerate(arguments)}
 
 
+def constructor_of(node: ast.ClassDef) -> ast.FunctionDef | None:
+    return next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
+
+
 def check(node: Any, where: str = "") -> None:
-    """Refuse unknown, missing, mistyped and out-of-range settings of every _target_ below node."""
+    """Refuse unknown, missing, mistyped and out-of-range settings of the suite's own _target_s below node."""
+    for inner, target, place in targets(node, where):
+        if target.startswith("fgm."):
+            check_arguments(inner, target, place)
+
+
+def targets(node: Any, where: str = "") -> Iterator[tuple[dict[str, Any], str, str]]:
+    """Every node that has a _target_, that, and its dotted place; a node before what stands in it."""
     if isinstance(node, list):
         for i, item in enumerate(node):
-            check(item, f"{where}[{i}]")
+            yield from targets(item, f"{where}[{i}]")
     if not isinstance(node, dict):
         return
-    target = str(node.get("_target_", ""))
-    if target.startswith("fgm."):
-        check_arguments(node, target, where)
+    if "_target_" in node:
+        yield node, str(node["_target_"]), where
     for key, value in node.items():
-        check(value, f"{where}.{key}".lstrip("."))
+        yield from targets(value, f"{where}.{key}".lstrip("."))
 
 
 def check_arguments(node: dict[str, Any], target: str, where: str) -> None:

@@ -152,17 +152,6 @@ def test_measuring_leaves_training_as_it_was(tmp_path: Path) -> None:
     assert (tmp_path / "b" / "samples" / "000002.png").exists() and same_bits(plain, measured)
 
 
-def test_golden_curve_of_twenty_float64_cycles(tmp_path: Path) -> None:
-    """A change that claims to be neutral must not move these numbers (CHANGELOG says when one does)."""
-    module = run(distillation(schedule=replace(SCHEDULE, cycles=20)), tmp_path, "64-true")
-    z = torch.tensor([[0.5, -1.0], [2.0, 0.25]], dtype=torch.float64)
-    golden = torch.tensor(GOLDEN, dtype=torch.float64)
-    torch.testing.assert_close(module.ema(z).detach(), golden, rtol=0, atol=1e-10)
-
-
-GOLDEN = [[1.0102722123036, -1.0366987200102], [2.0315774733749, 0.98397132678897]]
-
-
 def test_the_teacher_is_in_no_checkpoint_and_loads_without_executing_anything(tmp_path: Path) -> None:
     run(distillation(), tmp_path)
     state = torch.load(tmp_path / checkpoints.LAST, weights_only=True)

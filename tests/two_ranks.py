@@ -1,4 +1,4 @@
-"""python two_ranks.py <folder> <strategy> <cycles> [measured | slow [late]]: a distillation on two gloo ranks.
+"""python two_ranks.py <folder> <strategy> <cycles> [measured | slow [late] | double]: a distillation on two gloo ranks.
 
 Writes <folder>/checkpoints/last.ckpt. Measured at cycle 3 and at every third one; or slow, and telling its cycles, and
 the first rank is LATE to end, as one is that hands over its log.
@@ -77,10 +77,10 @@ class FullBatch(Distillation):
         return self.generator(torch.cat(z)), None
 
 
-def run(module: Method, folder: Path, strategy: Any, devices: int, every: int = 0) -> None:
+def run(module: Method, folder: Path, strategy: Any, devices: int, every: int = 0, precision: Any = "32-true") -> None:
     console = Console(quiet=rank() > 0)
     plan = Evaluation(PointPanel(Ring()), every=every, n_training=64, batch=32)
-    hardware = Hardware("cpu", devices)
+    hardware = Hardware("cpu", devices, precision)
     fit(module, Run(folder, "test", "csv", {"config_digest": "0"}, hardware, plan, console, strategy))  # type: ignore[arg-type]
 
 
@@ -105,6 +105,7 @@ def main(folder: str, strategy: str, cycles: str, *how: str) -> None:
         {"ddp": DistributedCopies(), "fsdp": Shards()}[strategy],
         2,
         every=3 if how == ("measured",) else 0,
+        precision="64-true" if how == ("double",) else "32-true",
     )
 
 

@@ -1,0 +1,180 @@
+"""Golden curves: twenty float64 steps of every variant of the training, which a neutral change must not move.
+
+A curve is what a run logs at each step, and three fixed projections of each network's weights at its end. The update is
+gradient descent with momentum, which amplifies no rounding, where Adam turns the last bit of a gradient near zero into
+a whole step. BOUND follows from a measurement made with the curves: `sensitivity` is how far a curve moves, relative to
+its largest entry, when every weight is moved by one unit in its last place after every step. A step rounds along some
+hundred operations, not one, and two machines may round each differently, so a curve may move by 64 times that.
+
+`python tests/test_golden_curves.py` writes golden_curves.json anew; CHANGELOG says when and why.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from adversaries import GAN, Pictures, dit
+from torch import Tensor, nn
+from toy_trainings import LINEAR, SCHEDULE, distillation, run, setting
+
+from fgm import losses
+from fgm.networks import Velocity
+from fgm.networks.guidance import Guided
+from fgm.networks.mlp import VelocityMLP
+from fgm.paths import TrigonometricPath
+from fgm.records import read_metrics
+from fgm.times import Uniform
+from fgm.training.checkpoints import LAST
+from fgm.training.distillation import Distillation
+from fgm.training.flow_matching import FlowMatching
+from fgm.training.real_data import RealData
+from fgm.training.setting import Schedule
+
+GOLDEN = Path(__file__).with_name("golden_curves.json")
+STEPS, BOUND, ULP = 20, 64, 2.0**-52
+LOGGED = ("mismatch", "fgm_loss", "online_loss", "loss", "discriminator_loss", "adversarial_loss", "sample_std")
+STEPWISE = replace(SCHEDULE, cycles=STEPS, log_every=1)
+
+
+def sgd(net: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(net.parameters(), 0.02, momentum=0.9)
+
+
+def plane(**options: Any) -> Distillation:
+    return distillation(schedule=STEPWISE, optimizer=sgd, **options)
+
+
+def pictures(schedule: Schedule = STEPWISE, **options: Any) -> Distillation:
+    """Labelled pictures, a small transformer, and its guided teacher."""
+    s = setting(teacher=Guided(dit(), 2.0), data=Pictures(True), net=dit(), schedule=schedule, optimizer=sgd)
+    return Distillation(s, **{"t_star": 0.7} | options)
+
+
+def adapted(**options: Any) -> Distillation:
+    torch.manual_seed(3)
+    teacher = VelocityMLP(dim=2, width=16, depth=1)
+    s = setting(teacher=teacher, schedule=STEPWISE, optimizer=sgd)
+    return Distillation(s, t_star=0.9, adapters=LINEAR, **options)
+
+
+def classic(**options: Any) -> dict[str, Any]:
+    return {"weighting": losses.x_0_weight, "normaliser": losses.dmd_normaliser} | options
+
+
+def elsewhere(net: Velocity) -> Distillation:
+    """Another path, another density for the online network, and an average on the host."""
+    schedule = replace(STEPWISE, ema_device="cpu")
+    s = setting(schedule=schedule, optimizer=sgd, path=TrigonometricPath(), teacher=net, data=Pictures(True))
+    return Distillation(s, t_star=0.8, c_in="variance", online_time=Uniform(0.1, 0.9))
+
+
+VARIANTS: dict[str, Callable[[], Any]] = {
+    "mixture": partial(plane, online_turns=2),
+    "pictures": partial(pictures, guidance="none"),
+    "l_2_alone": partial(plane, lambda_1=0.0, c_in="one"),
+    "sid": partial(plane, lambda_1=-0.4, **classic()),
+    "dmd": partial(plane, lambda_1=0.0, detach=True, **classic()),
+    "realuid": partial(plane, real_data=partial(RealData, a=0.9, b=0.92)),
+    "gan": partial(pictures, adversary=partial(GAN, r1_weight=0.1)),
+    "few_step": partial(plane, steps=3),
+    "guidance_in_the_teacher": partial(pictures, online_turns=2),
+    "guidance_in_both": partial(pictures, guidance="long_and_short", two_stage=True),
+    "adapters": adapted,
+    "two_stage": partial(plane, two_stage=True, weighting=losses.sid_dit_weight, normaliser=losses.unit_normaliser),
+    "micro_batches": partial(pictures, schedule=replace(STEPWISE, micro_batches=3), adversary=GAN),
+    "path_and_times": lambda: elsewhere(dit()),
+    "teacher": lambda: FlowMatching(
+        setting(data=Pictures(True), net=dit(), teacher=None, schedule=STEPWISE, optimizer=sgd), null_share=0.3
+    ),
+}  # fmt: skip
+
+
+def projections(state: dict[str, Tensor]) -> dict[str, list[float]]:
+    """Three fixed numbers of each network's weights."""
+    nets: dict[str, list[Tensor]] = {}
+    for name, tensor in sorted(state.items()):
+        if tensor.is_floating_point():
+            nets.setdefault(name.split(".")[0], []).append(tensor.double().flatten())
+    found = {}
+    for net, parts in nets.items():
+        flat = torch.cat(parts)
+        directions = [torch.cos(k * torch.arange(len(flat), dtype=torch.float64)) for k in (1, 2, 3)]
+        found[net] = [float(flat @ direction) for direction in directions]
+    return found
+
+
+def curve(module: Any, folder: Path) -> dict[str, list[float]]:
+    run(module, folder, "64-true")
+    rows = read_metrics(folder / "metrics.csv")
+    assert len(rows) == STEPS
+    logged = {name: [float(row[name]) for row in rows] for name in LOGGED if rows[0].get(name)}
+    return logged | projections(module.state_dict())
+
+
+def jittered(module: Any) -> Any:
+    """The module, whose weights move by one unit in the last place, up or down, after every step."""
+    step, noise = module.training_step, torch.Generator().manual_seed(1)
+
+    def step_and_jitter(batch: Any) -> None:
+        step(batch)
+        for p in module.parameters():
+            p.data.mul_(1 + ULP * (2 * torch.randint(2, p.shape, generator=noise) - 1))
+
+    module.training_step = step_and_jitter
+    return module
+
+
+def distance(a: dict[str, list[float]], b: dict[str, list[float]]) -> float:
+    """Largest difference of two curves, relative to the largest entry of each of their rows."""
+    assert a.keys() == b.keys()
+    rows = ((torch.tensor(a[name]), torch.tensor(b[name])) for name in a)
+    return max(float((x - y).abs().max() / y.abs().max()) for x, y in rows)
+
+
+def on_two_processes(folder: Path) -> dict[str, list[float]]:
+    command = [sys.executable, Path(__file__).with_name("two_ranks.py"), folder, "ddp", str(STEPS), "double"]
+    clean = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, env=clean)
+    return projections(torch.load(folder / LAST, weights_only=True)["state_dict"])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.usefixtures("float64")
+def test_golden_curve(name: str, tmp_path: Path) -> None:
+    golden = json.loads(GOLDEN.read_text())[name]
+    moved = distance(curve(VARIANTS[name](), tmp_path), golden["curve"])
+    assert moved <= BOUND * golden["sensitivity"], f"{moved:.1e}"
+
+
+def test_golden_curve_of_ddp_on_two_processes(tmp_path: Path) -> None:
+    golden = json.loads(GOLDEN.read_text())["ddp"]
+    moved = distance(on_two_processes(tmp_path), golden["curve"])
+    assert moved <= BOUND * golden["sensitivity"], f"{moved:.1e}"
+
+
+def record() -> None:
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    golden = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make in VARIANTS.items():
+            exact = curve(make(), Path(folder, name))
+            other = curve(jittered(make()), Path(folder, f"{name}_jittered"))
+            golden[name] = {"sensitivity": distance(other, exact), "curve": exact}
+            print(f"{name}: sensitivity {golden[name]['sensitivity']:.1e}")
+        ddp = on_two_processes(Path(folder, "ddp"))
+    golden["ddp"] = {"sensitivity": golden["mixture"]["sensitivity"], "curve": ddp}
+    GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    record()

@@ -32,44 +32,44 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	@touch $@
 
 train: setup ## train a recipe, or go on with it: EXP=digits_fgm ARGS="seed=1 method.t_star=0.9"
-	@$(RUN) fgm.train experiment=$(EXP) $(ARGS)
+	@$(RUN) fgm.cli.train experiment=$(EXP) $(ARGS)
 
 cache-prompts: setup ## encode the prompts of a text-to-image recipe, once: EXP=sd3_fgm, ARGS="device=cuda batch=32"
-	@$(RUN) fgm.cache_prompts experiment=$(EXP) $(ARGS)
+	@$(RUN) fgm.cli.cache_prompts experiment=$(EXP) $(ARGS)
 
 eval: setup ## measure a finished run again: EXP=, ARGS="n=50000 eval_seed=7"; or PNGs: ARGS="samples_dir= evaluator=digits"
-	@$(RUN) fgm.evaluate $(if $(findstring samples_dir=,$(ARGS)),,experiment=$(EXP)) $(ARGS)
+	@$(RUN) fgm.cli.evaluate $(if $(findstring samples_dir=,$(ARGS)),,experiment=$(EXP)) $(ARGS)
 
 # A prompt given on the command line reaches the program letter by letter: make expands none of it, nor does the shell.
 sample: setup ## draw from a finished run: EXP=, PROMPT="a photo of a red circle", ARGS="n=100 sample_seed=0 out=digits.png"
-	@$(RUN) fgm.sample experiment=$(EXP) $(if $(filter command,$(origin PROMPT)),'prompt=$(subst ','\'',$(value PROMPT))') $(ARGS)
+	@$(RUN) fgm.cli.sample experiment=$(EXP) $(if $(filter command,$(origin PROMPT)),'prompt=$(subst ','\'',$(value PROMPT))') $(ARGS)
 
 export: setup ## samples of a finished run as PNGs: EXP=, ARGS="format=png|edm|geneval n=1000 out=folder"; or it: format=diffusers
-	@$(RUN) fgm.export experiment=$(EXP) $(ARGS)
+	@$(RUN) fgm.cli.export experiment=$(EXP) $(ARGS)
 
 score: setup ## GenEval's score: ARGS="geneval_dir= metadata= detections=seen.json" or detector=mask2former detector_dir= clip_dir=
-	@$(RUN) fgm.score $(ARGS)
+	@$(RUN) fgm.cli.score $(ARGS)
 
 reference: setup ## mu and sigma of real images' features: ARGS="data=digits out=refs.npz"
-	@$(RUN) fgm.reference $(ARGS)
+	@$(RUN) fgm.cli.reference $(ARGS)
 
 bench: setup ## time the suite against plain code: EXP=, ARGS="subject=cycle cycles=50" or ARGS="subject=evaluation extractor=small"
-	@$(RUN) fgm.bench experiment=$(EXP) $(ARGS)
+	@$(RUN) fgm.cli.bench experiment=$(EXP) $(ARGS)
 
 memory: setup ## what a distillation needs, and which GPUs hold it, before anything is loaded: EXP=, ARGS="record=true"
-	@$(RUN) fgm.memory experiment=$(EXP) $(ARGS)
+	@$(RUN) fgm.cli.memory experiment=$(EXP) $(ARGS)
 
 sweep: setup ## run a study's sweep, or go on with it: SWEEP=t_star, EXP=, ARGS="method.t_star=0.9 seed=0", ARGS="format=wandb"
-	@$(RUN) fgm.sweep sweep=$(SWEEP) $(if $(filter command,$(origin EXP)),experiment=$(EXP)) $(ARGS)
+	@$(RUN) fgm.cli.sweep sweep=$(SWEEP) $(if $(filter command,$(origin EXP)),experiment=$(EXP)) $(ARGS)
 
 report: setup ## page, plots and table of a study: SWEEP=t_star; outputs/t_star/report.html and experiments/t_star/
-	@$(RUN) fgm.report sweep=$(SWEEP) $(ARGS)
+	@$(RUN) fgm.cli.report sweep=$(SWEEP) $(ARGS)
 
 dashboard: setup ## make or update a study's W&B dashboard: SWEEP=t_star, ARGS="entity=<team>"; without an account, a file
-	@$(RUN) fgm.dashboard sweep=$(SWEEP) $(ARGS)
+	@$(RUN) fgm.cli.dashboard sweep=$(SWEEP) $(ARGS)
 
 study-identity: setup ## FGM's gradient beside the one it stands for, by fit of the online network: ARGS="cases=gaussian,mixture"
-	@$(RUN) fgm.study_identity $(ARGS)
+	@$(RUN) fgm.cli.study_identity $(ARGS)
 
 # One thread: the tests compare bits between processes, and a sum split over two threads rounds otherwise.
 test: setup ## the whole test suite, on the CPU
@@ -79,15 +79,15 @@ check: setup ## format, lint, types, every recipe composes, tables are fresh
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/pyrefly check --summary=none
-	@$(RUN) fgm.config
-	@$(RUN) fgm.table check=true
+	@$(RUN) fgm.cli.config
+	@$(RUN) fgm.cli.table check=true
 
 format: setup ## rewrite the code in the project's format
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 
 table: setup ## make the tables of the documents from runs.jsonl and the recipes' headers
-	@$(RUN) fgm.table
+	@$(RUN) fgm.cli.table
 
 notebooks: setup ## run the notebooks and keep their outputs
 	@cd notebooks && for f in *.ipynb; do PYTHONWARNINGS=ignore ../$(BIN)/jupyter-execute $$f --inplace || exit 1; done

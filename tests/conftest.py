@@ -2,20 +2,26 @@
 
 import signal
 from collections.abc import Iterator
-from pathlib import Path as FilePath
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Generator
 
-from fgm.errors import SIGNALS
-from fgm.paths import Path, RectifiedPath, TrigonometricPath, VarianceExplodingPath, VariancePreservingPath
+from fgm.flow.paths import (
+    ProbabilityPath,
+    RectifiedPath,
+    TrigonometricPath,
+    VarianceExplodingPath,
+    VariancePreservingPath,
+)
+from fgm.utils.errors import SIGNALS
 
 PATHS = (RectifiedPath(), TrigonometricPath(), VariancePreservingPath(), VarianceExplodingPath())
 
 
 @pytest.fixture(params=PATHS, ids=["rectified", "trigonometric", "preserving", "exploding"])
-def path(request: pytest.FixtureRequest) -> Path:
+def path(request: pytest.FixtureRequest) -> ProbabilityPath:
     """Each of the four paths in turn."""
     return request.param
 
@@ -56,10 +62,10 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def digits_png(digits_run: list[str], tmp_path_factory: pytest.TempPathFactory) -> FilePath:
+def digits_png(digits_run: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of its samples."""
-    import fgm.export
+    import fgm.cli.export
 
     folder = tmp_path_factory.mktemp("samples") / "png"
-    fgm.export.main([*digits_run, "format=png", f"out={folder}"])
+    fgm.cli.export.main([*digits_run, "format=png", f"out={folder}"])
     return folder

@@ -8,15 +8,15 @@ from typing import Any
 
 import nbformat
 
-from fgm.arguments import read_settings, split
-from fgm.config import parse_arguments, read_recipe
-from fgm.evaluators import evaluator_of_folder, evaluator_settings, read_evaluator
-from fgm.studies.definition import parsed, read_sweep, restrict, with_metrics
-from fgm.table import DOCUMENTS, ROOT
+from fgm.cli.arguments import read_settings, split
+from fgm.cli.config import parse_arguments, read_recipe
+from fgm.cli.evaluators import evaluator_of_folder, evaluator_settings, read_evaluator
+from fgm.cli.studies.definition import parsed, read_sweep, restrict, with_metrics
+from fgm.cli.table import DOCUMENTS, ROOT
 
 NOTEBOOKS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.ipynb"))
 ALL = (*DOCUMENTS, *NOTEBOOKS)
-WITHOUT_RECIPE = ("fgm.score", "fgm.reference", "fgm.report", "fgm.dashboard")
+WITHOUT_RECIPE = ("fgm.cli.score", "fgm.cli.reference", "fgm.cli.report", "fgm.cli.dashboard")
 INLINE = re.compile(r"(?<!`)`((?:make|torchrun|srun|python) [^`\n]+)`")
 
 
@@ -47,7 +47,7 @@ def started(command: str) -> tuple[str, list[str]]:
         return module, arguments
     given, line = dict(word.split("=", 1) for word in words[2:]), line_of(words[1])
     assert given.keys() <= {"EXP", "ARGS", "SWEEP", "PROMPT"}, f"{command}: a variable that the Makefile does not read"
-    arguments, module = shlex.split(given.get("ARGS", "")), re.search(r"\$\(RUN\) (fgm\.\w+)", line)
+    arguments, module = shlex.split(given.get("ARGS", "")), re.search(r"\$\(RUN\) (fgm\.cli\.\w+)", line)
     named = [f"sweep={given.get('SWEEP', '')}"] if "$(SWEEP)" in line else []
     named += [f"experiment={given['EXP']}"] if "EXP" in given else []
     named += [f"prompt={given['PROMPT']}"] if "PROMPT" in given else []
@@ -67,7 +67,7 @@ def compose(module: str, arguments: list[str]) -> tuple[dict[str, Any], list[str
     """What a command does before anything heavy: the config that it runs, and the overrides which that is to hold.
 
     Raises:
-        Refusal: a recipe, a study, a setting or a value that is not there.
+        UserError: a recipe, a study, a setting or a value that is not there.
     """
     evaluator, rest = evaluator_settings(arguments)
     is_folder = any(argument.startswith("samples_dir=") for argument in rest)

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from fgm.data.text.geneval.prompts import Metadata
 from fgm.evaluation.geneval.detections import Detection, Pixels, RecordedDetector
 from fgm.evaluation.geneval.layout import write_sample
-from fgm.files import write_lines
-from fgm.text.geneval.prompts import Metadata
+from fgm.utils.files import write_lines
 
 STEP = {"left of": (-40, 0), "right of": (40, 0), "above": (0, -40), "below": (0, 40)}
 

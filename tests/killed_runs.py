@@ -12,9 +12,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from fgm.build import build
-from fgm.config import read_recipe
-from fgm.stand_ins import untrained
+from fgm.cli.build import build
+from fgm.cli.config import read_recipe
+from fgm.cli.stand_ins import untrained
 from fgm.training.checkpoints import LAST
 from fgm.training.fit import fit
 

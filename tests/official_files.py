@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fgm.pixels.png import encode
-from fgm.streams import stream
+from fgm.data.pixels.png import encode
+from fgm.utils.random import keyed_generator
 
 
 def bytes_of(*shape: int, role: str = "pixels") -> Tensor:
-    return torch.randint(256, shape, generator=stream(role, index=0), dtype=torch.uint8)
+    return torch.randint(256, shape, generator=keyed_generator(role, index=0), dtype=torch.uint8)
 
 
 def idx(array: Tensor) -> bytes:

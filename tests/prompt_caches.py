@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgm.text.cache import encoders_of, write_cache
-from fgm.text.index import PromptCache
+from fgm.data.text.cache import encoders_of, write_cache
+from fgm.data.text.index import PromptCache
 
 PROMPTS = ["a red cat", "two dogs, one blue", "a photo of a bench", "x"]
 LENGTH = 24

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 from tiny_sd3 import SIZE, save_tiny_pipeline
 
-from fgm import cache_prompts
-from fgm.config import read_recipe
+from fgm.cli import cache_prompts
+from fgm.cli.config import read_recipe
+from fgm.cli.run_config import write_yaml
 from fgm.networks.guidance import unguided
-from fgm.run_config import write_yaml
 
 PROMPTS = ["a red cat", "two dogs", "a photo of a bench", "x"]
 LORA = ["method=fgm_lora", "method.adapters.rank=2", "method.adapters.alpha=3"]
@@ -59,7 +59,7 @@ def finished(settings: list[str], seed: int = 1) -> list[str]:
 def state(config: dict[str, Any]) -> dict[str, torch.Tensor]:
     from hydra.utils import instantiate
 
-    from fgm.finished import adapted
+    from fgm.cli.finished import adapted
 
     if config["method"]["adapters"]:
         return adapted(config).adapter.state_dict()

@@ -14,12 +14,12 @@ from rich.console import Console
 from two_ranks import distillation
 
 from fgm.data.points import Ring
-from fgm.errors import rank, resumable
 from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.points import PointPanel
 from fgm.training.fit import Hardware, Run, fit
 from fgm.training.strategies import SINGLE, DistributedCopies
 from fgm.training.world import WorldChange
+from fgm.utils.errors import rank, resumable
 
 
 def train(folder: Path, cycles: int, pause: float = 0.0, change: WorldChange = "refuse", **schedule: Any) -> None:

@@ -9,9 +9,9 @@ from scipy.stats import kstest
 from torch import Generator, Tensor
 from torch.testing import assert_close
 
-from fgm.analytic import GaussianMixture, gaussian, ring
-from fgm.paths import Path
-from fgm.solvers import Heun, integrate
+from fgm.flow.analytic import GaussianMixture, gaussian, ring
+from fgm.flow.paths import ProbabilityPath
+from fgm.flow.solvers import Heun, integrate
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -33,7 +33,7 @@ def one() -> GaussianMixture:
     return gaussian(torch.tensor([0.3, -0.8, 1.1]), torch.tensor(0.7))
 
 
-def cdf(mixture: GaussianMixture, x: Tensor, t: Tensor, path: Path) -> Tensor:
+def cdf(mixture: GaussianMixture, x: Tensor, t: Tensor, path: ProbabilityPath) -> Tensor:
     """P(x_t <= x) on the line, in closed form."""
     k = path.coefficients(t)
     std = (k.alpha**2 * mixture.stds**2 + k.sigma**2).sqrt()
@@ -47,7 +47,7 @@ def data_density(mixture: GaussianMixture, x_0: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("mixture", [line, plane, one])
-def test_the_velocity_is_the_one_of_the_score(path: Path, mixture: Mixture) -> None:
+def test_the_velocity_is_the_one_of_the_score(path: ProbabilityPath, mixture: Mixture) -> None:
     """v(x, t) follows from grad log p_t by the path's conversion, at per-sample times."""
     t = torch.linspace(0.03, 0.97, 40)
     x = path.interpolate(mixture().means[:1], 1.5 * torch.randn(40, mixture().means.shape[1]), t)[0].requires_grad_()
@@ -57,7 +57,7 @@ def test_the_velocity_is_the_one_of_the_score(path: Path, mixture: Mixture) -> N
 
 @pytest.mark.parametrize("t", [0.0, 0.2, 0.6, 1.0])
 @pytest.mark.parametrize("mixture", [line, plane])
-def test_a_density_integrates_to_one(path: Path, mixture: Mixture, t: float) -> None:
+def test_a_density_integrates_to_one(path: ProbabilityPath, mixture: Mixture, t: float) -> None:
     """The integral of p_t is 1 at every t, on the line and in the plane."""
     time = torch.tensor(t)
     axis = (4 + 8 * path.coefficients(time).sigma) * torch.linspace(-1.5, 1.5, 301)
@@ -66,7 +66,7 @@ def test_a_density_integrates_to_one(path: Path, mixture: Mixture, t: float) -> 
     assert_close(mass, torch.tensor(1.0))
 
 
-def test_the_density_at_zero_is_the_data(path: Path) -> None:
+def test_the_density_at_zero_is_the_data(path: ProbabilityPath) -> None:
     """p_0 = sum_k w_k N(m_k, s_k^2 I), whatever the path."""
     mixture, x = plane(), torch.randn(20, 2)
     normals = [torch.distributions.Normal(m, s) for m, s in zip(mixture.means, mixture.stds, strict=True)]
@@ -75,7 +75,7 @@ def test_the_density_at_zero_is_the_data(path: Path) -> None:
 
 
 @pytest.mark.parametrize("t", [0.05, 0.5, 0.95])
-def test_the_velocity_is_a_conditional_mean(path: Path, t: float) -> None:
+def test_the_velocity_is_a_conditional_mean(path: ProbabilityPath, t: float) -> None:
     """v(x, t) = E[c | x_t = x], by Bayes' rule and quadrature over x_0."""
     mixture, time = line(), torch.tensor(t)
     k = path.coefficients(time)
@@ -89,7 +89,7 @@ def test_the_velocity_is_a_conditional_mean(path: Path, t: float) -> None:
     assert_close(mixture.velocity(x[:, None], time, path)[:, 0], conditional_mean)
 
 
-def test_the_flow_keeps_every_quantile(path: Path) -> None:
+def test_the_flow_keeps_every_quantile(path: ProbabilityPath) -> None:
     """On the line the exact ODE is the monotone map from noise to data: P(x_t <= its state) does not change with t."""
     mixture, times = line(), path.t_min + (1 - path.t_min) * torch.linspace(1, 0, 401) ** 3
     x_1 = path.coefficients(times[0]).sigma * torch.linspace(-3, 3, 25)[:, None]
@@ -97,7 +97,7 @@ def test_the_flow_keeps_every_quantile(path: Path) -> None:
     assert_close(cdf(mixture, x_0, times[-1], path), cdf(mixture, x_1, times[0], path), rtol=0, atol=1e-4)
 
 
-def test_the_flow_takes_noise_to_the_moments_of_the_data(path: Path, generator: Generator) -> None:
+def test_the_flow_takes_noise_to_the_moments_of_the_data(path: ProbabilityPath, generator: Generator) -> None:
     """From x_1 ~ p_1, the exact ODE ends in the ring's mean (zero) and second moments (r^2 + 2 s^2) / 2 I."""
     mixture, n, times = ring(6, 2.0, 0.3), 4000, path.t_min + (1 - path.t_min) * torch.linspace(1, 0, 101) ** 3
     z = torch.randn(n, 2, generator=generator)
@@ -107,7 +107,7 @@ def test_the_flow_takes_noise_to_the_moments_of_the_data(path: Path, generator: 
     assert_close(x_0.T @ x_0 / n, 2.09 * torch.eye(2), rtol=0, atol=4 * 2.1 / math.sqrt(n))
 
 
-def test_samples_follow_the_density(path: Path, generator: Generator) -> None:
+def test_samples_follow_the_density(path: ProbabilityPath, generator: Generator) -> None:
     """Kolmogorov-Smirnov of 20,000 points, data at t = 0 and noised along the path, against the closed form."""
     mixture, t = line(), torch.tensor(0.4)
     x_0 = mixture.sample(20_000, generator)

@@ -11,11 +11,11 @@ import torch
 from tiny_runs import Said, finished, light, refused
 from torch import Tensor
 
-import fgm.bench
-from fgm.benchmarks.evaluation import Bench
-from fgm.benchmarks.extractors import extractor_of
-from fgm.benchmarks.rows import table_of
-from fgm.benchmarks.timing import interleaved, ratios
+import fgm.cli.bench
+from fgm.analysis.memory_rows import table_of
+from fgm.cli.benchmarks.evaluation import Bench
+from fgm.cli.benchmarks.extractors import extractor_of
+from fgm.cli.benchmarks.timing import interleaved, ratios
 from fgm.data.digits import Digits
 from fgm.evaluation.conditioning import balanced
 from fgm.evaluation.sampling import Source
@@ -40,7 +40,7 @@ def test_a_ratio_is_that_of_medians_within_single_repetitions() -> None:
 @pytest.fixture(scope="module")
 def row(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     home = tmp_path_factory.mktemp("bench")
-    fgm.bench.main([*TINY, f"outputs={home}", f"experiments={home}"])
+    fgm.cli.bench.main([*TINY, f"outputs={home}", f"experiments={home}"])
     (line,) = (home / "bench" / "runs.jsonl").read_text().splitlines()
     return json.loads(line)
 
@@ -88,7 +88,7 @@ def test_a_table_holds_the_newest_row_of_each_measurement(row: dict[str, Any]) -
 def test_a_finished_run_is_timed_with_its_own_weights(tmp_path: Path) -> None:
     recipe = [a for a in TINY if "." in a] + ["method.generator_start=random"]
     run = finished(tmp_path / "outputs", "digits_fgm", recipe)
-    fgm.bench.main([*run, "subject=evaluation", "n=40", "repetitions=1", f"experiments={tmp_path}"])
+    fgm.cli.bench.main([*run, "subject=evaluation", "n=40", "repetitions=1", f"experiments={tmp_path}"])
     told = json.loads((tmp_path / "bench" / "runs.jsonl").read_text())["results"][0]
     assert told["protocol"].startswith("finished run;") and told["weights"] == "ema"
 
@@ -113,7 +113,7 @@ BAD = {
 def test_what_cannot_be_timed_is_one_line(
     arguments: list[str], message: str, capsys: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert message in refused(fgm.bench.main, [*arguments, f"experiments={tmp_path}"], capsys, monkeypatch)
+    assert message in refused(fgm.cli.bench.main, [*arguments, f"experiments={tmp_path}"], capsys, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from rich.console import Console
 
-import fgm.bench
-from fgm.benchmarks.cycle import CycleBench
-from fgm.benchmarks.device import flops_of, peak
-from fgm.benchmarks.plain_loops import PlainLoops, frozen
-from fgm.build import build
-from fgm.config import read_recipe
-from fgm.networks import Velocity
-from fgm.stand_ins import untrained
+import fgm.cli.bench
+from fgm.cli.benchmarks.cycle import CycleBench
+from fgm.cli.benchmarks.device import flops_of, peak
+from fgm.cli.benchmarks.plain_loops import PlainLoops, frozen
+from fgm.cli.build import build
+from fgm.cli.config import read_recipe
+from fgm.cli.stand_ins import untrained
+from fgm.networks import VelocityModel
 from fgm.training.distillation import Distillation
 
 TINY = ["network.width=16", "network.depth=1", "training.batch_size=4", "method.teacher_steps=3", "logger=csv"]
@@ -58,7 +58,7 @@ def test_the_bare_loop_runs_the_operations_of_our_cycle_and_no_others(bench: Cyc
 def test_the_naive_cycle_adds_a_sample_and_the_weight_gradients_of_two_networks(bench: CycleBench) -> None:
     label, shape = torch.zeros(4, dtype=torch.int64), bench.module.setting.data.shape
 
-    def through(net: Velocity, weights: bool) -> float:
+    def through(net: VelocityModel, weights: bool) -> float:
         x_t = torch.randn(4, *shape, requires_grad=True)
         with frozen(net) if not weights else nullcontext():
             return flops_of(lambda: net(x_t, torch.full((4,), 0.5), label).sum().backward())
@@ -105,7 +105,7 @@ def test_only_a_known_card_in_bf16_has_a_peak(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_command_appends_a_row_that_its_seconds_explain(tmp_path: Path) -> None:
-    fgm.bench.main([*TINY, "cycles=2", "repetitions=1", f"outputs={tmp_path}/out", f"experiments={tmp_path}"])
+    fgm.cli.bench.main([*TINY, "cycles=2", "repetitions=1", f"outputs={tmp_path}/out", f"experiments={tmp_path}"])
     row = json.loads((tmp_path / "bench" / "runs.jsonl").read_text())
     values = {r["metric"]: r["value"] for r in row["results"]}
     assert (row["recipe"], row["subject"]) == ("digits_fgm", "cycle") and row["images_seen"] == 4 * (2 * 2 * 2 + 1)

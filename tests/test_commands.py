@@ -22,7 +22,7 @@ def command(module: str, *arguments: str, **environment: str) -> subprocess.Comp
         "WANDB_MODE": "disabled"
     }
     return subprocess.run(
-        [sys.executable, "-m", f"fgm.{module}", *arguments], capture_output=True, text=True, env=clean | environment
+        [sys.executable, "-m", f"fgm.cli.{module}", *arguments], capture_output=True, text=True, env=clean | environment
     )
 
 

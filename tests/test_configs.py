@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fgm.config import CONFIGS, digest, parse_arguments, read_recipe, recipes, run_name
-from fgm.errors import Refusal
-from fgm.signatures import parameters, within
+from fgm.cli.config import CONFIGS, digest, parse_arguments, read_recipe, recipes, run_name
+from fgm.cli.signatures import parameters, within
+from fgm.utils.errors import UserError
 
 RECIPES = recipes()
 
@@ -57,8 +57,9 @@ BAD = {
         "must be one of edm, torch-fidelity, clean-legacy",
     ),
     "no such target": (
-        ["method.weighting._target_=fgm.losses.x0_weight"],
-        "method.weighting._target_ = fgm.losses.x0_weight: fgm.losses defines no x0_weight; did you mean x_0_weight?",
+        ["method.weighting._target_=fgm.flow.losses.x0_weight"],
+        "method.weighting._target_ = fgm.flow.losses.x0_weight: fgm.flow.losses defines no x0_weight; "
+        "did you mean x_0_weight?",
     ),
     "no such weights": (
         ["teacher=torchcfm", "teacher.checkpoint=x.pt", "teacher.weights=ema"],
@@ -70,7 +71,7 @@ BAD = {
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "fgm.train", *arguments], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "fgm.cli.train", *arguments], capture_output=True, text=True)
 
 
 def seconds_of_children() -> float:
@@ -106,7 +107,7 @@ def test_a_recipe_composes_and_says_command_cost_and_expectation(recipe: str) ->
 
 def test_every_noun_fits_its_constructor() -> None:
     """Each file of a config group names a target that exists and settings that it takes."""
-    from fgm.signatures import check
+    from fgm.cli.signatures import check
 
     for path in CONFIGS.glob("*/*.yaml"):
         node = yaml.safe_load(path.read_text()) or {}
@@ -126,7 +127,7 @@ def test_the_same_command_names_the_same_run() -> None:
 def test_the_last_recipe_named_counts_and_none_means_digits() -> None:
     assert parse_arguments(["seed=1"]) == ("digits_fgm", ["seed=1"])
     assert parse_arguments(["experiment=a", "seed=1", "experiment=b"]) == ("b", ["seed=1"])
-    with pytest.raises(Refusal, match="key=value"):
+    with pytest.raises(UserError, match="key=value"):
         parse_arguments(["--seed"])
 
 

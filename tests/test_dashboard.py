@@ -17,16 +17,14 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fgm.config import read_recipe
+from fgm.cli.config import read_recipe
+from fgm.cli.train import final_part
 from fgm.data.shapes.dataset import Shapes
-from fgm.errors import Refusal
 from fgm.evaluation.evaluation import Evaluation, Mode
 from fgm.evaluation.shape_eval import ShapeEvalPanel
-from fgm.networks import Velocity
-from fgm.paths import RectifiedPath
-from fgm.records import Measurement
-from fgm.times import Uniform
-from fgm.train import final_part
+from fgm.flow.paths import RectifiedPath
+from fgm.flow.times import Uniform
+from fgm.networks import VelocityModel
 from fgm.training import fit as fitting
 from fgm.training.best import SaveBest
 from fgm.training.dashboard import AXIS, Answer, CycleWandbLogger, log_answers, log_results
@@ -36,11 +34,13 @@ from fgm.training.logs import RunCsvLogger
 from fgm.training.method import Method
 from fgm.training.optimizers import adam
 from fgm.training.setting import Schedule, Setting
+from fgm.utils.errors import UserError
+from fgm.utils.records import Measurement
 
 SCHEDULE = Schedule(cycles=6, batch_size=2, warmup=1, decay=0.5, clip=1.0, ema_decay=0.5, log_every=2, save_every=6)
 
 
-class Tint(Velocity):
+class Tint(VelocityModel):
     """A velocity of captioned images that shifts each colour by what the caption says."""
 
     shape, num_classes = (3, 32, 32), 0
@@ -229,16 +229,16 @@ def test_a_resumed_run_keeps_the_best_so_far_and_another_protocol_starts_anew(tm
 
 
 def test_a_metric_that_is_not_measured_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
-    with pytest.raises(Refusal, match=r"evaluation\.best = kid is not measured here; there are fd"):
+    with pytest.raises(UserError, match=r"evaluation\.best = kid is not measured here; there are fd"):
         fit(tmp_path, Scripted([1.0]), [], monkeypatch, best="kid")
-    with pytest.raises(Refusal, match=r"give evaluation\.every"):
+    with pytest.raises(UserError, match=r"give evaluation\.every"):
         Evaluation(Scripted([]), every=0, best="fd")
 
 
 def test_the_best_is_a_setting_of_every_recipe_and_no_part_of_what_is_measured_at_its_end() -> None:
     config = read_recipe("digits_fgm", ["evaluation.best=fd", "evaluation.best_mode=min"])
     assert config["evaluation"]["best"] == "fd" and final_part(config) == final_part(read_recipe("digits_fgm", []))
-    with pytest.raises(Refusal, match="must be one of min, max"):
+    with pytest.raises(UserError, match="must be one of min, max"):
         read_recipe("digits_fgm", ["evaluation.best=fd", "evaluation.best_mode=least"])
 
 

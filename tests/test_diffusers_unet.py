@@ -11,14 +11,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from fgm.analytic import gaussian
-from fgm.errors import Refusal
-from fgm.fingerprints import fingerprint
-from fgm.networks.diffusers_unet import DiffusersVelocity, pretrained, untrained
+from fgm.flow.analytic import gaussian
+from fgm.flow.paths import ProbabilityPath, RectifiedPath, VariancePreservingPath
 from fgm.networks.unet import UNet
-from fgm.paths import Path as NoisePath
-from fgm.paths import RectifiedPath, VariancePreservingPath
-from fgm.pretrained import require_models, weight_files
+from fgm.teachers.diffusers_unet import DiffusersVelocity, pretrained, untrained
+from fgm.utils.errors import UserError
+from fgm.utils.fingerprints import fingerprint
+from fgm.utils.pretrained import require_models, weight_files
 
 LINEAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
 COSINE = torch.cos(torch.linspace(0.02, 1.57, 300, dtype=torch.float64)) ** 2
@@ -46,7 +45,9 @@ class Exact(nn.Module):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("predicts", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("alpha_bar", [LINEAR, COSINE], ids=["linear", "cosine"])
-def test_an_exact_prediction_is_the_closed_forms_velocity(predicts: Any, alpha_bar: Tensor, path: NoisePath) -> None:
+def test_an_exact_prediction_is_the_closed_forms_velocity(
+    predicts: Any, alpha_bar: Tensor, path: ProbabilityPath
+) -> None:
     net = DiffusersVelocity(Exact(predicts, alpha_bar), path, predicts, alpha_bar)
     t = torch.linspace(0.05, 0.9, 19)
     x_t = torch.randn(19, 1, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -137,7 +138,7 @@ def test_a_fingerprint_tells_other_weights(tmp_path: Path) -> None:
     tiny().save_pretrained(tmp_path)
     mark = fingerprint(weight_files(tmp_path))
     pretrained(str(tmp_path), RectifiedPath(), "velocity", mark[:6])
-    with pytest.raises(Refusal, match="they are others"):
+    with pytest.raises(UserError, match="they are others"):
         pretrained(str(tmp_path), RectifiedPath(), "velocity", "0" * 8)
 
 
@@ -172,18 +173,18 @@ BAD: dict[str, tuple[Any, str]] = {
 def test_bad_directories_are_one_line(change: Any, message: str, tmp_path: Path) -> None:
     tiny().save_pretrained(tmp_path)
     change(tmp_path)
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(UserError) as refusal:
         pretrained(str(tmp_path), RectifiedPath())
     assert message in str(refusal.value) and "\n" not in str(refusal.value) and str(tmp_path) in str(refusal.value)
 
 
 def test_a_missing_directory_is_said_from_a_config_and_a_flow_keeps_to_its_path(tmp_path: Path) -> None:
-    node = {"teacher": {"_target_": "fgm.networks.diffusers_unet.pretrained", "directory": str(tmp_path)}}
-    with pytest.raises(Refusal, match="run hf download"):
+    node = {"teacher": {"_target_": "fgm.teachers.diffusers_unet.pretrained", "directory": str(tmp_path)}}
+    with pytest.raises(UserError, match="run hf download"):
         require_models(node)
     tiny().save_pretrained(tmp_path)
     require_models(node)
     with pytest.raises(ValueError, match="path=rectified alone"):
         pretrained(str(tmp_path), VariancePreservingPath(), "velocity")
-    with pytest.raises(Refusal, match="tells its betas"):
+    with pytest.raises(UserError, match="tells its betas"):
         pretrained(str(tmp_path), RectifiedPath(), "epsilon")

@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.testing import assert_close
 from toy_trainings import SCHEDULE, distillation, network, run
 
-from fgm import losses
-from fgm.analytic import gaussian
 from fgm.data.points import Ring
+from fgm.flow import losses
+from fgm.flow.analytic import gaussian
+from fgm.flow.paths import RectifiedPath
+from fgm.flow.times import Uniform
 from fgm.networks.discriminator import Discriminator, feature_widths, find_block, read_features
 from fgm.networks.guidance import Guided
 from fgm.networks.mlp import VelocityMLP
-from fgm.paths import RectifiedPath
-from fgm.times import Uniform
 from fgm.training.adversary import Adversary
 from fgm.training.optimizers import adam
 

@@ -15,18 +15,18 @@ import torch
 from documents import ALL, blocks, commands, compose, stands, started, text_of
 from hydra.utils import instantiate
 
-import fgm.config
-import fgm.overview
-from fgm.config import CONFIGS, read_recipe
-from fgm.errors import Refusal
+import fgm.cli.config
+import fgm.cli.overview
+from fgm.cli.config import CONFIGS, read_recipe
+from fgm.cli.overview import header, measured, page_line, study_line
+from fgm.cli.studies.definition import read_sweep
+from fgm.cli.table import BLOCK, DOCUMENTS, OVERVIEW, ROOT, render
 from fgm.evaluation import measure
 from fgm.evaluation.symptoms import THRESHOLDS
-from fgm.overview import header, measured, page_line, study_line
-from fgm.records import Measurement, append_row
-from fgm.shipped import names as shipped
-from fgm.shipped import run as shipped_run
-from fgm.studies.definition import read_sweep
-from fgm.table import BLOCK, DOCUMENTS, OVERVIEW, ROOT, render
+from fgm.teachers.shipped import names as shipped
+from fgm.teachers.shipped import run as shipped_run
+from fgm.utils.errors import UserError
+from fgm.utils.records import Measurement, append_row
 
 COMMANDS = sorted({command: name for name in ALL for command in commands(name)}.items())
 BY_HAND = [name for name in DOCUMENTS if not name.startswith("src/")]
@@ -53,7 +53,7 @@ def test_a_command_names_what_there_is(command: str) -> None:
 
 @pytest.mark.parametrize(("command", "said"), WRONG.items())
 def test_a_command_that_names_what_there_is_not_is_found(command: str, said: str) -> None:
-    with pytest.raises((AssertionError, Refusal)) as found:
+    with pytest.raises((AssertionError, UserError)) as found:
         compose(*started(command))
     assert said in str(found.value)
 
@@ -98,7 +98,10 @@ def test_a_model_of_ones_own_is_distilled_as_the_readme_says(tmp_path: Path) -> 
     )
     tiny = ["training.cycles=2", "training.batch_size=4", "evaluation.n=40", "evaluation.every=0", "run_dir=run"]
     done = subprocess.run(
-        [sys.executable, "-m", "fgm.train", *argument("my_teacher"), *tiny, "experiments=experiments", "logger=csv"],
+        [
+            sys.executable, "-m", "fgm.cli.train", *argument("my_teacher"), *tiny,
+            "experiments=experiments", "logger=csv",
+        ],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -134,7 +137,7 @@ def test_a_metric_of_ones_own_is_one_file(own: Any) -> None:
 
 def test_a_recipe_of_ones_own_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(CONFIGS, tmp_path / "configs")
-    monkeypatch.setattr(fgm.config, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(fgm.cli.config, "CONFIGS", tmp_path / "configs")
     text = example("yaml", "spirals_fgm")
     (tmp_path / "configs" / "experiment" / "spirals_fgm.yaml").write_text(text)
     config = read_recipe("spirals_fgm", [])
@@ -172,7 +175,9 @@ def test_a_number_by_hand_is_found() -> None:
 def test_the_weights_that_come_with_the_suite_have_the_value_of_their_row(recipe: str) -> None:
     row = shipped_run(recipe)["row"]
     value = next(m for m in row["results"] if m["metric"] == "shapeeval")
-    (line,) = (x for x in text_of("src/fgm/shipped/README.md").splitlines() if x.startswith(f"| {recipe}.safe"))
+    (line,) = (
+        x for x in text_of("src/fgm/teachers/shipped/README.md").splitlines() if x.startswith(f"| {recipe}.safe")
+    )
     assert f"ShapeEval {value['value']:.3f} " in line and f"n = {value['n']} " in line
 
 
@@ -210,7 +215,7 @@ def test_a_study_is_told_with_its_best_point(tmp_path: Path) -> None:
 
 
 def test_a_recipe_is_told_by_the_first_sentences_of_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fgm.overview, "CONFIGS", tmp_path)
+    monkeypatch.setattr(fgm.cli.overview, "CONFIGS", tmp_path)
     (tmp_path / "experiment").mkdir()
     lines = ["@package _global_", "make train EXP=toy", "A toy in <one> call, at", "t* 0.714. Ours: all."]
     lines += ["Cost: not yet run; a day of 2", "GPUs. A guess.", "Expect: no finished run has been recorded yet."]

@@ -12,11 +12,11 @@ from torch.nn.functional import conv2d, conv_transpose2d
 from torch.testing import assert_close
 
 from fgm.data.digits import Digits
+from fgm.flow.paths import RectifiedPath
+from fgm.flow.times import Uniform
 from fgm.networks.constraints import Constrained, constrain, constrained
-from fgm.networks.edm import EdmVelocity
-from fgm.networks.edm2_unet import Edm2UNet, Layer, Waves, joined, mixed, silu
-from fgm.paths import RectifiedPath
-from fgm.times import Uniform
+from fgm.teachers.edm import EdmVelocity
+from fgm.teachers.edm2_unet import Edm2UNet, Layer, Waves, joined, mixed, silu
 from fgm.training.distillation import Distillation
 from fgm.training.optimizers import adam
 from fgm.training.setting import Schedule, Setting

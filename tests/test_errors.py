@@ -3,8 +3,8 @@
 import pytest
 from torch import nn
 
-from fgm.errors import first_line, hint, last_line
-from fgm.printing import plain_console
+from fgm.utils.errors import first_line, hint, last_line
+from fgm.utils.printing import plain_console
 
 
 @pytest.mark.parametrize(

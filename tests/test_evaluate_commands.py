@@ -11,20 +11,20 @@ import pytest
 import torch
 from tiny_runs import Said, refused, rescale, results_of, run_dir
 
-import fgm.evaluate
-import fgm.export
+import fgm.cli.evaluate
+import fgm.cli.export
+from fgm.data.pixels.quantise import dequantise
 from fgm.data.shapes.dataset import Shapes
+from fgm.data.text.geneval.prompts import read_prompts
+from fgm.data.text.shapes.metadata import every, metadata
+from fgm.data.text.shapes.vocabulary import decode
 from fgm.evaluation.geneval.layout import read_layout
 from fgm.evaluation.panel import DISTANCES
 from fgm.evaluation.sampling import Source
 from fgm.evaluation.shape_prompts import VOCABULARY
 from fgm.evaluation.sources.folder import FolderSource
 from fgm.evaluation.sources.sampler import SamplerSource
-from fgm.pixels.quantise import dequantise
-from fgm.records import Measurement
-from fgm.text.geneval.prompts import read_prompts
-from fgm.text.shapes.metadata import every, metadata
-from fgm.text.shapes.vocabulary import decode
+from fgm.utils.records import Measurement
 
 
 def ema(results: dict, weights: str = "ema") -> list[tuple[str, float, int]]:
@@ -34,9 +34,11 @@ def ema(results: dict, weights: str = "ema") -> list[tuple[str, float, int]]:
 def test_a_folder_of_a_runs_samples_gets_the_runs_numbers(
     digits_run: list[str], digits_png: Path, tmp_path: Path, capsys: Said
 ) -> None:
-    fgm.evaluate.main([*digits_run, "shard_size=20"])
+    fgm.cli.evaluate.main([*digits_run, "shard_size=20"])
     memory = results_of(capsys.readouterr().out)
-    fgm.evaluate.main([f"samples_dir={digits_png}", "evaluator=digits", "n=60", "shard_size=20", f"outputs={tmp_path}"])
+    fgm.cli.evaluate.main(
+        [f"samples_dir={digits_png}", "evaluator=digits", "n=60", "shard_size=20", f"outputs={tmp_path}"]
+    )
     folder = results_of(capsys.readouterr().out)
     assert ema(memory) == ema(folder, "folder")
     bands = ["power_low", "power_mid", "power_high"]
@@ -48,9 +50,9 @@ def test_a_folder_of_a_runs_samples_gets_the_runs_numbers(
 def test_an_evaluation_tells_its_provenance_and_comes_again_from_its_shards(
     digits_run: list[str], capsys: Said
 ) -> None:
-    fgm.evaluate.main([*digits_run, "n=40", "eval_seed=7"])
+    fgm.cli.evaluate.main([*digits_run, "n=40", "eval_seed=7"])
     first, told = results_of(capsys.readouterr().out), capsys
-    fgm.evaluate.main([*digits_run, "n=40", "eval_seed=7"])
+    fgm.cli.evaluate.main([*digits_run, "n=40", "eval_seed=7"])
     said = told.readouterr().out
     again = results_of(said)
     assert again["results"] == first["results"] and again["key"] == first["key"]
@@ -66,7 +68,7 @@ def test_an_evaluation_tells_its_provenance_and_comes_again_from_its_shards(
 
 
 def test_repeats_are_as_many_seeds_with_their_mean_spread_and_least(digits_run: list[str], capsys: Said) -> None:
-    fgm.evaluate.main([*digits_run, "n=40", "eval_seed=3", "repeats=2"])
+    fgm.cli.evaluate.main([*digits_run, "n=40", "eval_seed=3", "repeats=2"])
     paths = re.findall(r"provenance: (.*results\.json)", capsys.readouterr().out)
     one, both = (json.loads(Path(path).read_text()) for path in paths)
     first, second = ({m: v for m, v, _ in ema(told)} for told in (one, {"results": both["results"][:12]}))
@@ -84,7 +86,7 @@ def test_what_only_some_seeds_measure_has_no_mean() -> None:
         [Measurement("crispness", 0.9, 5, "p"), Measurement("stray", 0.1, 5, "p")],
         [Measurement("stray", 0.3, 5, "p")],
     ]
-    assert [(m.metric, m.value) for m in fgm.evaluate.spread(told)] == [("stray", pytest.approx(0.2))]
+    assert [(m.metric, m.value) for m in fgm.cli.evaluate.spread(told)] == [("stray", pytest.approx(0.2))]
 
 
 def test_other_weights_are_another_evaluation(digits_run: list[str], tmp_path: Path, capsys: Said) -> None:
@@ -92,18 +94,18 @@ def test_other_weights_are_another_evaluation(digits_run: list[str], tmp_path: P
     keys = set()
     for scale in (1.0, 0.5):
         rescale(tmp_path / "run", scale)
-        fgm.evaluate.main([*digits_run, f"run_dir={tmp_path / 'run'}", "n=40"])
+        fgm.cli.evaluate.main([*digits_run, f"run_dir={tmp_path / 'run'}", "n=40"])
         keys.add(results_of(capsys.readouterr().out)["key"])
     assert len(keys) == 2 and len(list((tmp_path / "run" / "evaluation").iterdir())) == 2
 
 
 def test_exports_are_read_again(digits_run: list[str], digits_png: Path, tmp_path: Path) -> None:
-    fgm.export.main([*digits_run, "format=edm", "n=60", f"out={tmp_path / 'edm'}"])
+    fgm.cli.export.main([*digits_run, "format=edm", "n=60", f"out={tmp_path / 'edm'}"])
     flat, edm = FolderSource(digits_png), FolderSource(tmp_path / "edm", recursive=True)
     assert flat.describe() == edm.describe() and flat.n == 60 and flat.shape == (1, 8, 8)
     assert (tmp_path / "edm" / "00000" / "img00000059.png").exists()
     assert flat.labels is not None and flat.labels.tolist() == [i % 10 for i in range(60)]
-    fgm.export.main([*digits_run, "n=20", "eval_seed=5"])
+    fgm.cli.export.main([*digits_run, "n=20", "eval_seed=5"])
     assert FolderSource(run_dir(digits_run) / "export" / "png").describe() != FolderSource(digits_png, n=20).describe()
 
 
@@ -120,15 +122,15 @@ def test_prompts_reach_their_own_folders(
     def echo(config: dict, evaluation: Any, data: Shapes, n: int, seed: int, device: torch.device) -> SamplerSource:
         return evaluation.source(Source("echo", Echo(), 1, "ema"), data, device, n, seed)
 
-    monkeypatch.setattr(fgm.export, "make", lambda node, what: Shapes())
-    monkeypatch.setattr(fgm.export, "sampler_source", echo)
+    monkeypatch.setattr(fgm.cli.export, "make", lambda node, what: Shapes())
+    monkeypatch.setattr(fgm.cli.export, "sampler_source", echo)
     asked = [*digits_run, "format=geneval", "samples=3", "vocabulary=shapes", f"out={tmp_path / 'layout'}"]
     lines = metadata(every("color_attr")[::17])
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    fgm.export.main([*asked, f"metadata={tmp_path / 'prompts.jsonl'}"])
+    fgm.cli.export.main([*asked, f"metadata={tmp_path / 'prompts.jsonl'}"])
     layout = read_layout(tmp_path / "layout", read_prompts(tmp_path / "prompts.jsonl", VOCABULARY), per_prompt=3)
     tokens = np.stack([sample.pixels()[..., 0].ravel() for sample in layout])
     assert decode(torch.tensor(tokens).long()) == [line["prompt"] for line in lines for _ in range(3)]
     assert "n follows from the prompts" in refused(
-        fgm.export.main, [*asked[:-1], "metadata=x", "n=5"], capsys, monkeypatch
+        fgm.cli.export.main, [*asked[:-1], "metadata=x", "n=5"], capsys, monkeypatch
     )

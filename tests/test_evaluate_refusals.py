@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from tiny_runs import Said, finished, light, nan_weights, refused
 
-import fgm.evaluate
-import fgm.export
-import fgm.sample
-from fgm.errors import Refusal
-from fgm.evaluators import make_evaluation, require_device
+import fgm.cli.evaluate
+import fgm.cli.export
+import fgm.cli.sample
+from fgm.cli.evaluators import make_evaluation, require_device
+from fgm.utils.errors import UserError
 
 Asked = Callable[[str], list[str]]
 
@@ -95,7 +95,7 @@ EVALUATE = {
 def test_what_cannot_be_measured_is_one_line(
     words: str, message: str, asked: Asked, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert re.search(message, refused(fgm.evaluate.main, asked(words), capsys, monkeypatch))
+    assert re.search(message, refused(fgm.cli.evaluate.main, asked(words), capsys, monkeypatch))
     assert not list(tmp_path.glob("**/evaluation/*"))
 
 
@@ -108,11 +108,11 @@ def test_a_complaint_names_settings_as_the_command_takes_them_and_modules_as_the
         "_target_": "fgm.evaluation.evaluation.Evaluation",
         "panel": panel | {"metadata": str(tmp_path / "prompts.jsonl")},
     }
-    with pytest.raises(Refusal, match=r"unknown class 'unicorn'; see fgm\.text\.geneval\.vocabulary$"):
+    with pytest.raises(UserError, match=r"unknown class 'unicorn'; see fgm\.text\.geneval\.vocabulary$"):
         make_evaluation(node)
     inception = {"_target_": "fgm.evaluation.features.inception.Inception", "weights": "nowhere"}
     features = {"_target_": "fgm.evaluation.panel.FeaturePanel", "extractor": inception, "reference": "r.npz"}
-    with pytest.raises(Refusal, match=r"give evaluator\.panel\.extractor\.weights=<path>"):
+    with pytest.raises(UserError, match=r"give evaluator\.panel\.extractor\.weights=<path>"):
         make_evaluation(node | {"panel": features})
 
 
@@ -120,7 +120,7 @@ def test_a_complaint_names_settings_as_the_command_takes_them_and_modules_as_the
 def test_of_several_ranks_whoever_says_it_says_the_line(case: str, asked: Asked) -> None:
     words, message = EVALUATE[case]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*torchrun, "-m", "fgm.evaluate", *asked(words)], capture_output=True, text=True)
+    done = subprocess.run([*torchrun, "-m", "fgm.cli.evaluate", *asked(words)], capture_output=True, text=True)
     lines = [line for line in done.stderr.splitlines() if re.match(r"error( on rank 1)?: ", line)]  # torchrun may stop
     assert 1 <= len(lines) <= 2 and all(re.search(message, line) for line in lines)  # one before it has spoken
     assert done.returncode and "exitcode  : 2" in done.stderr
@@ -142,7 +142,7 @@ EXPORT = {
 def test_what_cannot_be_exported_is_one_line(
     own: str, message: str, asked: Asked, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert message in refused(fgm.export.main, asked(f"{{run}} {own}"), capsys, monkeypatch)
+    assert message in refused(fgm.cli.export.main, asked(f"{{run}} {own}"), capsys, monkeypatch)
 
 
 SAMPLE = {
@@ -157,17 +157,17 @@ SAMPLE = {
 def test_what_cannot_be_drawn_is_one_line(
     own: str, message: str, asked: Asked, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert message in refused(fgm.sample.main, asked(f"{{run}} {own}"), capsys, monkeypatch)
+    assert message in refused(fgm.cli.sample.main, asked(f"{{run}} {own}"), capsys, monkeypatch)
 
 
 def test_a_machine_without_the_devices_asked_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
-    with pytest.raises(Refusal, match=r"trainer.accelerator = gpu: PyTorch finds no GPU here; give trainer.acc"):
+    with pytest.raises(UserError, match=r"trainer.accelerator = gpu: PyTorch finds no GPU here; give trainer.acc"):
         require_device({"accelerator": "gpu", "devices": 1})
     require_device({"accelerator": "auto", "devices": 2})
     monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
     monkeypatch.setattr("torch.accelerator.device_count", lambda: 1)
-    with pytest.raises(Refusal, match=r"trainer.devices = 2: PyTorch finds 1 here"):
+    with pytest.raises(UserError, match=r"trainer.devices = 2: PyTorch finds 1 here"):
         require_device({"accelerator": "auto", "devices": 2})
     require_device({"accelerator": "cpu", "devices": 2})
 
@@ -176,9 +176,9 @@ def test_points_are_not_exported_and_nan_leaves_nothing(
     asked: Asked, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = finished(tmp_path / "points", "mixture_fgm", ["method.generator_start=random"])
-    assert "draws points of shape (2,)" in refused(fgm.export.main, points, capsys, monkeypatch)
+    assert "draws points of shape (2,)" in refused(fgm.cli.export.main, points, capsys, monkeypatch)
     broken = asked("{nan} out={tmp}/new/png")
-    assert "20 of the samples 0 to 19 are not finite" in refused(fgm.export.main, broken, capsys, monkeypatch)
+    assert "20 of the samples 0 to 19 are not finite" in refused(fgm.cli.export.main, broken, capsys, monkeypatch)
     assert list((tmp_path / "new").iterdir()) == []
 
 

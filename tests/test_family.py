@@ -5,10 +5,10 @@ import torch
 from hydra.utils import instantiate
 from torch.testing import assert_close
 
-from fgm import losses
-from fgm.config import read_recipe
-from fgm.paths import RectifiedPath
-from fgm.streams import stream
+from fgm.cli.config import read_recipe
+from fgm.flow import losses
+from fgm.flow.paths import RectifiedPath
+from fgm.utils.random import keyed_generator
 
 pytestmark = pytest.mark.usefixtures("float64")
 PATH = RectifiedPath()
@@ -25,7 +25,7 @@ def terms(method: str, x_0: torch.Tensor, t: torch.Tensor, u: torch.Tensor, v: t
 
 
 def draws(n: int = 6, d: int = 5) -> tuple[torch.Tensor, ...]:
-    noise = stream("family", index=0)
+    noise = keyed_generator("family", index=0)
     x_0, u, v, eps = (torch.randn(n, d, generator=noise) for _ in range(4))
     return x_0, torch.rand(n, generator=noise).clamp(0.1, 0.9), u, v, eps
 

@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.testing import assert_close
 from toy_trainings import SCHEDULE, distillation, network, same_bits, whole_and_resumed
 
-from fgm.analytic import gaussian
 from fgm.evaluation.conditioning import balanced
 from fgm.evaluation.sampling import draw_samples, generator_source
-from fgm.networks import Velocity
+from fgm.flow.analytic import gaussian
+from fgm.flow.paths import RectifiedPath
+from fgm.networks import VelocityModel
 from fgm.networks.exact import ExactVelocity
 from fgm.networks.generator import FewStepGenerator
-from fgm.paths import RectifiedPath
 from fgm.training.distillation import Distillation
 
 PATH, CPU = RectifiedPath(), torch.device("cpu")
@@ -45,7 +45,7 @@ def test_each_step_predicts_x_0_from_the_last_one_noised_afresh() -> None:
     assert_close(FewStepGenerator(net, PATH, 0.9, steps=3)(z, None, eps), x_0)
 
 
-def net_x_0(net: Velocity, x_t: Tensor, time: float) -> Tensor:
+def net_x_0(net: VelocityModel, x_t: Tensor, time: float) -> Tensor:
     return x_t - time * net(x_t, torch.full((len(x_t),), time))
 
 

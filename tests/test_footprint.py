@@ -16,27 +16,27 @@ from tiny_sd3 import SIZE, TRANSFORMER
 from torch import Tensor, nn
 from toy_trainings import SCHEDULE, setting
 
-import fgm.bench
-import fgm.memory
-from fgm.benchmarks.footprint import RESERVED, book, of_distillation, rehearse, weightless
-from fgm.benchmarks.ledger import AsOnGPU, Ledger
-from fgm.benchmarks.stand_ins import BlankData, ByteMoments
-from fgm.build import build_module
-from fgm.config import read_recipe
-from fgm.errors import Refusal
-from fgm.networks import Velocity
+import fgm.cli.bench
+import fgm.cli.memory
+from fgm.cli.benchmarks.stand_ins import BlankData, ByteMoments
+from fgm.cli.build import build_module
+from fgm.cli.config import read_recipe
+from fgm.cli.stand_ins import without_files
+from fgm.cli.table import table
+from fgm.data.text.encoders import CLIP_LENGTH
+from fgm.networks import VelocityModel
 from fgm.networks.adapters import LoRA
 from fgm.networks.dit import DiT
 from fgm.networks.guidance import Guided
 from fgm.networks.half import halve
 from fgm.networks.sd3 import untrained
-from fgm.pretrained import SD3_MEDIUM, architecture
-from fgm.records import read_rows
-from fgm.stand_ins import without_files
-from fgm.table import table
-from fgm.text.encoders import CLIP_LENGTH
 from fgm.training.distillation import Distillation
+from fgm.training.footprint import RESERVED, book, of_distillation, rehearse, weightless
+from fgm.training.ledger import AsOnGPU, Ledger
 from fgm.training.optimizers import adam
+from fgm.utils.errors import UserError
+from fgm.utils.pretrained import SD3_MEDIUM, architecture
+from fgm.utils.records import read_rows
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -71,7 +71,7 @@ def kept_for_backward(work: Callable[[], object], weights: Iterable[Tensor]) -> 
     return total
 
 
-def graph_of(net: Velocity, n: int, trained: bool) -> int:
+def graph_of(net: VelocityModel, n: int, trained: bool) -> int:
     """Bytes that a call keeps for its backward."""
     net.requires_grad_(trained)
     x_t, t = torch.zeros(n, *net.shape, requires_grad=True), torch.zeros(n)
@@ -203,7 +203,7 @@ def tiny(model: Path) -> list[str]:
 @pytest.mark.parametrize("recipe", ["sd3_fgm", "sd3_fgm_lora"])
 def test_random_weights_are_benched_without_any_file(recipe: str, model: Path) -> None:
     """The command of a GPU, at a tiny size: its row has what is to be known of every recipe."""
-    fgm.bench.main([f"experiment={recipe}", *tiny(model), "cycles=1", "repetitions=1"])
+    fgm.cli.bench.main([f"experiment={recipe}", *tiny(model), "cycles=1", "repetitions=1"])
     row = json.loads((model.parent / "bench" / "runs.jsonl").read_text())
     values = {result["metric"]: result["value"] for result in row["results"]}
     wanted = {"cycle_over_bare", "cycle_over_naive", "images_per_s", "tflop_per_image", "overhead", "sample_speedup"}
@@ -219,7 +219,7 @@ def test_prompts_are_counted_at_their_own_length(model: Path) -> None:
 
 
 def test_data_that_are_not_there_are_one_line() -> None:
-    with pytest.raises(Refusal, match="nowhere is no folder"):
+    with pytest.raises(UserError, match="nowhere is no folder"):
         without_files(read_recipe("cifar10_fgm_gan", ["data=image_folder", "data.directory=nowhere"]))
 
 
@@ -227,13 +227,13 @@ def test_random_weights_are_not_trained_and_unknown_shapes_are_refused() -> None
     assert "random weights are to be timed or counted" in light(
         "train", ["experiment=sd3_fgm", "network.random_init=true"]
     )
-    with pytest.raises(Refusal, match="its shape is not known"):
+    with pytest.raises(UserError, match="its shape is not known"):
         architecture("somebody/else")
     assert "give arms=ours" in light("bench", ["training.micro_batches=2"])
 
 
 def test_known_shapes_have_the_published_numbers_of_weights() -> None:
-    from fgm.pretrained import BILLIONS
+    from fgm.utils.pretrained import BILLIONS
 
     for name, billions in BILLIONS.items():
         shape = architecture(name)
@@ -243,17 +243,19 @@ def test_known_shapes_have_the_published_numbers_of_weights() -> None:
 
 
 def test_the_command_names_the_gpus_that_hold_it(capsys: Said, model: Path) -> None:
-    fgm.memory.main(["experiment=digits_fgm"])
+    fgm.cli.memory.main(["experiment=digits_fgm"])
     assert "fits on RTX 3060 (12 GiB)" in capsys.readouterr().out
-    fgm.memory.main(["experiment=sd3_fgm_lora", *tiny(model), "optimizer.kernel=eight_bit", "training.micro_batches=2"])
+    fgm.cli.memory.main(
+        ["experiment=sd3_fgm_lora", *tiny(model), "optimizer.kernel=eight_bit", "training.micro_batches=2"]
+    )
     said = capsys.readouterr().out
     assert "batch 2 a device, in 2 parts, with gradient checkpointing" in said and "fits on RTX 3060" in said
-    fgm.memory.main(["experiment=digits_fgm_gan", "training.batch_size=10000000"])
+    fgm.cli.memory.main(["experiment=digits_fgm_gan", "training.batch_size=10000000"])
     assert "fits on no GPU that is known" in capsys.readouterr().out
 
 
 def test_what_is_recorded_is_what_is_told(capsys: Said, tmp_path: Path) -> None:
-    fgm.memory.main(["experiment=digits_fgm", "training.batch_size=32", "record=true", f"experiments={tmp_path}"])
+    fgm.cli.memory.main(["experiment=digits_fgm", "training.batch_size=32", "record=true", f"experiments={tmp_path}"])
     (row,) = read_rows(tmp_path / "memory" / "runs.jsonl")
     values = {m["metric"]: m["value"] for m in row["results"]}
     assert f"│ total       │ {values['total_gib']:.3g}" in capsys.readouterr().out

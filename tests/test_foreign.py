@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fgm.errors import Refusal
-from fgm.foreign import check_foreign
+from fgm.cli.foreign import check_foreign
+from fgm.utils.errors import UserError
 
 SOURCE = """
 import nowhere_at_all
@@ -56,8 +56,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("node, message", WRONG.values(), ids=WRONG)
 def test_a_class_of_ones_own_that_does_not_fit_is_refused(node: object, message: str, module: None) -> None:
-    with pytest.raises(Refusal, match=message):
-        check_foreign({"teacher": node, "path": {"_target_": "fgm.paths.RectifiedPath"}})
+    with pytest.raises(UserError, match=message):
+        check_foreign({"teacher": node, "path": {"_target_": "fgm.flow.paths.RectifiedPath"}})
     assert "own_teacher" not in sys.modules
 
 

@@ -26,18 +26,18 @@ from adversaries import GAN, Pictures, dit
 from torch import Tensor, nn
 from toy_trainings import LINEAR, SCHEDULE, distillation, run, setting
 
-from fgm import losses
-from fgm.networks import Velocity
+from fgm.flow import losses
+from fgm.flow.paths import TrigonometricPath
+from fgm.flow.times import Uniform
+from fgm.networks import VelocityModel
 from fgm.networks.guidance import Guided
 from fgm.networks.mlp import VelocityMLP
-from fgm.paths import TrigonometricPath
-from fgm.records import read_metrics
-from fgm.times import Uniform
 from fgm.training.checkpoints import LAST
 from fgm.training.distillation import Distillation
 from fgm.training.flow_matching import FlowMatching
 from fgm.training.real_data import RealData
 from fgm.training.setting import Schedule
+from fgm.utils.records import read_metrics
 
 GOLDEN = Path(__file__).with_name("golden_curves.json")
 STEPS, BOUND, ULP = 20, 64, 2.0**-52
@@ -70,7 +70,7 @@ def classic(**options: Any) -> dict[str, Any]:
     return {"weighting": losses.x_0_weight, "normaliser": losses.dmd_normaliser} | options
 
 
-def elsewhere(net: Velocity) -> Distillation:
+def elsewhere(net: VelocityModel) -> Distillation:
     """Another path, another density for the online network, and an average on the host."""
     schedule = replace(STEPWISE, ema_device="cpu")
     s = setting(schedule=schedule, optimizer=sgd, path=TrigonometricPath(), teacher=net, data=Pictures(True))

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.testing import assert_close
 from toy_trainings import setting
 
-from fgm import losses
-from fgm.networks import Velocity
+from fgm.flow import losses
+from fgm.networks import VelocityModel
 from fgm.networks.guidance import Guidance, Guided, guided_pair, unguided
 from fgm.networks.mlp import VelocityMLP
 from fgm.training.distillation import Distillation
@@ -31,7 +31,7 @@ def module(guidance: Guidance) -> Distillation:
     return Distillation(setting(teacher=Guided(network(1), SCALE)), t_star=0.9, guidance=guidance)
 
 
-def by_hand(net: Velocity, x_t: Tensor, t: Tensor, labels: Tensor, scale: float) -> Tensor:
+def by_hand(net: VelocityModel, x_t: Tensor, t: Tensor, labels: Tensor, scale: float) -> Tensor:
     v_null = net(x_t, t, torch.full_like(labels, 3))
     return v_null + scale * (net(x_t, t, labels) - v_null)
 
@@ -66,7 +66,7 @@ def test_the_online_network_is_fitted_under_its_guidance(guidance: Guidance, mon
         assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def gradients(net: Velocity, loss: Tensor) -> list[Tensor]:
+def gradients(net: VelocityModel, loss: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(loss, list(net.parameters())))
 
 

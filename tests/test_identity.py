@@ -18,27 +18,27 @@ from tiny_runs import Said, light, refused
 from torch import Tensor
 from torch.testing import assert_close
 
-import fgm.study_identity
-from fgm import losses
-from fgm.analytic import affine_velocity, gaussian
-from fgm.paths import Path as AffinePath
-from fgm.records import read_rows
-from fgm.studies.identity import runs
-from fgm.studies.identity.affine import AffineGenerator
-from fgm.studies.identity.cases import CASES
-from fgm.studies.identity.comparison import Comparison, noise, products
-from fgm.studies.identity.gradients import Draws, Problem, fgm_gradients, fit, true_gradient
-from fgm.studies.identity.rows import MIXTURES, crossing
-from fgm.studies.identity.table import table_of_identity
-from fgm.table import render
+import fgm.cli.study_identity
+from fgm.cli.studies.identity import runs
+from fgm.cli.studies.identity.affine import AffineGenerator
+from fgm.cli.studies.identity.cases import CASES
+from fgm.cli.studies.identity.comparison import Comparison, noise, products
+from fgm.cli.studies.identity.gradients import Draws, Problem, fgm_gradients, fit, true_gradient
+from fgm.cli.studies.identity.rows import MIXTURES, crossing
+from fgm.cli.studies.identity.table import table_of_identity
+from fgm.cli.table import render
+from fgm.flow import losses
+from fgm.flow.analytic import affine_velocity, gaussian
+from fgm.flow.paths import ProbabilityPath
 from fgm.training import initialise
+from fgm.utils.records import read_rows
 
 TIMES = (0.15, 0.4, 0.6, 0.85)
 DRIFT = torch.tensor([[0.3, -0.2], [0.1, 0.4]])
 
 
 @pytest.fixture
-def problem(float64: None, path: AffinePath) -> Problem:
+def problem(float64: None, path: ProbabilityPath) -> Problem:
     generator = AffineGenerator(torch.tensor([[0.4, 0.1], [-0.2, 0.3]]), torch.tensor([0.5, -0.7]))
     data = gaussian(torch.tensor([1.0, 0.0]), torch.tensor(0.6))
     return Problem(generator, lambda x, t, _: data.velocity(x, t, path), path, losses.x_0_weight)
@@ -76,7 +76,7 @@ def in_law(problem: Problem, nodes: Draws, field: Callable[[Tensor], Tensor]) ->
     return problem.gradient((w * losses.inner(field(x_t).detach(), law(problem, live=True)(x_t, nodes.t))).mean())
 
 
-def test_the_law_of_an_affine_generator(float64: None, path: AffinePath) -> None:
+def test_the_law_of_an_affine_generator(float64: None, path: ProbabilityPath) -> None:
     """Coordinate by coordinate it is the scalar Gaussian's; and W and W Q have one law for any rotation Q."""
     x, t, std, bias = torch.randn(5, 2), torch.rand(5) * 0.9 + 0.05, torch.tensor([0.3, 1.2]), torch.tensor([0.4, -1.0])
     found = affine_velocity(x, t, path, std.diag(), bias)
@@ -163,7 +163,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"FIT_ITERATIONS": 5, "FIT_POOL": 200, "FIT_STEPS": 5}.items():
             patch.setattr(initialise, name, value)
-        fgm.study_identity.main([*TINY, f"outputs={made}", f"experiments={made}"])
+        fgm.cli.study_identity.main([*TINY, f"outputs={made}", f"experiments={made}"])
     return made
 
 
@@ -184,10 +184,10 @@ def test_a_row_a_point_and_a_picture(place: Path) -> None:
 def test_what_has_a_row_is_not_measured_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "results", lambda *_: pytest.fail("measured again"))
     before = (place / "identity" / "runs.jsonl").read_text()
-    fgm.study_identity.main([*TINY, f"outputs={place}", f"experiments={place}"])
+    fgm.cli.study_identity.main([*TINY, f"outputs={place}", f"experiments={place}"])
     assert (place / "identity" / "runs.jsonl").read_text() == before
     with pytest.raises(pytest.fail.Exception):
-        fgm.study_identity.main([*TINY, "draws=80", f"outputs={place}", f"experiments={place}"])
+        fgm.cli.study_identity.main([*TINY, "draws=80", f"outputs={place}", f"experiments={place}"])
 
 
 BAD = {
@@ -203,7 +203,7 @@ BAD = {
 
 @pytest.mark.parametrize("arguments", BAD)
 def test_bad_input_is_one_line(arguments: str, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert BAD[arguments] in refused(fgm.study_identity.main, arguments.split(), capsys, monkeypatch)
+    assert BAD[arguments] in refused(fgm.cli.study_identity.main, arguments.split(), capsys, monkeypatch)
 
 
 def test_bad_input_is_refused_before_torch_is_imported() -> None:

@@ -13,12 +13,12 @@ from rich.console import Console
 from score_sde import modules, state_of, write_rectified_flow
 from toy_trainings import same_bits
 
-from fgm.build import build, build_module
-from fgm.config import read_recipe, recipes
-from fgm.networks.edm import ARCHITECTURES
-from fgm.networks.edm2_unet import Edm2UNet
-from fgm.networks.edm_unets import SongUNet
-from fgm.stand_ins import untrained
+from fgm.cli.build import build, build_module
+from fgm.cli.config import read_recipe, recipes
+from fgm.cli.stand_ins import untrained
+from fgm.teachers.edm import ARCHITECTURES
+from fgm.teachers.edm2_unet import Edm2UNet
+from fgm.teachers.edm_unets import SongUNet
 from fgm.training.evaluation import final_measurements
 from fgm.training.fit import fit
 

@@ -13,15 +13,15 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import CheckpointError
 from toy_trainings import LINEAR, SCHEDULE, run, setting, weights
 
-from fgm import losses
-from fgm.networks import Velocity
+from fgm.flow import losses
+from fgm.flow.paths import RectifiedPath
+from fgm.networks import VelocityModel
 from fgm.networks.adapters import LoRA
 from fgm.networks.generator import FewStepGenerator
 from fgm.networks.guidance import Guided
 from fgm.networks.lora import Adapted, LowRank
 from fgm.networks.mlp import VelocityMLP
 from fgm.networks.mmdit import CaptionedMMDiT
-from fgm.paths import RectifiedPath
 from fgm.training.adversary import Adversary
 from fgm.training.distillation import Distillation
 from fgm.training.evaluation import Measuring
@@ -49,7 +49,7 @@ def filled(adapted: Adapted, seed: int) -> Adapted:
     return adapted
 
 
-def merged(adapted: Adapted) -> Velocity:
+def merged(adapted: Adapted) -> VelocityModel:
     """A network of its own with the adapter in its weights, W + s B A."""
     net = deepcopy(adapted.shared.net)
     for module in net.modules():
@@ -82,7 +82,7 @@ def objective(u: Tensor, v: Tensor, c: Tensor) -> Tensor:
     return losses.fgm(u, v, c).mean()
 
 
-def generator_turn(how: Any, generator: Velocity, teacher: Velocity, online: Velocity) -> None:
+def generator_turn(how: Any, generator: VelocityModel, teacher: VelocityModel, online: VelocityModel) -> None:
     z, eps, t, captions = batch()
     g = FewStepGenerator(generator, PATH, 0.9)
     x_t, c = PATH.interpolate(g(z, captions), eps, t)
@@ -91,7 +91,7 @@ def generator_turn(how: Any, generator: Velocity, teacher: Velocity, online: Vel
         outcome.root.backward()
 
 
-def online_turn(online: Velocity) -> None:
+def online_turn(online: VelocityModel) -> None:
     x_0, eps, t, captions = batch()
     x_t, c = PATH.interpolate(x_0, eps, t)
     with online.active():
@@ -105,7 +105,7 @@ def test_the_turns_have_the_gradients_of_three_separate_networks(
 ) -> None:
     """scale != 1: teacher and online network guided, as in the long-and-short variant."""
 
-    def guided(net: Velocity) -> Velocity:
+    def guided(net: VelocityModel) -> VelocityModel:
         return Guided(net, scale) if scale != 1 else net
 
     generator, online = LoRA(rank=2, alpha=4.0).networks(stable_diffusion, 0, ("generator", "online"))

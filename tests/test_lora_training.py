@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from toy_trainings import LINEAR, SCHEDULE, run, same_bits, setting, weights, whole_and_resumed
 
+from fgm.cli.teacher import from_file
 from fgm.evaluation.sources.sampler import state_sha256
 from fgm.networks.adapters import LoRA
 from fgm.networks.mlp import VelocityMLP
-from fgm.teacher import from_file
 from fgm.training import checkpoints
 from fgm.training.distillation import Distillation
 from fgm.training.optimizers import adam, muon

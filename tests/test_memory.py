@@ -11,14 +11,14 @@ from rich.console import Console
 from sd3_runs import LORA, cached
 from torch import Tensor, nn
 
-from fgm.build import build
-from fgm.config import read_recipe
-from fgm.errors import Refusal
-from fgm.networks import Velocity, sd3
+from fgm.cli.build import build
+from fgm.cli.config import read_recipe
+from fgm.networks import VelocityModel, sd3
 from fgm.networks.guidance import unguided
 from fgm.networks.half import halve
-from fgm.pretrained import BYTES
 from fgm.training.fit import fit
+from fgm.utils.errors import UserError
+from fgm.utils.pretrained import BYTES
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 MIXED = ["trainer.precision=bf16-mixed", "evaluation.every=0"]
@@ -33,7 +33,7 @@ def built(settings: list[str], run_dir: Path, *overrides: str) -> tuple[Any, Any
     return build(read_recipe("sd3_fgm", [*settings, *overrides, f"run_dir={run_dir}"]), Console(quiet=True))
 
 
-def called(net: Velocity) -> tuple[Tensor, Tensor]:
+def called(net: VelocityModel) -> tuple[Tensor, Tensor]:
     """The velocity, and the gradient of its square's sum with respect to x_t."""
     noise = torch.Generator().manual_seed(0)
     x_t = torch.randn(3, 4, 4, 4, generator=noise).requires_grad_()
@@ -104,5 +104,5 @@ def test_a_measurement_in_training_hashes_no_weights(
 def test_halves_that_fit_nothing_are_refused(
     overrides: list[str], message: str, settings: list[str], tmp_path: Path
 ) -> None:
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         fit(*built(settings, tmp_path, *overrides))

@@ -12,12 +12,12 @@ from adversaries import GAN
 from torch import Tensor, nn
 from toy_trainings import SCHEDULE, network, run, setting
 
-from fgm.benchmarks.footprint import of_distillation
 from fgm.data.points import Ring
 from fgm.networks.adapters import LoRA
 from fgm.training.descend import Descent
 from fgm.training.distillation import Distillation
 from fgm.training.flow_matching import FlowMatching
+from fgm.training.footprint import of_distillation
 from fgm.training.method import Method
 from fgm.training.micro_batches import slices
 from fgm.training.real_data import RealData

@@ -7,21 +7,21 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from fgm.analytic import gaussian, ring
-from fgm.networks import Velocity
+from fgm.flow.analytic import gaussian, ring
+from fgm.flow.ode import OdeSampler
+from fgm.flow.paths import ProbabilityPath, RectifiedPath, TrigonometricPath
+from fgm.flow.solvers import Euler, Heun, Solver
+from fgm.networks import VelocityModel
 from fgm.networks.dit import DiT
 from fgm.networks.exact import ExactVelocity
 from fgm.networks.generator import FewStepGenerator, InputScale, input_scale
 from fgm.networks.guidance import Guided
 from fgm.networks.mlp import VelocityMLP
-from fgm.networks.ode import OdeSampler
-from fgm.paths import Path, RectifiedPath, TrigonometricPath
-from fgm.solvers import Euler, Heun, Solver
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-def perturbed(net: Velocity) -> Velocity:
+def perturbed(net: VelocityModel) -> VelocityModel:
     """The network with noise on every weight, so that no zero of its initialisation hides a term."""
     with torch.no_grad():
         for weight in net.parameters():
@@ -29,25 +29,25 @@ def perturbed(net: Velocity) -> Velocity:
     return net
 
 
-def small_dit() -> Velocity:
+def small_dit() -> VelocityModel:
     return perturbed(DiT(size=4, channels=2, width=8, depth=2, heads=2, num_classes=3))
 
 
-def small_mlp() -> Velocity:
+def small_mlp() -> VelocityModel:
     return perturbed(VelocityMLP(dim=2, width=8, depth=2, num_classes=3))
 
 
 @pytest.fixture(params=[small_dit, small_mlp])
-def net(request: pytest.FixtureRequest) -> Velocity:
+def net(request: pytest.FixtureRequest) -> VelocityModel:
     return request.param()
 
 
-def inputs(net: Velocity, n: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(net: VelocityModel, n: int = 6) -> tuple[Tensor, Tensor, Tensor]:
     """x_t, t and labels."""
     return torch.randn(n, *net.shape), torch.rand(n), torch.arange(n) % 3
 
 
-def calls(net: Velocity) -> list[int]:
+def calls(net: VelocityModel) -> list[int]:
     """A list that grows by the batch size at each call of net."""
     sizes: list[int] = []
     net.register_forward_hook(lambda module, arguments, output: sizes.append(len(output)))
@@ -70,7 +70,7 @@ def test_a_dit_refuses_sizes_that_do_not_divide(build: Callable) -> None:
         build()
 
 
-def test_the_class_matters(net: Velocity) -> None:
+def test_the_class_matters(net: VelocityModel) -> None:
     """Another label, or none, changes every sample's velocity, and none is the label num_classes."""
     x_t, t, labels = inputs(net)
     v, other, null, none = (net(x_t, t, y) for y in (labels, (labels + 1) % 3, torch.full_like(labels, 3), None))
@@ -79,13 +79,13 @@ def test_the_class_matters(net: Velocity) -> None:
     assert_close(null, none)
 
 
-def test_time_matters(net: Velocity) -> None:
+def test_time_matters(net: VelocityModel) -> None:
     """Another t changes every sample's velocity."""
     x_t, t, labels = inputs(net)
     assert (net(x_t, t, labels) - net(x_t, 1 - t, labels)).flatten(1).norm(dim=1).min() > 1e-3
 
 
-def test_samples_do_not_see_each_other(net: Velocity) -> None:
+def test_samples_do_not_see_each_other(net: VelocityModel) -> None:
     """Permuting the batch permutes the output, and a part of the batch gives a part of it."""
     order, batch = torch.randperm(6), inputs(net)
     v = net(*batch)
@@ -93,7 +93,7 @@ def test_samples_do_not_see_each_other(net: Velocity) -> None:
     assert_close(net(*(x[:2] for x in batch)), v[:2])
 
 
-def test_the_generator_starts_as_one_euler_step(net: Velocity) -> None:
+def test_the_generator_starts_as_one_euler_step(net: VelocityModel) -> None:
     """At t* = 1, c_in = one on the rectified path, g(z) is the teacher's ODE in one Euler step."""
     z, _, labels = inputs(net)
     generator = FewStepGenerator(net, RectifiedPath(), t_star=1.0, c_in="one")
@@ -102,7 +102,7 @@ def test_the_generator_starts_as_one_euler_step(net: Velocity) -> None:
 
 @pytest.mark.parametrize("c_in", ["one", "t_star", "variance"])
 @pytest.mark.parametrize("t_star", [0.3, 0.97])
-def test_the_generator_reads_x_0_off_its_net(path: Path, t_star: float, c_in: InputScale) -> None:
+def test_the_generator_reads_x_0_off_its_net(path: ProbabilityPath, t_star: float, c_in: InputScale) -> None:
     """c_in z = alpha g + sigma eps, with g and eps the two readings of v(c_in z, t*)."""
     net, z, t = small_mlp(), torch.randn(6, 2), torch.full((6,), t_star)
     generator = FewStepGenerator(net, path, t_star, c_in)
@@ -113,7 +113,7 @@ def test_the_generator_reads_x_0_off_its_net(path: Path, t_star: float, c_in: In
 
 
 @pytest.mark.parametrize("t_star", [0.3, 0.97])
-def test_with_the_exact_velocity_the_generator_is_the_posterior_mean(path: Path, t_star: float) -> None:
+def test_with_the_exact_velocity_the_generator_is_the_posterior_mean(path: ProbabilityPath, t_star: float) -> None:
     """For N(m, s^2) data, g = E[x_0 | x] = m + alpha s^2 / (alpha^2 s^2 + sigma^2) (x - alpha m) at t*, x = c_in z."""
     m, s, z = torch.tensor([0.5, -1.0]), torch.tensor(0.6), torch.randn(6, 2)
     generator, k = FewStepGenerator(ExactVelocity(gaussian(m, s), path), path, t_star), path.at(torch.tensor(t_star), z)
@@ -121,7 +121,7 @@ def test_with_the_exact_velocity_the_generator_is_the_posterior_mean(path: Path,
     assert_close(generator(z), m + gain * (generator.c_in * z - k.alpha * m))
 
 
-def test_input_scales(path: Path) -> None:
+def test_input_scales(path: ProbabilityPath) -> None:
     """c_in is 1, sigma_t*, or the standard deviation of x_t* for data of standard deviation data_std."""
     k = path.coefficients(torch.tensor(0.7))
     scales = [input_scale(path, 0.7, "one", 0.4), input_scale(path, 0.7, "t_star", 0.4)]
@@ -137,7 +137,7 @@ def test_a_generator_refuses_times_off_the_path(t_star: float) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 0.4, 4.5])
-def test_guidance_is_affine_in_its_scale(net: Velocity, scale: float) -> None:
+def test_guidance_is_affine_in_its_scale(net: VelocityModel, scale: float) -> None:
     """v = (1 - scale) v_null + scale v_condition: 0 is the null class, 1 the net itself; no condition stays null."""
     x_t, t, labels = inputs(net)
     v, v_null = net(x_t, t, labels), net(x_t, t, None)
@@ -145,7 +145,7 @@ def test_guidance_is_affine_in_its_scale(net: Velocity, scale: float) -> None:
     assert_close(Guided(net, scale)(x_t, t), v_null)
 
 
-def test_guidance_costs_one_call(net: Velocity) -> None:
+def test_guidance_costs_one_call(net: VelocityModel) -> None:
     """The net is called once, on the batch twice; a net without classes is refused."""
     asked = calls(net)
     Guided(net, 2.0)(*inputs(net))
@@ -155,7 +155,7 @@ def test_guidance_costs_one_call(net: Velocity) -> None:
 
 
 @pytest.mark.parametrize(("solver", "steps"), [(Euler(), 1), (Euler(), 5), (Heun(), 5)])
-def test_nfe_is_the_number_of_calls(net: Velocity, solver: Solver, steps: int) -> None:
+def test_nfe_is_the_number_of_calls(net: VelocityModel, solver: Solver, steps: int) -> None:
     """nfe of an ODE sampler, and 1 of a generator, as counted; the trajectory ends at the sample."""
     path = TrigonometricPath()
     sampler, generator = OdeSampler(net, path, steps, solver), FewStepGenerator(net, path, 0.97)
@@ -167,7 +167,7 @@ def test_nfe_is_the_number_of_calls(net: Velocity, solver: Solver, steps: int) -
     assert torch.equal(sampler.trajectory(z, labels)[-1], x_0)
 
 
-def test_the_exact_network_is_the_analytic_velocity(path: Path) -> None:
+def test_the_exact_network_is_the_analytic_velocity(path: ProbabilityPath) -> None:
     """ExactVelocity is the mixture's velocity, has no weights, and ignores its condition."""
     mixture, x_t, t = ring(5), torch.randn(6, 2), torch.linspace(0.1, 0.9, 6)
     net = ExactVelocity(mixture, path)

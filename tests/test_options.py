@@ -18,9 +18,8 @@ from torch import Tensor
 from torch.testing import assert_close
 from toy_trainings import SCHEDULE, network, place, run, same_bits, setting, weights, whole_and_resumed
 
-from fgm.benchmarks.cycle import CycleBench
-from fgm.config import digest, read_recipe
-from fgm.errors import Refusal
+from fgm.cli.benchmarks.cycle import CycleBench
+from fgm.cli.config import digest, read_recipe
 from fgm.training import optimizers
 from fgm.training.checkpoints import LAST
 from fgm.training.compiled import blocks_to_compile, compile_blocks
@@ -28,6 +27,7 @@ from fgm.training.distillation import Distillation
 from fgm.training.ema import brought, frozen_copy, update_ema
 from fgm.training.fit import Hardware, fit
 from fgm.training.optimizers import adam, adamw
+from fgm.utils.errors import UserError
 
 PLAIN = partial(adam, lr=1e-3)
 
@@ -61,7 +61,7 @@ def test_its_state_survives_to_the_bit(kernel: Any, tmp_path: Path, monkeypatch:
 def test_a_missing_package_is_one_line_with_its_remedy_and_no_torch() -> None:
     line = light("train", ["optimizer.kernel=eight_bit"])
     assert "optimizer.kernel = eight_bit needs bitsandbytes" in line and "pip install -e '.[eight-bit]'" in line
-    with pytest.raises(Refusal, match="needs bitsandbytes"):
+    with pytest.raises(UserError, match="needs bitsandbytes"):
         adam(network(), lr=1.0, kernel="eight_bit")
 
 
@@ -160,12 +160,12 @@ def test_compiled_blocks_train_alike_and_go_on_from_plain_checkpoints_and_back(
 
 
 def test_what_cannot_be_compiled_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="Linear has no blocks to compile"):
+    with pytest.raises(UserError, match="Linear has no blocks to compile"):
         compile_blocks([torch.nn.Linear(2, 2)])
     assert len(blocks_to_compile(network())) == len(network().blocks)
     s = setting(net=network(2), teacher=network(1))
     watched = Distillation(s, t_star=0.9, adversary=GAN)
-    with pytest.raises(Refusal, match="the discriminator reads features by hooks"):
+    with pytest.raises(UserError, match="the discriminator reads features by hooks"):
         compiled_run(watched, tmp_path, True)
 
 
@@ -178,7 +178,7 @@ def test_the_benchs_overhead_is_what_stands_beside_the_turns(tmp_path: Path, mon
 
     module.turns_of_a_cycle = lambda: (passes(0.06), module.finish({}))  # type: ignore[method-assign, assignment, return-value]
     module.finish = lambda scalars: (passes(0.02), module.cycle.add_(1))  # type: ignore[method-assign, assignment, return-value]
-    monkeypatch.setattr("fgm.benchmarks.cycle.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("fgm.cli.benchmarks.cycle.time", SimpleNamespace(perf_counter=lambda: now[0]))
     bench = CycleBench(module, place(tmp_path), cycles=2, repetitions=2, alone=True)
     rows = {m.metric: m.value for m in bench.measure("untrained")}
     assert rows["overhead"] == pytest.approx(0.25)

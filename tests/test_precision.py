@@ -8,10 +8,10 @@ from rich.console import Console
 from torch.backends.cuda import flash_sdp_enabled
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fgm.build import build
-from fgm.config import read_recipe
+from fgm.cli.build import build
+from fgm.cli.config import read_recipe
+from fgm.cli.stand_ins import untrained
 from fgm.networks.dit import Attention
-from fgm.stand_ins import untrained
 from fgm.training.checkpoints import AtomicCheckpointIO
 from fgm.training.fit import build_trainer
 from fgm.training.precision import CpuMixedPrecision

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fgm.errors import Refusal
-from fgm.fingerprints import fingerprint, read_header
-from fgm.pretrained import BESIDE, SD3_MEDIUM, architecture, require, weight_files
+from fgm.utils.errors import UserError
+from fgm.utils.fingerprints import fingerprint, read_header
+from fgm.utils.pretrained import BESIDE, SD3_MEDIUM, architecture, require, weight_files
 
 PARTS = ("transformer", "vae")
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -28,7 +28,7 @@ def files_of(directory: Path) -> Path:
 
 def test_missing_weights_are_one_line_that_says_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(UserError) as refusal:
         require(SD3_MEDIUM, PARTS)
     for word in ("no transformer/ and no vae/", "hf download stabilityai/", "15 GB", "network.model=", "69 GB"):
         assert word in str(refusal.value)
@@ -36,7 +36,7 @@ def test_missing_weights_are_one_line_that_says_all(tmp_path: Path, monkeypatch:
     directory = files_of(tmp_path / "sd3")
     assert require(str(directory), PARTS) == directory
     (directory / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(Refusal, match="no vae/ on this machine"):
+    with pytest.raises(UserError, match="no vae/ on this machine"):
         require(str(directory), PARTS)
 
 
@@ -53,12 +53,12 @@ def test_a_sharded_part_is_whole_only_with_all_its_shards(tmp_path: Path) -> Non
 def test_a_damaged_index_or_config_is_one_line(content: str, tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(content)
-    with pytest.raises(Refusal, match=r"is no JSON|must be a JSON object|tells no weight_map") as refusal:
+    with pytest.raises(UserError, match=r"is no JSON|must be a JSON object|tells no weight_map") as refusal:
         weight_files(tmp_path)
     assert str(index) in str(refusal.value) and "\n" not in str(refusal.value)
     config = files_of(tmp_path / "sd3") / "transformer" / "config.json"
     config.write_text(content[:1])
-    with pytest.raises(Refusal, match="is no JSON"):
+    with pytest.raises(UserError, match="is no JSON"):
         architecture(str(tmp_path / "sd3"))
 
 
@@ -79,7 +79,7 @@ def test_a_fingerprint_knows_weights_and_not_files(tmp_path: Path) -> None:
     assert read_header(tmp_path / "whole.safetensors")[1] == {"made": "today"}
     content = (tmp_path / "whole.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(content[:-1])
-    with pytest.raises(Refusal, match="is cut short"):
+    with pytest.raises(UserError, match="is cut short"):
         fingerprint([tmp_path / "cut.safetensors"])
 
 
@@ -108,7 +108,7 @@ def test_a_damaged_header_is_one_line(content: bytes, tmp_path: Path) -> None:
     file.write_bytes(with_header({"a": TENSOR}) + bytes(4))
     fingerprint([file])
     file.write_bytes(content)
-    with pytest.raises(Refusal, match=rf"{file} is no \.safetensors file; remove it and make it again$"):
+    with pytest.raises(UserError, match=rf"{file} is no \.safetensors file; remove it and make it again$"):
         fingerprint([file])
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from tiny_runs import SHAPES, TINY, Said, finished, refused, results_of
 
-import fgm.evaluate
-import fgm.export
-import fgm.sample
+import fgm.cli.evaluate
+import fgm.cli.export
+import fgm.cli.sample
 
 
 @pytest.fixture(scope="module")
@@ -19,13 +19,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_an_exported_folder_knows_its_questions_and_scores_what_memory_does(
     run: list[str], tmp_path: Path, capsys: Said
 ) -> None:
-    fgm.evaluate.main([*run, "shard_size=12"])
+    fgm.cli.evaluate.main([*run, "shard_size=12"])
     memory = results_of(capsys.readouterr().out)
-    fgm.export.main([*run, "format=png", f"out={tmp_path / 'png'}"])
+    fgm.cli.export.main([*run, "format=png", f"out={tmp_path / 'png'}"])
     told = json.loads((tmp_path / "png" / "dataset.json").read_text())["labels"]
     assert [label for _, label in told] == list(range(24))
     settings = ["evaluator.panel.prompts_per_tag=4", "evaluator.panel.images_per_tag=4"]
-    fgm.evaluate.main([
+    fgm.cli.evaluate.main([
         f"samples_dir={tmp_path / 'png'}", "evaluator=shape_eval", "data=shapes", *settings, f"outputs={tmp_path}",
     ])  # fmt: skip
     folder = results_of(capsys.readouterr().out)
@@ -38,7 +38,7 @@ def test_an_exported_folder_knows_its_questions_and_scores_what_memory_does(
 def test_samples_are_drawn_by_prompt_or_each_of_its_own(run: list[str], tmp_path: Path, capsys: Said) -> None:
     pictures = [tmp_path / name for name in ("red.png", "blue.png", "own.png")]
     for path, prompt in zip(pictures, ("a photo of a red circle", "a photo of a blue square", ""), strict=True):
-        fgm.sample.main([*run, "n=4", f"prompt={prompt}", f"out={path}"])
+        fgm.cli.sample.main([*run, "n=4", f"prompt={prompt}", f"out={path}"])
     assert "own.png: 4 samples, one network call each" in capsys.readouterr().out
     assert len({path.read_bytes() for path in pictures}) == 3
 
@@ -47,7 +47,7 @@ def test_a_prompt_that_cannot_be_is_one_line(
     run: list[str], tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = [*run, "prompt=a photo of a crimson circle"]
-    assert "unknown word 'crimson'" in refused(fgm.sample.main, asked, capsys, monkeypatch)
+    assert "unknown word 'crimson'" in refused(fgm.cli.sample.main, asked, capsys, monkeypatch)
     digits = finished(tmp_path, "digits_fgm", TINY)
-    line = refused(fgm.sample.main, [*digits, "prompt=three"], capsys, monkeypatch)
+    line = refused(fgm.cli.sample.main, [*digits, "prompt=three"], capsys, monkeypatch)
     assert "prompt = 'three': digits_fgm is no model with prompts" in line

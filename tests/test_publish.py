@@ -13,10 +13,10 @@ from tiny_runs import finished as finished_digits
 from torch import Tensor
 from torch.testing import assert_close
 
-from fgm import export
-from fgm.errors import Refusal
-from fgm.fingerprints import fingerprint
-from fgm.finished import finished_run, load_source
+from fgm.cli import export
+from fgm.cli.finished import finished_run, load_source
+from fgm.utils.errors import UserError
+from fgm.utils.fingerprints import fingerprint
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -32,7 +32,7 @@ def settings(root: Path) -> list[str]:
 
 
 def run_of(settings: list[str], *overrides: str) -> list[str]:
-    from fgm.config import read_recipe
+    from fgm.cli.config import read_recipe
 
     given = [*settings, *overrides]
     made = (Path(read_recipe("sd3_fgm", given)["run_dir"]) / "results.json").exists()
@@ -174,20 +174,20 @@ def test_what_is_no_sd3_or_not_whole_is_refused_and_nothing_is_left(
     settings: list[str], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digits = finished_digits(tmp_path / "outputs", "digits_fgm", [])
-    with pytest.raises(Refusal, match="digits_fgm distils no published Stable Diffusion 3"):
+    with pytest.raises(UserError, match="digits_fgm distils no published Stable Diffusion 3"):
         export.main([*digits, "format=diffusers", f"out={tmp_path / 'out'}"])
     run = [*run_of(settings), "format=diffusers", f"out={tmp_path / 'out'}"]
-    with pytest.raises(Refusal, match="lora = keep: sd3_fgm trained a whole network"):
+    with pytest.raises(UserError, match="lora = keep: sd3_fgm trained a whole network"):
         export.main([*run, "lora=keep"])
-    with pytest.raises(Refusal, match="dtype = int8: unknown"):
+    with pytest.raises(UserError, match="dtype = int8: unknown"):
         export.main([*run, "dtype=int8"])
     (root / "model" / "text_encoder_2").rename(root / "model" / "gone")
     try:
-        with pytest.raises(Refusal, match="no text_encoder_2/ on this machine"):
+        with pytest.raises(UserError, match="no text_encoder_2/ on this machine"):
             export.main(run)
     finally:
         (root / "model" / "gone").rename(root / "model" / "text_encoder_2")
-    monkeypatch.setattr("fgm.publish.pipeline.card", lambda *_: 1 / 0)
+    monkeypatch.setattr("fgm.cli.publish.pipeline.card", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export.main(run)
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]

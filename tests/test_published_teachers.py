@@ -14,17 +14,22 @@ from published_files import GuidedUNet, guided_state, write_edm, write_edm2
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from fgm.analytic import gaussian
-from fgm.errors import Refusal
-from fgm.networks import torchcfm
-from fgm.networks.edm import ARCHITECTURES, Architecture, EdmVelocity, untrained
-from fgm.networks.edm2_unet import Edm2UNet
-from fgm.networks.edm_checkpoints import pretrained
-from fgm.networks.edm_unets import DhariwalUNet, SongUNet
-from fgm.networks.torchcfm import TimeReversed
+from fgm.flow.analytic import gaussian
+from fgm.flow.paths import (
+    ProbabilityPath,
+    RectifiedPath,
+    TrigonometricPath,
+    VarianceExplodingPath,
+    VariancePreservingPath,
+)
 from fgm.networks.unet import UNet
-from fgm.paths import Path as NoisePath
-from fgm.paths import RectifiedPath, TrigonometricPath, VarianceExplodingPath, VariancePreservingPath
+from fgm.teachers import torchcfm
+from fgm.teachers.edm import ARCHITECTURES, Architecture, EdmVelocity, untrained
+from fgm.teachers.edm2_unet import Edm2UNet
+from fgm.teachers.edm_checkpoints import pretrained
+from fgm.teachers.edm_unets import DhariwalUNet, SongUNet
+from fgm.teachers.torchcfm import TimeReversed
+from fgm.utils.errors import UserError
 
 PATHS = [RectifiedPath(), TrigonometricPath(), VariancePreservingPath(), VarianceExplodingPath()]
 TINY: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -83,7 +88,7 @@ class Exact(nn.Module):
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
-def test_the_velocity_of_an_exact_denoiser_is_the_closed_form(path: NoisePath) -> None:
+def test_the_velocity_of_an_exact_denoiser_is_the_closed_form(path: ProbabilityPath) -> None:
     net, data = EdmVelocity(Exact(0.3, 0.7), (2,), 0, path), gaussian(torch.full((2,), 0.3), torch.tensor(0.7))
     t = torch.linspace(0.05, 0.9, 19)
     x_t = torch.randn(19, 2, generator=torch.Generator().manual_seed(0))
@@ -171,7 +176,7 @@ def test_bad_checkpoints_are_one_line(spoil: Callable[[Path], Any], message: str
     rewritten()(file)
     pretrained(str(file), PATHS[0])
     spoil(file)
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(UserError) as refusal:
         pretrained(str(file), PATHS[0])
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
@@ -182,12 +187,12 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
     beside = partial(write, file, *tiny("EDM2")[:1], **tiny("EDM2")[1], extra=code)
     for written in (lambda: file.write_bytes(pickle.dumps({"ema": code})), beside):
         written()
-        with pytest.raises(Refusal, match="nothing in it was run"):
+        with pytest.raises(UserError, match="nothing in it was run"):
             pretrained(str(file), PATHS[0])
         assert not (tmp_path / "ran").exists()
     write_edm(file, *tiny("SongUNet")[:1], **tiny("SongUNet")[1])
     pretrained(str(file), PATHS[0], sha256(file.read_bytes()).hexdigest()[:12])
-    with pytest.raises(Refusal, match="it is another file"):
+    with pytest.raises(UserError, match="it is another file"):
         pretrained(str(file), PATHS[0], "0" * 64)
 
 
@@ -214,6 +219,6 @@ def test_a_torchcfm_file_of_another_size_or_with_code_is_one_line(tmp_path: Path
     for content in (None, {"ema_model": Code(tmp_path / "ran")}, {"net_model": {}}, {"ema_model": scalar}):
         if content:
             torch.save(content, file)
-        with pytest.raises(Refusal, match="holds no weights of this U-Net under ema_model") as refusal:
+        with pytest.raises(UserError, match="holds no weights of this U-Net under ema_model") as refusal:
             torchcfm.pretrained(str(file), UNet(**SHAPE, head=8, time_scale=1.0))
         assert "\n" not in str(refusal.value) and not (tmp_path / "ran").exists()

@@ -11,11 +11,11 @@ from rich.console import Console
 from torch.testing import assert_close
 from toy_trainings import distillation, moved, run, weights
 
-from fgm.build import build
-from fgm.config import read_recipe
+from fgm.cli.build import build
+from fgm.cli.config import read_recipe
 from fgm.data.points import Ring
-from fgm.errors import Refusal
 from fgm.training.real_data import RealData
+from fgm.utils.errors import UserError
 
 
 def test_real_data_that_is_switched_off_draws_nothing_and_changes_no_bit(tmp_path: Path, monkeypatch: Any) -> None:
@@ -53,9 +53,9 @@ class Wide(Ring):
 
 
 def test_real_images_that_do_not_fit_are_refused_in_one_line() -> None:
-    with pytest.raises(Refusal, match=r"real images are of shape \(3,\), and generated ones of \(2,\)$"):
+    with pytest.raises(UserError, match=r"real images are of shape \(3,\), and generated ones of \(2,\)$"):
         gan(data=Wide())
-    with pytest.raises(Refusal, match=r"the real images have conditions, and the online network is not trained so$"):
+    with pytest.raises(UserError, match=r"the real images have conditions, and the online network is not trained so$"):
         distillation(real_data=partial(RealData, a=0.9, b=0.9, data=Labelled()))
     assert gan(data=Labelled()).adversary.seen(None) is None
 
@@ -65,5 +65,5 @@ def test_a_folder_that_is_not_there_is_refused_before_a_teacher_is_trained() -> 
     for method in ("fgm_gan", "fgm_realdata"):
         name = {"fgm_gan": "adversary", "fgm_realdata": "real_data"}[method]
         config = read_recipe("digits_fgm", [f"method={method}", f"method.{name}.data={node}", "outputs=/no/outputs"])
-        with pytest.raises(Refusal, match=r"^/no/pngs is no folder: it should hold PNGs$"):
+        with pytest.raises(UserError, match=r"^/no/pngs is no folder: it should hold PNGs$"):
             build(config, Console(quiet=True))

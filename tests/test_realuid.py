@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from fgm import losses
-from fgm.analytic import GaussianMixture, gaussian
-from fgm.paths import Path
+from fgm.flow import losses
+from fgm.flow.analytic import GaussianMixture, gaussian
+from fgm.flow.paths import ProbabilityPath
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -40,20 +40,20 @@ def data() -> GaussianMixture:
     return law(torch.tensor(DATA))
 
 
-def noisy(path: Path, at: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def noisy(path: ProbabilityPath, at: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x_t, c and weights of x_0 = a z + b."""
     z, eps, weight = grid()
     return *path.interpolate(at[0] * z + at[1], eps, t.expand(len(z))), weight
 
 
-def optimum(path: Path, at: Tensor, x: Tensor, t: Tensor, a: float, b: float) -> Tensor:
+def optimum(path: ProbabilityPath, at: Tensor, x: Tensor, t: Tensor, a: float, b: float) -> Tensor:
     """v*, from the densities and velocities of both laws."""
     p_theta, p = (m.log_density(x, t, path).exp()[:, None] for m in (law(at), data()))
     v_theta, u = (m.velocity(x, t, path) for m in (law(at), data()))
     return (b * p_theta * v_theta + (1 - b) * p * u) / (a * p_theta + (1 - a) * p)
 
 
-def objective(path: Path, at: Tensor, t: Tensor, a: float, b: float) -> Tensor:
+def objective(path: ProbabilityPath, at: Tensor, t: Tensor, a: float, b: float) -> Tensor:
     """J at one t, with x_t's mean taken over each law in turn."""
     means = []
     for start in (at, torch.tensor(DATA)):
@@ -62,13 +62,13 @@ def objective(path: Path, at: Tensor, t: Tensor, a: float, b: float) -> Tensor:
     return a * means[0] + (1 - a) * means[1]
 
 
-def surrogate(path: Path, at: Tensor, t: Tensor, a: float, b: float) -> Tensor:
+def surrogate(path: ProbabilityPath, at: Tensor, t: Tensor, a: float, b: float) -> Tensor:
     """What the generator's turn minimises: v* with the generator's weights inside held fixed."""
     x, c, weight = noisy(path, at, t)
     return weight @ losses.realuid(data().velocity(x, t, path), optimum(path, at.detach(), x, t, a, b), c, a, b)
 
 
-def gradients(path: Path, at: tuple[float, float], a: float, b: float) -> tuple[Tensor, Tensor]:
+def gradients(path: ProbabilityPath, at: tuple[float, float], a: float, b: float) -> tuple[Tensor, Tensor]:
     theta = torch.tensor(at, requires_grad=True)
     sums = [sum(f(path, theta, torch.tensor(t), a, b) for t in TIMES) for f in (surrogate, objective)]
     mean, truth = (torch.autograd.grad(total, theta)[0] for total in sums)
@@ -78,7 +78,7 @@ def gradients(path: Path, at: tuple[float, float], a: float, b: float) -> tuple[
 @pytest.mark.parametrize("a, b", SHARES)
 @pytest.mark.parametrize("at", GENERATORS)
 def test_the_generators_loss_has_the_gradient_of_the_objective(
-    path: Path, at: tuple[float, float], a: float, b: float
+    path: ProbabilityPath, at: tuple[float, float], a: float, b: float
 ) -> None:
     """grad E_theta[realuid], online weights fixed at v*, is grad J; for a = b = 1 FGM's theorem."""
     mean, truth = gradients(path, at, a, b)
@@ -87,7 +87,7 @@ def test_the_generators_loss_has_the_gradient_of_the_objective(
 
 
 @pytest.mark.parametrize("a, b", SHARES)
-def test_it_rests_where_the_generator_is_the_data(path: Path, a: float, b: float) -> None:
+def test_it_rests_where_the_generator_is_the_data(path: ProbabilityPath, a: float, b: float) -> None:
     """There v* = u wherever x_t lies, and the gradient vanishes, whatever a and b."""
     x, t = torch.linspace(-2, 3, 50)[:, None], torch.tensor(0.4)
     assert_close(optimum(path, torch.tensor(DATA), x, t, a, b), data().velocity(x, t, path))
@@ -95,7 +95,7 @@ def test_it_rests_where_the_generator_is_the_data(path: Path, a: float, b: float
 
 
 @pytest.mark.parametrize("a, b", SHARES)
-def test_the_online_turn_regresses_on_the_optimum(path: Path, a: float, b: float) -> None:
+def test_the_online_turn_regresses_on_the_optimum(path: ProbabilityPath, a: float, b: float) -> None:
     """Excess loss of any v over v* is its distance in a p_theta + (1 - a) p: generated and real terms together."""
     at, t, excess, distance = torch.tensor(GENERATORS[0]), torch.tensor(0.5), 0.0, 0.0
     for start, (i, j) in ((at, (a, b)), (torch.tensor(DATA), (1 - a, 1 - b))):

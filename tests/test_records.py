@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fgm.config import digest, read_recipe, recipes
-from fgm.files import replacing
-from fgm.recording import git, provenance
-from fgm.records import Measurement, append_row, read_rows
-from fgm.studies.definition import sweeps
-from fgm.table import ROOT, render, table
+from fgm.cli.config import digest, read_recipe, recipes
+from fgm.cli.recording import git, provenance
+from fgm.cli.studies.definition import sweeps
+from fgm.cli.table import ROOT, render, table
+from fgm.utils.files import replacing
+from fgm.utils.records import Measurement, append_row, read_rows
 
 INDEX = (ROOT / "experiments" / "README.md").read_text()
 

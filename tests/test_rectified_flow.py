@@ -9,8 +9,8 @@ from score_sde import ScoreUNet, modules, state_of, write_rectified_flow
 from torch import Tensor
 from torch.testing import assert_close
 
-from fgm.errors import Refusal
-from fgm.networks.rectified_flow import RectifiedFlow, pretrained
+from fgm.teachers.rectified_flow import RectifiedFlow, pretrained
+from fgm.utils.errors import UserError
 
 SHAPE: dict[str, Any] = {"width": 16, "multipliers": (1, 2), "blocks": 2, "attention": (4,), "size": 8}
 KINDS = modules(**SHAPE)
@@ -59,7 +59,7 @@ BAD = {
 @pytest.mark.parametrize("state, changes, message", BAD.values(), ids=BAD.keys())
 def test_another_network_is_one_line(state: Any, changes: Any, message: str, tmp_path: Path) -> None:
     write_rectified_flow(tmp_path / "c.pth", state, **changes)
-    with pytest.raises(Refusal, match=r"holds no DDPM\+\+ of this size under ema") as refusal:
+    with pytest.raises(UserError, match=r"holds no DDPM\+\+ of this size under ema") as refusal:
         pretrained(str(tmp_path / "c.pth"), RectifiedFlow(**SHAPE))
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
 

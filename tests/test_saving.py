@@ -21,14 +21,14 @@ from killed_runs import run, tiny_config
 from rich.console import Console
 from test_survival import assert_bit_equal
 
-import fgm.train
-from fgm.build import build
-from fgm.errors import entry
-from fgm.stand_ins import untrained
+import fgm.cli.train
+from fgm.cli.build import build
+from fgm.cli.stand_ins import untrained
 from fgm.training import checkpoints
 from fgm.training.checkpoints import LAST, PREVIOUS, AtomicCheckpointIO, damage, last_checkpoint, read_cycle
 from fgm.training.fit import fit
 from fgm.training.weights import export_weights
+from fgm.utils.errors import entry
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 DIED = 9
@@ -174,7 +174,7 @@ def through_a_full_disk(directory: Path, outside: Path) -> None:
     filler.unlink()
     until(config, 99)
     subprocess.run(["mount", "-o", "remount,ro", str(directory)], check=True)
-    told.append(error_of(fgm.train.main, "experiment=digits_teacher", f"run_dir={directory}/other", "logger=csv"))
+    told.append(error_of(fgm.cli.train.main, "experiment=digits_teacher", f"run_dir={directory}/other", "logger=csv"))
     shutil.copytree(directory / "run", outside / "run")
     (outside / "told.txt").write_text("\n".join(told))
 

@@ -11,24 +11,24 @@ from geneval_files import truth, write_layout, write_prompts
 from PIL import Image
 from tiny_runs import Said, light, refused
 
-import fgm.reference
-import fgm.score
+import fgm.cli.reference
+import fgm.cli.score
 from fgm.data.digits import Digits
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import draw_scenes
+from fgm.data.text.geneval.grammar import generate_prompts
+from fgm.data.text.shapes.metadata import metadata
 from fgm.evaluation.exporting import export_images
 from fgm.evaluation.images import DigitPanel
 from fgm.evaluation.shape_eval import RULES
 from fgm.evaluation.sources.dataset import dataset_source
-from fgm.streams import stream
-from fgm.text.geneval.grammar import generate_prompts
-from fgm.text.shapes.metadata import metadata
+from fgm.utils.random import keyed_generator
 
 PROMPTS = generate_prompts(seed=2)[::60]
 
 
 def test_a_reference_holds_the_moments_of_the_panel(tmp_path: Path, capsys: Said) -> None:
-    fgm.reference.main(["data=digits", f"out={tmp_path / 'refs.npz'}"])
+    fgm.cli.reference.main(["data=digits", f"out={tmp_path / 'refs.npz'}"])
     with np.load(tmp_path / "refs.npz") as moments:
         assert set(moments) == {"mu", "sigma", "n"} and moments["n"] == len(Digits().split["train"][0])
         expected = DigitPanel().reference.moments
@@ -42,7 +42,7 @@ def test_a_reference_of_a_folder_is_that_of_its_images(tmp_path: Path) -> None:
     source = dataset_source(Digits(), "digits", "test", 60)
     export_images(source, tmp_path / "png", "edm", step=60)
     asked = [f"samples_dir={tmp_path / 'png'}", "recursive=true", "n=50", f"out={tmp_path / 'refs.npz'}"]
-    fgm.reference.main(asked)
+    fgm.cli.reference.main(asked)
     with np.load(tmp_path / "refs.npz") as moments:
         features = DigitPanel().rows(source.take(range(50)).x, None)["features"].double().numpy()
         np.testing.assert_allclose(moments["mu"], features.mean(0), atol=1e-12)
@@ -68,7 +68,7 @@ def entries(index: int) -> list[dict]:
 
 
 def test_a_layout_is_scored_from_detections(geneval: list[str], tmp_path: Path, capsys: Said) -> None:
-    fgm.score.main(geneval)
+    fgm.cli.score.main(geneval)
     said = capsys.readouterr().out
     assert "geneval 0.5000" in said and "prompts 1.0000" in said and "detections from seen.json" in said
     told = json.loads((tmp_path / "layout" / "score" / "results.json").read_text())
@@ -81,7 +81,7 @@ def test_a_layout_is_scored_from_detections(geneval: list[str], tmp_path: Path, 
 
 
 def test_shapes_are_scored_by_their_exact_detector(tmp_path: Path, capsys: Said) -> None:
-    scenes = draw_scenes(12, stream("score", index=0), 32, 4)
+    scenes = draw_scenes(12, keyed_generator("score", index=0), 32, 4)
     lines = metadata(scenes.captions)
     chosen = list({line["prompt"]: i for i, line in enumerate(lines)}.values())
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(lines[i]) + "\n" for i in chosen))
@@ -91,7 +91,7 @@ def test_shapes_are_scored_by_their_exact_detector(tmp_path: Path, capsys: Said)
         (folder / "samples").mkdir(parents=True)
         (folder / "metadata.jsonl").write_text(json.dumps(lines[i]))
         Image.fromarray(images[i].movedim(0, -1).numpy()).save(folder / "samples" / "00000.png")
-    fgm.score.main(
+    fgm.cli.score.main(
         [f"geneval_dir={tmp_path}/layout", f"metadata={tmp_path}/prompts.jsonl"]
         + ["samples=1", "detector=shapes", "vocabulary=shapes"]
     )
@@ -108,7 +108,7 @@ def unknown_class(geneval: list[str], tmp_path: Path) -> list[str]:
 
 def test_an_unknown_class_in_the_detections_is_one_line(geneval: list[str], tmp_path: Path) -> None:
     said = light("score", unknown_class(geneval, tmp_path))
-    assert "unknown class 'unicorn'; see fgm.text.geneval.vocabulary" in said and "seen.json" in said
+    assert "unknown class 'unicorn'; see fgm.data.text.geneval.vocabulary" in said and "seen.json" in said
     assert not (tmp_path / "layout" / "score").exists()
 
 
@@ -136,7 +136,7 @@ def test_what_cannot_be_scored_is_one_line(
     case: Callable[[list[str]], list[str]], message: str, geneval: list[str], tmp_path: Path, capsys: Said,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    assert message in refused(fgm.score.main, case(geneval), capsys, monkeypatch)
+    assert message in refused(fgm.cli.score.main, case(geneval), capsys, monkeypatch)
     assert not (tmp_path / "layout" / "score").exists()
 
 
@@ -160,7 +160,7 @@ def test_what_is_no_reference_is_one_line(
     own: list[str], message: str, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = [f"out={tmp_path / 'refs.npz'}", *own]
-    assert message in refused(fgm.reference.main, arguments, capsys, monkeypatch)
+    assert message in refused(fgm.cli.reference.main, arguments, capsys, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -169,5 +169,5 @@ def test_the_grammars_prompts_are_asked_by_name(
 ) -> None:
     """This layout holds a few of them alone, and says so."""
     asked = [word if not word.startswith("metadata=") else "metadata=grammar" for word in geneval]
-    line = refused(fgm.score.main, asked, capsys, monkeypatch)
+    line = refused(fgm.cli.score.main, asked, capsys, monkeypatch)
     assert f"{553 - len(PROMPTS)} of 553 prompts are missing" in line

@@ -12,14 +12,14 @@ from tiny_sd3 import SIZE, TRANSFORMER, save_tiny_pipeline
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from fgm import pretrained
-from fgm.errors import Refusal
+from fgm.flow.paths import RectifiedPath
 from fgm.networks import sd3
 from fgm.networks.generator import FewStepGenerator
 from fgm.networks.guidance import Guided
 from fgm.networks.latents import Autoencoder
 from fgm.networks.sd3 import SD3Velocity, untrained
-from fgm.paths import RectifiedPath
+from fgm.utils import pretrained
+from fgm.utils.errors import UserError
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 TOKENS = 9
@@ -113,9 +113,9 @@ def test_checkpointing_changes_no_gradient(model: str) -> None:
 def test_sizes_that_diffusers_would_crop_are_refused(net: SD3Velocity, model: str) -> None:
     x_t, t, prompts = inputs()
     for size in (24, 40, 33):
-        with pytest.raises(Refusal, match=f"network.size = {size} is no multiple of 16"):
+        with pytest.raises(UserError, match=f"network.size = {size} is no multiple of 16"):
             untrained(TRANSFORMER, Table(), size)
-    with pytest.raises(Refusal, match="takes pictures of at most 64 pixels"):
+    with pytest.raises(UserError, match="takes pictures of at most 64 pixels"):
         untrained(TRANSFORMER, Table(), 80)
     with pytest.raises(ValueError, match=r"SD3Velocity of shape \(4, 4, 4\) was given \(4, 4, 5\)"):
         net(torch.zeros(1, 4, 4, 5), t[:1], prompts[:1])
@@ -124,7 +124,7 @@ def test_sizes_that_diffusers_would_crop_are_refused(net: SD3Velocity, model: st
 
 
 def test_encodings_of_other_widths_are_refused(model: str) -> None:
-    with pytest.raises(Refusal, match="reads encodings of widths"):
+    with pytest.raises(UserError, match="reads encodings of widths"):
         sd3.pretrained(model, Table(words=64), SIZE)
 
 
@@ -166,11 +166,11 @@ def test_spoilt_weights_are_refused_in_one_line(part: str, tmp_path: Path, model
     whole, weights = file.read_bytes(), load_file(file)
     last = sorted(weights)[-1]
     save_file({name: w for name, w in weights.items() if name != last}, file, metadata={"format": "pt"})
-    with pytest.raises(Refusal, match=f"{part} lacks 1 weights, {last} first"):
+    with pytest.raises(UserError, match=f"{part} lacks 1 weights, {last} first"):
         load(str(tmp_path / "sd3"))
     for content in (whole[: len(whole) // 2], b"garbage"):
         file.write_bytes(content)
-        with pytest.raises(Refusal, match=rf"{part} does not load \(.*\): download it again") as refusal:
+        with pytest.raises(UserError, match=rf"{part} does not load \(.*\): download it again") as refusal:
             load(str(tmp_path / "sd3"))
         assert "\n" not in str(refusal.value)
 

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from sd3_runs import PROMPTS, cached
 from torch import Tensor
 
-from fgm import export, sample, train
-from fgm.build import build
-from fgm.config import read_recipe
-from fgm.pixels.png import decode
+from fgm.cli import export, sample, train
+from fgm.cli.build import build
+from fgm.cli.config import read_recipe
+from fgm.data.pixels.png import decode
 from fgm.training.checkpoints import LAST
 from fgm.training.fit import fit
 

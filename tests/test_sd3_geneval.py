@@ -10,12 +10,12 @@ import torch
 from geneval_files import write_prompts
 from sd3_runs import PROMPTS, settings_of
 
-from fgm import cache_prompts, train
-from fgm.config import read_recipe
-from fgm.errors import Refusal
+from fgm.cli import cache_prompts, train
+from fgm.cli.config import read_recipe
+from fgm.cli.evaluators import make
+from fgm.data.text.geneval.grammar import generate_prompts
 from fgm.evaluation.geneval.detections import Detection, Pixels
-from fgm.evaluators import make
-from fgm.text.geneval.grammar import generate_prompts
+from fgm.utils.errors import UserError
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 ASKED = [p for tag in dict.fromkeys(p.tag for p in generate_prompts()) for p in generate_prompts() if p.tag == tag][
@@ -83,8 +83,8 @@ def test_prompts_that_are_not_encoded_are_said_before_anything_is_trained(asking
     plain.append(f"data.cache.directory={root / 'plain'}")
     cache_prompts.main(["experiment=sd3_fgm", *plain, "device=cpu"])
     run = ["experiment=sd3_fgm", *asking, f"data.cache.directory={root / 'plain'}", f"run_dir={root / 'no'}"]
-    with pytest.raises(Refusal, match=r"other prompts\): give data.cache.directory=<another>.*make cache-prompts"):
+    with pytest.raises(UserError, match=r"other prompts\): give data.cache.directory=<another>.*make cache-prompts"):
         train.main(run)
-    with pytest.raises(Refusal, match=f"{len(ASKED)} prompts of GenEval are not in .*data.cache.also.metadata="):
+    with pytest.raises(UserError, match=f"{len(ASKED)} prompts of GenEval are not in .*data.cache.also.metadata="):
         train.main([*run, "data.cache.also=null"])
     assert not (root / "no").exists()

@@ -15,8 +15,8 @@ from sd3_runs import cached
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from fgm.build import build
-from fgm.config import read_recipe
+from fgm.cli.build import build
+from fgm.cli.config import read_recipe
 from fgm.training.fit import fit
 from fgm.training.sharding import gathered
 from fgm.training.weights import export_weights

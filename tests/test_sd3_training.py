@@ -13,11 +13,11 @@ from sd3_runs import cached
 from torch import Tensor
 from torch.testing import assert_close
 
-from fgm import train
-from fgm.build import build
-from fgm.config import read_recipe
+from fgm.cli import train
+from fgm.cli.build import build
+from fgm.cli.config import read_recipe
+from fgm.cli.finished import finished_run, load_source
 from fgm.evaluation.sampling import Source, draw_samples
-from fgm.finished import finished_run, load_source
 from fgm.networks.sd3 import SD3Velocity
 from fgm.training.checkpoints import LAST
 

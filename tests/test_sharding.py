@@ -18,13 +18,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from two_ranks import FullBatch, FullBatchSetting, distillation, network, run
 
-from fgm import errors
-from fgm.config import parse_arguments, read_recipe
-from fgm.errors import RESUMABLE, Refusal, entry
+from fgm.cli.config import parse_arguments, read_recipe
 from fgm.training.distillation import Distillation
 from fgm.training.sharding import as_shards_of, blocks_to_shard, gathered, local, whole
 from fgm.training.strategies import DistributedCopies, Shards, Single
 from fgm.training.weights import export_weights
+from fgm.utils import errors
+from fgm.utils.errors import RESUMABLE, UserError, entry
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 CYCLES = 6
@@ -196,7 +196,7 @@ def test_a_network_is_sharded_by_its_blocks_or_as_one() -> None:
     ],
 )
 def test_what_shards_cannot_do_is_refused(overrides: list[str], said: str) -> None:
-    with pytest.raises(Refusal, match=rf"strategy=fsdp: {said}.*; give strategy=ddp$"):
+    with pytest.raises(UserError, match=rf"strategy=fsdp: {said}.*; give strategy=ddp$"):
         read_recipe("digits_fgm", ["strategy=fsdp", "trainer.devices=2", *overrides])
     read_recipe("digits_fgm", ["strategy=ddp", "trainer.devices=2", *overrides])
 
@@ -204,7 +204,7 @@ def test_what_shards_cannot_do_is_refused(overrides: list[str], said: str) -> No
 @pytest.mark.parametrize("flag", ["-m", "--multirun"])
 def test_several_runs_in_one_process_are_refused(flag: str) -> None:
     with pytest.raises(
-        Refusal, match=rf"^{flag}: one process is one run.* launcher \(joblib, submitit\) or W&B's agents"
+        UserError, match=rf"^{flag}: one process is one run.* launcher \(joblib, submitit\) or W&B's agents"
     ):
         parse_arguments([flag, "experiment=digits_fgm", "seed=0,1"])
 
@@ -215,7 +215,7 @@ def test_what_one_rank_refuses_it_says(rank: int, said: str, capsys: Any, monkey
     monkeypatch.setenv("RANK", str(rank))
 
     def refuses(arguments: list[str]) -> None:
-        raise Refusal("no")
+        raise UserError("no")
 
     with pytest.raises(SystemExit, match="2"):
         entry(refuses, None)

@@ -9,14 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_runs import TINY, Said, finished, refused, run_dir
 
-import fgm.evaluate
-import fgm.sample
-from fgm import ship, shipped, teacher
-from fgm.config import read_recipe
-from fgm.finished import weights_file
-from fgm.records import write_json
-from fgm.run_config import read_yaml, write_yaml
-from fgm.train import known_measurements
+import fgm.cli.evaluate
+import fgm.cli.sample
+from fgm.cli import ship, teacher
+from fgm.cli.config import read_recipe
+from fgm.cli.finished import weights_file
+from fgm.cli.run_config import read_yaml, write_yaml
+from fgm.cli.train import known_measurements
+from fgm.teachers import shipped
+from fgm.utils.records import write_json
 
 ROW = {"metric": "fd", "value": 0.1, "n": 10000, "protocol": "p", "nfe": 50, "weights": "teacher"}
 
@@ -39,12 +40,12 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_recipe_without_a_run_is_drawn_from_by_them(
     weights: Path, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fgm.sample.main(["experiment=digits_fgm", f"outputs={tmp_path}", "n=4", f"out={tmp_path / 'drawn.png'}"])
+    fgm.cli.sample.main(["experiment=digits_fgm", f"outputs={tmp_path}", "n=4", f"out={tmp_path / 'drawn.png'}"])
     said = capsys.readouterr().out
     assert "holds no finished run: taking the weights that come with the suite (digits_fgm)" in said
     assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
     other = ["experiment=digits_fgm", "seed=7", f"outputs={tmp_path}"]
-    assert "holds no finished run: make train" in refused(fgm.sample.main, other, capsys, monkeypatch)
+    assert "holds no finished run: make train" in refused(fgm.cli.sample.main, other, capsys, monkeypatch)
 
 
 def test_a_teacher_of_them_has_their_weights_and_known_measurements(weights: Path) -> None:
@@ -96,7 +97,7 @@ def test_a_finished_run_is_rounded_measured_and_put_there(
     assert told["sha256"] == sha256(file.read_bytes()).hexdigest() and told["row"]["commit"] == "abc"
     values = {m["metric"]: (m["value"], m["n"]) for m in told["row"]["results"]}
     save_file({name: w.float() for name, w in rounded.items()}, run_dir(run) / "generator.safetensors")
-    fgm.evaluate.main(run)
+    fgm.cli.evaluate.main(run)
     (measured,) = (run_dir(run) / "evaluation").glob("*/results.json")
     again = json.loads(measured.read_text())["results"]
     assert values["fd"][1] == 60

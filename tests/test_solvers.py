@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from fgm.analytic import gaussian
-from fgm.paths import Path, RectifiedPath, TrigonometricPath
-from fgm.solvers import Euler, Heun, Solver, even_times, integrate, trajectory
-from fgm.times import shift_time
+from fgm.flow.analytic import gaussian
+from fgm.flow.paths import ProbabilityPath, RectifiedPath, TrigonometricPath
+from fgm.flow.solvers import Euler, Heun, Solver, even_times, integrate, trajectory
+from fgm.flow.times import shift_time
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("path", [RectifiedPath(), TrigonometricPath()])
 @pytest.mark.parametrize("shift", [1.0, 2.0])
 @pytest.mark.parametrize(("solver", "order"), [(Euler(), 1), (Heun(), 2)])
-def test_order_of_convergence(path: Path, shift: float, solver: Solver, order: int) -> None:
+def test_order_of_convergence(path: ProbabilityPath, shift: float, solver: Solver, order: int) -> None:
     """log error against log step has slope 1 for Euler, 2 for Heun, on a Gaussian's flow z -> mean + std z."""
     mean, std, x_1 = torch.tensor([0.7]), torch.tensor(0.6), torch.linspace(-2, 2, 9)[:, None]
     field = partial(gaussian(mean, std).velocity, path=path)

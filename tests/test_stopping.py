@@ -18,13 +18,13 @@ from stopped_ranks import ended, reached, started, told, train
 from test_strategies import children, start
 from two_ranks import LATE
 
-from fgm.config import digest, read_recipe, run_name
-from fgm.errors import RESUMABLE, Refusal
-from fgm.run_config import write_yaml
-from fgm.train import is_done
+from fgm.cli.config import digest, read_recipe, run_name
+from fgm.cli.run_config import write_yaml
+from fgm.cli.train import is_done
 from fgm.training import checkpoints, stopping
 from fgm.training.checkpoints import SaveLast
 from fgm.training.stopping import StopRequest
+from fgm.utils.errors import RESUMABLE, UserError
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 TERM, USR1, INT = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
@@ -141,7 +141,7 @@ def test_another_number_of_ranks_is_refused_or_asked_for_and_counted(tmp_path: P
     assert ended(ranks)[0] == [RESUMABLE, RESUMABLE]
     cycle = int(weights(tmp_path)["cycle"])
     assert state(tmp_path)["world"] == {"ranks": 2, "images_seen": cycle * 2 * 8}
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(UserError) as refusal:
         train(tmp_path, 12)
     before, what = (
         f"cycle {cycle} was reached on 2 ranks, and 1 rank ",
@@ -160,12 +160,12 @@ def test_another_number_of_devices_is_another_config_unless_it_is_accepted(tmp_p
     place, several = f"run_dir={tmp_path}", ["strategy=ddp", "trainer.devices=2"]
     write_yaml(read_recipe("digits_fgm", [place, *several]), tmp_path / "config.yaml")
     for other in ([], ["strategy=ddp", "trainer.devices=4"], ["strategy=ddp", "trainer.devices=1", "strategy.nodes=2"]):
-        with pytest.raises(Refusal, match=r"; or go on with these devices: world_change=accept$"):
+        with pytest.raises(UserError, match=r"; or go on with these devices: world_change=accept$"):
             is_done(read_recipe("digits_fgm", [place, *other]), tmp_path)
         accepted = read_recipe("digits_fgm", [place, *other, "world_change=accept"])
         assert not is_done(accepted, tmp_path)
         assert digest(accepted) == digest(read_recipe("digits_fgm", other)), "it is not what a run is"
-        with pytest.raises(Refusal, match=r"differs in seed\): delete it or give run_dir=$"):
+        with pytest.raises(UserError, match=r"differs in seed\): delete it or give run_dir=$"):
             is_done(accepted | {"seed": 7}, tmp_path)
 
 
@@ -173,5 +173,5 @@ def test_how_often_it_is_saved_is_not_what_a_run_is() -> None:
     often = ["training.save_minutes=0.5"]
     assert run_name("digits_fgm", often) == "digits_fgm"
     assert digest(read_recipe("digits_fgm", often)) == digest(read_recipe("digits_fgm", []))
-    with pytest.raises(Refusal, match="save_minutes"):
+    with pytest.raises(UserError, match="save_minutes"):
         read_recipe("digits_fgm", ["training.save_minutes=0"])

@@ -13,10 +13,10 @@ import torch
 from killed_runs import weights
 from two_ranks import FullBatch, FullBatchSetting, distillation, run
 
-from fgm.config import digest, read_recipe
-from fgm.errors import RESUMABLE, Refusal
+from fgm.cli.config import digest, read_recipe
 from fgm.training.checkpoints import LAST
 from fgm.training.strategies import Single, checksum
+from fgm.utils.errors import RESUMABLE, UserError
 
 SCRIPT, CYCLES = Path(__file__).with_name("two_ranks.py"), 6
 
@@ -84,7 +84,7 @@ def test_a_checksum_sees_every_bit_and_every_place() -> None:
 
 
 def test_what_cannot_be_spread_is_refused() -> None:
-    with pytest.raises(Refusal, match=r"trainer.devices = 2 needs a strategy for several: give strategy=ddp"):
+    with pytest.raises(UserError, match=r"trainer.devices = 2 needs a strategy for several: give strategy=ddp"):
         Single().engine(2)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from fgm import dashboard as command
-from fgm.config import read_recipe
-from fgm.studies.definition import read_sweep, sweeps
-from fgm.studies.points import points
-from fgm.studies.workspace import dashboard, workspace
+from fgm.cli import dashboard as command
+from fgm.cli.config import read_recipe
+from fgm.cli.studies.definition import read_sweep, sweeps
+from fgm.cli.studies.points import points
+from fgm.cli.studies.workspace import dashboard, workspace
 from fgm.training import logs
 
 
@@ -72,7 +72,7 @@ def test_a_dashboard_is_made_once_and_then_updated(tmp_path: Path, monkeypatch: 
         asked.append((spec["entity"], url))
         return SimpleNamespace(save=lambda: SimpleNamespace(url="https://wandb.ai/me/fgm?nw=1"))
 
-    monkeypatch.setattr("fgm.studies.workspace.workspace", made)
+    monkeypatch.setattr("fgm.cli.studies.workspace.workspace", made)
     monkeypatch.setattr("fgm.training.dashboard.default_entity", lambda: "me")
     for _ in range(2):
         assert command.publish(dashboard(read_sweep("ema"), None), tmp_path / "url.txt").endswith("nw=1")

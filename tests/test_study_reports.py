@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from tiny_runs import light
 
-from fgm.records import Measurement, append_row, read_curves
-from fgm.report import main
-from fgm.studies.plots import metric_figure
-from fgm.studies.report import PLOTS
-from fgm.studies.rows import require_runs, studies_of
-from fgm.studies.table import table_of_study, title
-from fgm.studies.theme import COLOURS, PAPER, looks
-from fgm.table import render
+from fgm.cli.report import main
+from fgm.cli.studies.plots import metric_figure
+from fgm.cli.studies.report import PLOTS
+from fgm.cli.studies.rows import require_runs, studies_of
+from fgm.cli.studies.table import table_of_study, title
+from fgm.cli.studies.theme import COLOURS, PAPER, looks
+from fgm.cli.table import render
+from fgm.utils.records import Measurement, append_row, read_curves
 
 NEW, OLD = "new", "old"
 
@@ -41,7 +41,7 @@ def row(t: float | str, c: str, seed: int, fd: float, **changes: Any) -> dict[st
 ROWS = [
     row(0.9, "one", 0, 9.0, sweep_digest=OLD), row(1.0, "one", 0, 5.0), row(0.7, "one", 0, 1.0),
     row(0.7, "one", 1, 99.0), row(0.7, "one", 1, 2.0), row(0.7, "t_star", 0, 3.0), row(0.7, "t_star", 1, float("nan")),
-    row(1.0, "one", 1, 0.0, results=[], failed="Diverged: <no>"),
+    row(1.0, "one", 1, 0.0, results=[], failed="DivergenceError: <no>"),
 ]  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def test_the_newest_definition_counts_each_seed_once_and_what_is_not_finite_has_
     assert [tuple(cell.swept.values()) for cell in study.cells] == [(0.7, "one"), (0.7, "t_star"), (1.0, "one")]
     assert [cell.values("fd") for cell in study.cells] == [[1.0, 2.0], [3.0], [5.0]]
     assert study.best is study.cells[0] and study.cells[0].spread("fd") == pytest.approx(0.5**0.5)
-    assert [run["failed"] for run in study.failed] == ["fd is nan", "Diverged: <no>"]
+    assert [run["failed"] for run in study.failed] == ["fd is nan", "DivergenceError: <no>"]
     assert study.reference("fd") == {"teacher, 50 calls": 0.25, "floor: held-out": 0.125}
 
 
@@ -95,7 +95,7 @@ def test_the_table_is_of_the_rows_alone(tmp_path: Path) -> None:
     assert "**t_star** of digits_fgm, 4 runs of 3 points, 2 failed on cpu" in text
     assert "| t_star | c_in | fd | seeds | training |" in text
     assert "| 0.7 | one | **1.5 ± 0.71** | 2 | 60 s |" in text and "| 1.0 | one | 5 | 1 of 2 | 60 s |" in text
-    assert "teacher, 50 calls: fd 0.25." in text and "- t_star 1.0, c_in one, seed 1: Diverged: <no>" in text
+    assert "teacher, 50 calls: fd 0.25." in text and "- t_star 1.0, c_in one, seed 1: DivergenceError: <no>" in text
     assert "fd: toy features, n = 100." in text
     fresh = render("<!-- table: t_star -->\n<!-- end -->", written(ROWS, tmp_path) / "experiments")
     assert text in fresh
@@ -149,7 +149,7 @@ def test_the_page_needs_nothing_else_and_shows_what_there_is(tmp_path: Path) -> 
     assert page.open == [] and "http" not in text.replace("https://", "") and len(page.sources) == 7
     pictures = [base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in page.sources]
     assert all(picture.startswith(b"\x89PNG") for picture in pictures) and pictures[-1] == drawn.read_bytes()
-    for told in ("1.5 ± 0.71", "Diverged: <no>", "At which time t*", "Not written yet", "t_star 0.7, c_in one"):
+    for told in ("1.5 ± 0.71", "DivergenceError: <no>", "At which time t*", "Not written yet", "t_star 0.7, c_in one"):
         assert told in page.text
     assert "width=device-width" in text and "prefers-color-scheme: dark" in text
     folder = tmp_path / "experiments" / "t_star"
@@ -186,7 +186,7 @@ def test_bad_input_is_one_line_before_torch(tmp_path: Path) -> None:
     assert "no point of t_star has been run: make sweep SWEEP=t_star" in nothing
     failed = written([ROWS[-1]], tmp_path) / "experiments"
     said = light("report", ["sweep=t_star", f"experiments={failed}"])
-    assert "all 1 points of t_star on digits_fgm failed, the first one: Diverged: <no>" in said
+    assert "all 1 points of t_star on digits_fgm failed, the first one: DivergenceError: <no>" in said
     require_runs(studies_of(ROWS), "t_star")
 
 

@@ -2,8 +2,8 @@
 
 from rich.console import Console
 
-from fgm.records import Measurement
-from fgm.summary import summary
+from fgm.analysis.summary import summary
+from fgm.utils.records import Measurement
 
 LONG = "shapeeval_single_object"
 RESULTS = [

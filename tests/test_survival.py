@@ -16,8 +16,8 @@ import torch
 from killed_runs import child, flat, killed, moments, paced, run, state, tiny_config
 from rich.console import Console
 
-from fgm.errors import RESUMABLE, Refusal
 from fgm.training.checkpoints import LAST, PREVIOUS, AtomicCheckpointIO, damage, last_checkpoint
+from fgm.utils.errors import RESUMABLE, UserError
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 
@@ -111,7 +111,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before_it(two_checkpoint
     assert previous.read_bytes() == kept, "a damaged file must not take the whole one's place"
     previous.write_bytes(b"")
     last.unlink()
-    with pytest.raises(Refusal, match=r"previous\.ckpt cannot be read"):
+    with pytest.raises(UserError, match=r"previous\.ckpt cannot be read"):
         last_checkpoint(two_checkpoints, Console(file=said))
 
 

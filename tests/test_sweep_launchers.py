@@ -13,11 +13,11 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from toy_sweeps import SILENT, acted, committed, toy  # noqa: F401
 
-from fgm.errors import Refusal
-from fgm.records import read_rows
-from fgm.studies import multirun
-from fgm.studies.definition import Sweep
-from fgm.studies.process import Processes
+from fgm.cli.studies import multirun
+from fgm.cli.studies.definition import Sweep
+from fgm.cli.studies.process import Processes
+from fgm.utils.errors import UserError
+from fgm.utils.records import read_rows
 
 
 class Chooser(Sweeper):
@@ -56,7 +56,7 @@ def optuna(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def multirun_of(sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str, **own: str) -> None:
     monkeypatch.setattr(multirun, "read_sweep", lambda name: {"toy": sweep}[name])
-    monkeypatch.setattr(sys, "argv", ["fgm.sweep"])
+    monkeypatch.setattr(sys, "argv", ["fgm.cli.sweep"])
     for name in (multirun.JOB, "HYDRA_FULL_ERROR"):
         monkeypatch.setenv(name, "")
     places = [f"outputs={place}/outputs", f"experiments={place}/experiments"]
@@ -74,7 +74,9 @@ def test_a_sweeper_that_chooses_is_told_means_over_seeds_and_a_failure_is_the_wo
         (0.7, 0, True), (0.7, 1, True), (0.9, 0, False), (0.9, 1, False),
     ]  # fmt: skip
     said = capfd.readouterr().out
-    assert "told [inf, 0.5]" in said and "t_star 0.9, seed 1: sliced_w2 0.5" in said and "failed, Diverged" in said
+    assert (
+        "told [inf, 0.5]" in said and "t_star 0.9, seed 1: sliced_w2 0.5" in said and "failed, DivergenceError" in said
+    )
 
 
 def test_launchers_run_again_what_failed_only_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +88,7 @@ def test_launchers_run_again_what_failed_only_if_asked(tmp_path: Path, monkeypat
 
 
 REFUSED = {
-    r"all 1 points of toy failed, the first one: Diverged: .*retry=true": (acted(failing=0.7), []),
+    r"all 1 points of toy failed, the first one: DivergenceError: .*retry=true": (acted(failing=0.7), []),
     r"does not measure sliced_w2: give metrics=<one of energy>": (acted(metric="energy"), []),
     r"Could not override 'hydra.launcher.job'": (acted(), ["hydra.launcher.job=2"]),
 }
@@ -96,11 +98,11 @@ REFUSED = {
 def test_launchers_refuse_in_one_line(message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     acts, arguments = REFUSED[message]
     monkeypatch.setattr(Processes, "run", acts)
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         multirun_of(toy([0], "mixture_fgm", values=[0.7]), tmp_path, monkeypatch, *arguments, launcher="basic")
 
 
 def test_a_plugin_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(multirun.PLUGINS, "joblib", ("hydra_plugins_of_nobody.launcher", "joblib"))
-    with pytest.raises(Refusal, match=r"^launcher = joblib needs .*, which is not installed: pip .* '\.\[joblib\]'$"):
+    with pytest.raises(UserError, match=r"^launcher = joblib needs .*, which is not installed: pip .* '\.\[joblib\]'$"):
         multirun_of(toy([0], "mixture_fgm"), tmp_path, monkeypatch, launcher="joblib")

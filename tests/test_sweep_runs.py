@@ -14,18 +14,18 @@ import pytest
 import torch
 from toy_sweeps import SILENT, TINY, acted, committed, points_of, rows_of  # noqa: F401
 
-import fgm.build  # here and not in each fork
+import fgm.cli.build  # here and not in each fork
 import fgm.training.dashboard
 import fgm.training.weights  # noqa: F401
-from fgm.errors import RESUMABLE, Refusal
+from fgm.cli.studies import point as of_one
+from fgm.cli.studies import running
+from fgm.cli.studies.points import Point
+from fgm.cli.studies.process import Outcome, Processes
+from fgm.cli.studies.rows import studies_of
+from fgm.cli.studies.table import table_of_study
 from fgm.evaluation.points import PointPanel
-from fgm.records import read_rows
-from fgm.studies import point as of_one
-from fgm.studies import running
-from fgm.studies.points import Point
-from fgm.studies.process import Outcome, Processes
-from fgm.studies.rows import studies_of
-from fgm.studies.table import table_of_study
+from fgm.utils.errors import RESUMABLE, UserError
+from fgm.utils.records import read_rows
 
 # runs that are acted
 
@@ -37,7 +37,7 @@ def test_one_failure_is_a_row_and_a_second_call_runs_nothing(tmp_path: Path, mon
         running.run_all(made, False, SILENT)
     assert len(ran) == len(rows_of(made)) == 4
     assert [row.get("failed", "") for row in rows_of(made)] == [
-        "Diverged: generator: 20 non-finite gradients in a row",
+        "DivergenceError: generator: 20 non-finite gradients in a row",
         "",
     ] * 2
     assert {row["config_digest"] for row in rows_of(made)} == {point.digest for point in made}
@@ -52,10 +52,12 @@ def test_when_all_points_failed_or_measured_something_else_it_says_so(
 ) -> None:
     made = points_of(tmp_path, [0])[:1]
     monkeypatch.setattr(Processes, "run", acted(failing=0.7))
-    with pytest.raises(Refusal, match=r"all 1 points of toy failed, the first one: Diverged: .*log.txt.*retry=true"):
+    with pytest.raises(
+        UserError, match=r"all 1 points of toy failed, the first one: DivergenceError: .*log.txt.*retry=true"
+    ):
         running.run_all(made, False, SILENT)
     monkeypatch.setattr(Processes, "run", acted(metric="energy"))
-    with pytest.raises(Refusal, match="does not measure sliced_w2: give metrics=<one of energy>"):
+    with pytest.raises(UserError, match="does not measure sliced_w2: give metrics=<one of energy>"):
         running.run_all(points_of(tmp_path / "other", [0]), False, SILENT)
 
 
@@ -80,7 +82,7 @@ def test_a_teacher_is_trained_once_before_all_points_and_is_no_part_of_the_study
     assert ran[0] == f"{tmp_path}/outputs/digits_teacher" and len(ran) == 5
     assert len(rows_of(made)) == 4 and len(read_rows(tmp_path / "experiments/digits_teacher/runs.jsonl")) == 1
     monkeypatch.setattr(Processes, "run", lambda *_: Outcome("error: disk", False, 1.0))
-    with pytest.raises(Refusal, match=r"the teacher failed: error: disk \(.*digits_teacher/log.txt\)"):
+    with pytest.raises(UserError, match=r"the teacher failed: error: disk \(.*digits_teacher/log.txt\)"):
         running.run_all(points_of(tmp_path / "other", [0], "digits_fgm"), False, SILENT)
 
 

@@ -13,13 +13,13 @@ from jsonschema import Draft7Validator
 from rich.console import Console
 from tiny_runs import light
 
-from fgm import sweep as command
-from fgm.config import CONFIGS, read_recipe
-from fgm.errors import Refusal
-from fgm.studies import definition, multirun
-from fgm.studies.definition import Sweep, read_sweep, restrict, sweeps, with_metrics
-from fgm.studies.points import Point, combinations, points
-from fgm.studies.wandb_sweep import sweep_config, write_sweep
+from fgm.cli import sweep as command
+from fgm.cli.config import CONFIGS, read_recipe
+from fgm.cli.studies import definition, multirun
+from fgm.cli.studies.definition import Sweep, read_sweep, restrict, sweeps, with_metrics
+from fgm.cli.studies.points import Point, combinations, points
+from fgm.cli.studies.wandb_sweep import sweep_config, write_sweep
+from fgm.utils.errors import UserError
 
 BAD = {
     "unknown sweep": (["sweep=t_sta"], "did you mean t_star?"),
@@ -89,7 +89,7 @@ def test_a_trained_teacher_shares_what_it_must_and_an_exact_one_follows_by_itsel
     (point, _) = points(sweep, "digits_fgm", ['teacher.overrides=["seed=5"]'])
     assert point.config["teacher"]["overrides"] == ["seed=5", "path=trigonometric"]
     (point, _) = points(sweep, "mixture_fgm", [])
-    assert point.config["teacher"]["path"] == point.config["path"] == {"_target_": "fgm.paths.TrigonometricPath"}
+    assert point.config["teacher"]["path"] == point.config["path"] == {"_target_": "fgm.flow.paths.TrigonometricPath"}
 
 
 def test_the_two_turns_have_densities_of_their_own() -> None:
@@ -102,8 +102,8 @@ def test_the_two_turns_have_densities_of_their_own() -> None:
             {"generator": p.config["time"], "online": p.config["method"]["online_time"]}
             for p in points(sweep, "digits_fgm", [])
         ]
-        assert told[0][own]["_target_"] == "fgm.times.Mode" and told[1][own]["mean"] == 0.8
-        assert [t[other] for t in told] == [{"_target_": "fgm.times.LogitNormal", "mean": 0.0, "std": 1.0}] * 2
+        assert told[0][own]["_target_"] == "fgm.flow.times.Mode" and told[1][own]["mean"] == 0.8
+        assert [t[other] for t in told] == [{"_target_": "fgm.flow.times.LogitNormal", "mean": 0.0, "std": 1.0}] * 2
 
 
 def test_a_part_of_a_sweep_is_named_by_its_axes_and_may_lie_off_the_grid() -> None:
@@ -123,7 +123,7 @@ def test_a_value_is_read_as_hydra_reads_it() -> None:
     (new,) = axis.restricted("3e-4").values.items()
     assert new == (3e-4, ["optimizer.lr=0.0003"])
     for wrong in ("[1", "{a: 1}", "choice(1)"):
-        with pytest.raises(Refusal, match=r"optimizer\.lr = "):
+        with pytest.raises(UserError, match=r"optimizer\.lr = "):
             axis.restricted(wrong)
 
 
@@ -156,7 +156,7 @@ def test_what_an_agent_runs_are_the_same_points(tmp_path: Path, monkeypatch: pyt
     names, values = zip(*((n, p["values"]) for n, p in written["parameters"].items()), strict=True)
     for chosen in product(*values):
         arguments = [f"{name}={value}" for name, value in zip(names, chosen, strict=True)]
-        fixed = written["command"][written["command"].index("fgm.sweep") + 1 : -1]
+        fixed = written["command"][written["command"].index("fgm.cli.sweep") + 1 : -1]
         command.main([*fixed, *arguments])
     assert digests(ran) == digests(points(sweep, "digits_fgm", ["optimizer.lr=0.1"]))
     assert len(ran) == 8 and all(retried) and written["metric"] == {"name": "final/fd", "goal": "minimize"}
@@ -170,7 +170,7 @@ def test_hydras_multirun_runs_the_same_points(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(multirun, "read_sweep", lambda name: {"small": sweep}[name])
     monkeypatch.setattr(multirun, "train_teachers", lambda *_: None)
     monkeypatch.setattr(multirun, "run", lambda point, retry: ran.append(point) or {"results": []})
-    monkeypatch.setattr(sys, "argv", ["fgm.sweep"])
+    monkeypatch.setattr(sys, "argv", ["fgm.cli.sweep"])
     for name in (multirun.JOB, "HYDRA_FULL_ERROR"):
         monkeypatch.setenv(name, "")
     own = {"launcher": "basic", "sweeper": "", "metrics": "", "retry": "false"}
@@ -184,5 +184,5 @@ def test_hydras_multirun_runs_the_same_points(tmp_path: Path, monkeypatch: pytes
 
 def test_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(Refusal, match="one process, which starts one for each point"):
+    with pytest.raises(UserError, match="one process, which starts one for each point"):
         command.main(["sweep=ema", "seed=0", "training.ema_decay=0.9", f"outputs={tmp_path}"])

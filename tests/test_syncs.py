@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy_trainings import network, setting
 
-from fgm.benchmarks.footprint import rehearse
-from fgm.benchmarks.ledger import Ledger
-from fgm.build import build
-from fgm.config import read_recipe
+from fgm.cli.build import build
+from fgm.cli.config import read_recipe
 from fgm.networks.adapters import LoRA
 from fgm.training.distillation import Distillation
+from fgm.training.footprint import rehearse
+from fgm.training.ledger import Ledger
 
 ATEN = torch.ops.aten
 WAITING = (

@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fgm import teacher
-from fgm.config import read_recipe
-from fgm.errors import Refusal
-from fgm.finished import finished_run, load_source, weights_file
-from fgm.records import write_json
-from fgm.run_config import write_yaml
+from fgm.cli import teacher
+from fgm.cli.config import read_recipe
+from fgm.cli.finished import finished_run, load_source, weights_file
+from fgm.cli.run_config import write_yaml
+from fgm.utils.errors import UserError
+from fgm.utils.records import write_json
 
 
 def test_a_teacher_that_was_cut_off_while_it_was_measured_is_not_trained_yet(
@@ -25,10 +25,10 @@ def test_a_teacher_that_was_cut_off_while_it_was_measured_is_not_trained_yet(
     (run_dir / teacher.WEIGHTS).touch()
     node = read_recipe("digits_fgm", [f"outputs={tmp_path}"])["teacher"]
     teacher.require(node)
-    with pytest.raises(Refusal, match=r"is missing and teacher\.train is false: make train EXP=digits_teacher"):
+    with pytest.raises(UserError, match=r"is missing and teacher\.train is false: make train EXP=digits_teacher"):
         teacher.require(node | {"train": False})
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(Refusal, match="the teacher digits_teacher is not trained yet"):
+    with pytest.raises(UserError, match="the teacher digits_teacher is not trained yet"):
         teacher.require(node)
     write_json(run_dir / "results.json", {})
     teacher.require(node | {"train": False})
@@ -36,9 +36,9 @@ def test_a_teacher_that_was_cut_off_while_it_was_measured_is_not_trained_yet(
 
 OWN = """
 from torch import nn
-from fgm.networks import Velocity
+from fgm.networks import VelocityModel
 
-class Wide(Velocity):
+class Wide(VelocityModel):
     shape, num_classes = (1, 8, 8), 10
 
     def __init__(self, width: int):

@@ -10,19 +10,19 @@ from scipy.stats import kstest
 from torch import Generator, Tensor
 from torch.testing import assert_close
 
-from fgm.times import EDGE, Beta, CosineMap, LogitNormal, Mode, Shifted, TimeDensity, Uniform, shift_time
+from fgm.flow.times import EDGE, Beta, CosMap, LogitNormal, Mode, Shifted, TimestepDensity, Uniform, shift_time
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 SMOOTH = (
-    *(Uniform(), LogitNormal(), LogitNormal(math.log(2), 1.6), Mode(), Mode(-0.6), Mode(0.0), CosineMap()),
+    *(Uniform(), LogitNormal(), LogitNormal(math.log(2), 1.6), Mode(), Mode(-0.6), Mode(0.0), CosMap()),
     *(Beta(), Beta(2.0, 3.0), Beta(1.5, 0.8)),
 )
 DENSITIES = (*SMOOTH, *(Shifted(base, 3.0) for base in SMOOTH), *(Shifted(base, 0.4) for base in SMOOTH))
 
 
 @pytest.fixture(params=DENSITIES, ids=str)
-def density(request: pytest.FixtureRequest) -> TimeDensity:
+def density(request: pytest.FixtureRequest) -> TimestepDensity:
     return request.param
 
 
@@ -32,7 +32,7 @@ def logit_grid() -> tuple[Tensor, Tensor]:
     return torch.sigmoid(y), torch.sigmoid(y) * torch.sigmoid(-y)
 
 
-def test_a_density_integrates_to_one(density: TimeDensity) -> None:
+def test_a_density_integrates_to_one(density: TimestepDensity) -> None:
     """The integral of p over (0, 1) is 1."""
     t, slope = logit_grid()
     mass = torch.trapezoid(density.log_density(t).exp() * slope, dx=0.01)
@@ -40,7 +40,7 @@ def test_a_density_integrates_to_one(density: TimeDensity) -> None:
 
 
 @pytest.mark.parametrize("density", [*DENSITIES, Uniform(0.2, 0.9), Shifted(Uniform(0.2, 0.9), 3.0)], ids=str)
-def test_samples_follow_the_density(density: TimeDensity, generator: Generator) -> None:
+def test_samples_follow_the_density(density: TimestepDensity, generator: Generator) -> None:
     """Kolmogorov-Smirnov of 20,000 samples against the integral of the density."""
     t, slope = logit_grid()
     cdf = cumulative_trapezoid((density.log_density(t).exp() * slope).numpy(), dx=0.01, initial=0)
@@ -48,7 +48,7 @@ def test_samples_follow_the_density(density: TimeDensity, generator: Generator) 
     assert kstest(samples, lambda s: np.interp(s, t, cdf)).pvalue > 1e-3
 
 
-def test_a_seed_determines_the_samples(density: TimeDensity) -> None:
+def test_a_seed_determines_the_samples(density: TimestepDensity) -> None:
     """The same seed gives the same times, another seed other ones, and the global generator is not asked."""
     before = torch.get_rng_state()
     first, again, other = (density.sample(100, torch.Generator().manual_seed(seed)) for seed in (7, 7, 8))
@@ -74,7 +74,7 @@ def test_a_uniform_density_is_flat_inside_and_zero_outside() -> None:
 
 
 @pytest.mark.parametrize("flat", [Mode(0.0), Beta(1.0, 1.0), Shifted(Uniform(), 1.0)], ids=str)
-def test_degenerate_members_are_uniform(flat: TimeDensity) -> None:
+def test_degenerate_members_are_uniform(flat: TimestepDensity) -> None:
     """Mode with scale 0, Beta(1, 1) and a shift by 1 all have density 1."""
     t = torch.linspace(0.01, 0.99, 99)
     assert_close(flat.log_density(t), torch.zeros(99), rtol=0, atol=1e-12)

@@ -26,18 +26,18 @@ from toy_trainings import (
 )
 
 from fgm.data.points import Ring
-from fgm.networks import Velocity
+from fgm.flow.times import Uniform
+from fgm.networks import VelocityModel
 from fgm.networks.mlp import VelocityMLP
-from fgm.records import read_metrics
-from fgm.times import Uniform
 from fgm.training import checkpoints, initialise
-from fgm.training.descend import PATIENCE, Diverged
+from fgm.training.descend import PATIENCE, DivergenceError
 from fgm.training.distillation import Distillation
 from fgm.training.ema import frozen_copy, update_ema
 from fgm.training.fit import fit
 from fgm.training.flow_matching import FlowMatching
 from fgm.training.method import Method
 from fgm.training.optimizers import Joint, adam, adamw, muon, scheduled
+from fgm.utils.records import read_metrics
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_non_finite_gradient_is_skipped_and_counted_and_many_stop_the_run(tmp_
     assert all(p.isfinite().all() for p in module.parameters())
     hopeless = distillation(schedule=replace(SCHEDULE, cycles=PATIENCE + 1))
     monkeypatch.setattr(hopeless, "generate", lambda cycle: (module.generator(torch.full((4, 2), float("nan"))), None))
-    with pytest.raises(Diverged, match="online network: 20 non-finite"):
+    with pytest.raises(DivergenceError, match="online network: 20 non-finite"):
         run(hopeless, tmp_path / "b")
 
 
@@ -244,7 +244,7 @@ def test_a_network_is_fitted_under_what_its_data_ask_for(monkeypatch: Any) -> No
         def conditions(self, n: int, generator: torch.Generator) -> Tensor:  # type: ignore[override]
             return torch.randint(9, (n,), generator=generator)
 
-    class Listening(Velocity):
+    class Listening(VelocityModel):
         shape, num_classes = (2,), 0
 
         def __init__(self) -> None:

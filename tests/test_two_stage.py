@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from fgm import losses
+from fgm.flow import losses
+from fgm.flow.paths import RectifiedPath
 from fgm.networks.generator import FewStepGenerator
 from fgm.networks.mlp import VelocityMLP
-from fgm.paths import RectifiedPath
 from fgm.training.two_stage import Branch, Loss, Outcome, plain, two_stage
 
 PATH = RectifiedPath()

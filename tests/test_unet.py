@@ -5,7 +5,7 @@ import torch
 from hydra.utils import instantiate
 from torch.testing import assert_close
 
-from fgm.config import read_recipe
+from fgm.cli.config import read_recipe
 from fgm.networks.unet import UNet
 
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from fgm import train
-from fgm.build import build
-from fgm.config import read_recipe
-from fgm.errors import Refusal
+from fgm.cli import train
+from fgm.cli.build import build
+from fgm.cli.config import read_recipe
+from fgm.cli.finished import finished_run, load_source
 from fgm.evaluation.conditioning import balanced
 from fgm.evaluation.sampling import Source, draw_samples
-from fgm.finished import finished_run, load_source
 from fgm.training.checkpoints import LAST
+from fgm.utils.errors import UserError
 
 TINY = [
     "training.cycles=3", "training.batch_size=8", "training.log_every=1", "evaluation.every=2", "evaluation.n=40",
@@ -70,10 +70,10 @@ def test_a_variant_trains_and_its_finished_run_draws_what_its_average_draws(
     ],
 )
 def test_a_bad_variant_is_refused(overrides: list[str], message: str) -> None:
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         read_recipe("digits_fgm", overrides)
 
 
 def test_what_only_the_teacher_can_tell_is_refused_too(places: list[str]) -> None:
-    with pytest.raises(Refusal, match="match no linear layer of DiT"):
+    with pytest.raises(UserError, match="match no linear layer of DiT"):
         train.main(["experiment=digits_fgm", *TINY, "method=fgm_lora", *places])

@@ -13,13 +13,13 @@ from lightning.pytorch import Callback
 from rich.console import Console
 from toy_trainings import SCHEDULE, distillation, run, said, same_bits, whole_and_resumed
 
-from fgm.records import read_metrics
-from fgm.streams import stream
 from fgm.training import checkpoints
 from fgm.training import fit as fitting
 from fgm.training.distillation import Distillation
 from fgm.training.optimizers import adam
 from fgm.training.warning_signs import REMEDIES, SPIKE, WINDOW, WarningSigns, drifts, oscillates, residuals, spikes
+from fgm.utils.random import keyed_generator
+from fgm.utils.records import read_metrics
 
 FILE = "metrics.csv"
 OFTEN = replace(SCHEDULE, warmup=1, log_every=1, save_every=3)
@@ -58,7 +58,7 @@ def test_an_oscillation_is_no_trend_and_no_explosion(name: str) -> None:
 
 
 def test_noise_is_rarely_taken_for_an_oscillation() -> None:
-    windows = torch.randn(1000, WINDOW, generator=stream("noise", index=0)).tolist()
+    windows = torch.randn(1000, WINDOW, generator=keyed_generator("noise", index=0)).tolist()
     assert sum(map(oscillates, windows)) <= 10
 
 

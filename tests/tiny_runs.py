@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fgm.config import read_recipe
-from fgm.errors import entry
-from fgm.run_config import write_yaml
+from fgm.cli.config import read_recipe
+from fgm.cli.run_config import write_yaml
+from fgm.utils.errors import entry
 
 TINY = [
     "method.generator_start=random",

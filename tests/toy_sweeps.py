@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fgm import recording
-from fgm.config import digest
-from fgm.recording import diary
-from fgm.records import append_row, read_rows, write_json
-from fgm.run_config import write_yaml
-from fgm.studies import definition
-from fgm.studies.definition import Sweep
-from fgm.studies.points import Point, points
-from fgm.studies.process import Outcome, Processes
+from fgm.cli import recording
+from fgm.cli.config import digest
+from fgm.cli.recording import diary
+from fgm.cli.run_config import write_yaml
+from fgm.cli.studies import definition
+from fgm.cli.studies.definition import Sweep
+from fgm.cli.studies.points import Point, points
+from fgm.cli.studies.process import Outcome, Processes
+from fgm.utils.records import append_row, read_rows, write_json
 
 TINY = [
     "training.cycles=4", "training.batch_size=8", "training.log_every=2", "training.save_every=1", "evaluation.every=2",
@@ -52,7 +52,7 @@ def acted(failing: float = -1.0, metric: str = "sliced_w2", ran: list[str] | Non
         del processes
         (ran if ran is not None else []).append(config["run_dir"])
         if config["method"].get("t_star") == failing:
-            return Outcome("Diverged: generator: 20 non-finite gradients in a row", False, 1.0)
+            return Outcome("DivergenceError: generator: 20 non-finite gradients in a row", False, 1.0)
         result = {"metric": metric, "value": 0.5, "n": 9, "protocol": "acted", "nfe": 1, "weights": "ema"}
         told = {"recipe": config["recipe"], "config_digest": digest(config), "seed": config["seed"], "device": "cpu"}
         row = told | {"train_s": 1.0, "results": [result]} | config.get("study", {})

@@ -13,15 +13,15 @@ from killed_runs import whole_and_cut
 from rich.console import Console
 from torch import Tensor
 
-from fgm.analytic import ring
 from fgm.data.points import Ring
 from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.points import PointPanel
+from fgm.flow.analytic import ring
+from fgm.flow.paths import RectifiedPath
+from fgm.flow.times import LogitNormal
 from fgm.networks.adapters import LoRA
 from fgm.networks.exact import ExactVelocity
 from fgm.networks.mlp import VelocityMLP
-from fgm.paths import RectifiedPath
-from fgm.times import LogitNormal
 from fgm.training.distillation import Distillation
 from fgm.training.fit import Hardware, Run, fit
 from fgm.training.method import Method

@@ -16,17 +16,17 @@ from rich.console import Console
 from torch import Generator, Tensor
 
 from fgm.data.points import Ring
-from fgm.errors import rank, resumable
 from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.points import PointPanel
+from fgm.flow.paths import RectifiedPath
+from fgm.flow.times import LogitNormal
 from fgm.networks.mlp import VelocityMLP
-from fgm.paths import RectifiedPath
-from fgm.times import LogitNormal
 from fgm.training.distillation import Distillation
 from fgm.training.fit import Hardware, Run, fit
 from fgm.training.method import Method
 from fgm.training.setting import Schedule, Setting
 from fgm.training.strategies import DistributedCopies, Shards
+from fgm.utils.errors import rank, resumable
 
 SCHEDULE = Schedule(cycles=6, batch_size=8, warmup=1, decay=0.5, clip=1.0, ema_decay=0.9, log_every=2, save_every=100)
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from official_files import write_fashion
 
-from fgm import archives
-from fgm.archives import CIFAR10, FASHION, Published, fetched, locate, own_md5, raw_sha256, require_data
 from fgm.data.parquet import Cifar10Parquet
-from fgm.errors import Refusal
+from fgm.utils import archives
+from fgm.utils.archives import CIFAR10, FASHION, Published, fetched, locate, own_md5, raw_sha256, require_data
+from fgm.utils.errors import UserError
 
 RAW = b"images " * 5000
 CONTENT = gzip.compress(RAW)
@@ -70,7 +70,7 @@ def test_a_fetch_goes_on_where_it_broke_off_and_is_verified(site: Site, capsys: 
 
 def test_a_transfer_that_breaks_off_is_one_line_and_the_same_command_goes_on(site: Site) -> None:
     published, asked = site
-    with pytest.raises(Refusal, match=r"it broke off \d+ bytes before its end; the same command goes on") as refusal:
+    with pytest.raises(UserError, match=r"it broke off \d+ bytes before its end; the same command goes on") as refusal:
         locate(published, None, download=True)
     assert "\n" not in str(refusal.value)
     assert (published.cache / "a.gz.part").read_bytes() == CONTENT[:HALF]
@@ -86,7 +86,7 @@ def test_ranks_that_fetch_at_once_take_turns(site: Site, monkeypatch: pytest.Mon
     with ThreadPoolExecutor() as ranks:
         both = [ranks.submit(fetched, published, "a.gz") for _ in range(2)]
     refused, whole = sorted(both, key=lambda rank: rank.exception() is None)
-    assert isinstance(refused.exception(), Refusal) and whole.result().read_bytes() == CONTENT
+    assert isinstance(refused.exception(), UserError) and whole.result().read_bytes() == CONTENT
     assert asked == ["", f"bytes={HALF}-"]
 
 
@@ -101,23 +101,23 @@ def test_a_transfer_that_lacks_nothing_is_verified_and_kept(site: Site) -> None:
 def test_a_wrong_hash_is_refused_and_removed(hashed: Any, promised: str, site: Site) -> None:
     published = replace(site[0], hashes={"a.gz": promised}, hashed=hashed)
     (published.cache / "a.gz.part").write_bytes(b"x")
-    with pytest.raises(Refusal, match="is not what was published"):
+    with pytest.raises(UserError, match="is not what was published"):
         locate(published, None, download=True)
     assert [path.name for path in published.cache.iterdir()] == [".a.gz.lock"]
 
 
 def test_offline_a_fetch_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(Refusal, match=r"cannot be fetched \(.*\): put it into") as refusal:
+    with pytest.raises(UserError, match=r"cannot be fetched \(.*\): put it into") as refusal:
         locate(replace(CIFAR10, url="http://127.0.0.1:9/"), None, download=True)
     assert "\n" not in str(refusal.value)
 
 
 def test_missing_sets_are_said_from_a_config(tmp_path: Path) -> None:
     node = {"data": {"_target_": "fgm.data.fashion.Fashion", "directory": str(tmp_path), "download": False}}
-    with pytest.raises(Refusal, match="no fashion-mnist"):
+    with pytest.raises(UserError, match="no fashion-mnist"):
         require_data(node)
-    with pytest.raises(Refusal, match="there is no archive"):
+    with pytest.raises(UserError, match="there is no archive"):
         require_data({"data": {"_target_": "fgm.data.zipped.ZippedImages", "path": str(tmp_path / "no.zip")}})
     write_fashion(tmp_path)
     require_data(node)
@@ -127,10 +127,10 @@ def test_missing_sets_are_said_from_a_config(tmp_path: Path) -> None:
 
 
 def test_without_pyarrow_a_config_is_refused_before_anything_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fgm.errors.find_spec", lambda name: None)
+    monkeypatch.setattr("fgm.utils.errors.find_spec", lambda name: None)
     node = {"data": {"_target_": "fgm.data.parquet.Cifar10Parquet", "directory": "cifar10"}}
-    with pytest.raises(Refusal, match=r"pip install -e '.\[parquet\]'") as refusal:
+    with pytest.raises(UserError, match=r"pip install -e '.\[parquet\]'") as refusal:
         require_data(node)
-    with pytest.raises(Refusal, match=r"pip install -e '.\[parquet\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '.\[parquet\]'"):
         Cifar10Parquet("cifar10")
     assert "\n" not in str(refusal.value)

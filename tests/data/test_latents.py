@@ -10,14 +10,14 @@ from tiny_sd3 import SIZE, vae
 from torch import Tensor
 
 from fgm.data.latents import Latents
-from fgm.errors import Refusal
 from fgm.networks.latents import Autoencoder
-from fgm.streams import stream
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
 
 
 def latents(path: Path, **changes: Any) -> Tensor:
     """Two files of 5 and 3 latents under path, float16, with conditions; file 1 with changes."""
-    x = torch.randn(8, 4, 2, 2, generator=stream("latents", index=0)).half()
+    x = torch.randn(8, 4, 2, 2, generator=keyed_generator("latents", index=0)).half()
     path.mkdir()
     numbers = torch.arange(8)[:, None]
     parts = [{"latents": x[cut], "conditions": numbers[cut]} for cut in (slice(5), slice(5, 8))]
@@ -30,7 +30,7 @@ def latents(path: Path, **changes: Any) -> Tensor:
 def test_latents_of_several_files_are_drawn_with_their_conditions(tmp_path: Path) -> None:
     x = latents(tmp_path / "cache")
     data = Latents(str(tmp_path / "cache"))
-    drawn, conditions = data.draw(800, stream("draw", index=0))
+    drawn, conditions = data.draw(800, keyed_generator("draw", index=0))
     assert conditions is not None and drawn.dtype == torch.float32 and data.shape == (4, 2, 2)
     assert torch.equal(drawn, x[conditions[:, 0]].float())
     counts = conditions.flatten().bincount(minlength=8)
@@ -45,7 +45,7 @@ def test_what_the_autoencoder_encodes_is_a_cache(tmp_path: Path) -> None:
     autoencoder, images = Autoencoder(str(tmp_path / "model")), torch.rand(3, 3, SIZE, SIZE) * 2 - 1
     z = autoencoder.encode(images)
     save_file({"latents": z.cpu().contiguous()}, tmp_path / "cache.safetensors")
-    drawn, conditions = Latents(str(tmp_path / "cache.safetensors")).draw(20, stream("draw", index=0))
+    drawn, conditions = Latents(str(tmp_path / "cache.safetensors")).draw(20, keyed_generator("draw", index=0))
     assert conditions is None and drawn.shape[1:] == z.shape[1:] == (4, 4, 4)
     assert torch.equal(drawn.unique(dim=0), z.unique(dim=0))
 
@@ -69,16 +69,16 @@ BROKEN = {
 @pytest.mark.parametrize("changes, message", BROKEN.values(), ids=BROKEN.keys())
 def test_broken_latents_are_refused_in_one_line(changes: dict[str, Tensor], message: str, tmp_path: Path) -> None:
     latents(tmp_path / "cache", **changes)
-    with pytest.raises(Refusal, match=message) as refusal:
+    with pytest.raises(UserError, match=message) as refusal:
         Latents(str(tmp_path / "cache"))
     assert "\n" not in str(refusal.value)
 
 
 def test_missing_and_truncated_caches_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="holds no safetensors files of latents"):
+    with pytest.raises(UserError, match="holds no safetensors files of latents"):
         Latents(str(tmp_path))
     latents(tmp_path / "cache")
     file = tmp_path / "cache" / "0.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(Refusal, match=r"0.safetensors: is no whole safetensors file"):
+    with pytest.raises(UserError, match=r"0.safetensors: is no whole safetensors file"):
         Latents(str(tmp_path / "cache"))

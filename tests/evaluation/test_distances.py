@@ -8,17 +8,17 @@ import scipy.linalg
 import scipy.stats
 import torch
 
-from fgm.analytic import ring
 from fgm.data.points import Ring
 from fgm.evaluation import measure
 from fgm.evaluation.distances import energy_distance, mmd, sliced_w2
 from fgm.evaluation.frechet import FeatureStatistics, frechet_distance
 from fgm.evaluation.points import PointPanel, mode_shares
-from fgm.streams import stream
+from fgm.flow.analytic import ring
+from fgm.utils.random import keyed_generator
 
 
 def normal(n: int, d: int, index: int = 0) -> torch.Tensor:
-    return torch.randn(n, d, generator=stream("test", index=index), dtype=torch.float64)
+    return torch.randn(n, d, generator=keyed_generator("test", index=index), dtype=torch.float64)
 
 
 def test_frechet_distance_of_shifted_and_scaled_sets_is_the_closed_form() -> None:
@@ -72,7 +72,7 @@ def test_mmd_is_unbiased_and_sees_a_shift() -> None:
 
 def test_the_point_panel_sees_each_failure() -> None:
     data = Ring()
-    panel, x = PointPanel(data), data.points(20_000, stream("test", index=9))
+    panel, x = PointPanel(data), data.points(20_000, keyed_generator("test", index=9))
     good = {m.metric: m.value for m in measure(panel, x)}
     dropped = {m.metric: m.value for m in measure(panel, x[mode_of(x) != 0])}
     narrow = {m.metric: m.value for m in measure(panel, sharpened(x))}
@@ -94,4 +94,4 @@ def sharpened(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_mode_shares_sum_to_one() -> None:
-    assert mode_shares(ring().sample(1000, stream("test", index=0)), ring()).sum() == pytest.approx(1)
+    assert mode_shares(ring().sample(1000, keyed_generator("test", index=0)), ring()).sum() == pytest.approx(1)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fgm.errors import Refusal
+from fgm.data.pixels.quantise import dequantise, quantise
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.features.convolutions import RandomConvolutions
 from fgm.evaluation.features.extractor import exact
@@ -20,13 +20,13 @@ from fgm.evaluation.features.registered import Registered
 from fgm.evaluation.features.small import SmallClassifier
 from fgm.evaluation.features.states import load_state
 from fgm.evaluation.features.transformer import Clip, Dinov2, prepared
-from fgm.held_weights import checked_hash, inception_weights
-from fgm.pixels.quantise import dequantise, quantise
-from fgm.streams import stream
+from fgm.utils.errors import UserError
+from fgm.utils.held_weights import checked_hash, inception_weights
+from fgm.utils.random import keyed_generator
 
 
 def grey(n: int, size: int = 8) -> Tensor:
-    return torch.randint(256, (n, 1, size, size), generator=stream("grey", index=0), dtype=torch.uint8)
+    return torch.randint(256, (n, 1, size, size), generator=keyed_generator("grey", index=0), dtype=torch.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +111,8 @@ def test_clip_gives_unit_vectors_and_pictures_are_normalised(clip: Path) -> None
 def test_missing_inception_weights_are_one_line_within_two_seconds(tmp_path: Path) -> None:
     """In a fresh process, without torch: what is missing, where to put it, the key, and what else there is."""
     code = (
-        "import sys\nfrom fgm.errors import entry\n"
-        "def main(_):\n from fgm.held_weights import inception_weights\n inception_weights()\n"
+        "import sys\nfrom fgm.utils.errors import entry\n"
+        "def main(_):\n from fgm.utils.held_weights import inception_weights\n inception_weights()\n"
         "try:\n entry(main, '')\nfinally:\n assert 'torch' not in sys.modules"
     )
     began = time.perf_counter()
@@ -133,9 +133,9 @@ def test_missing_inception_weights_are_one_line_within_two_seconds(tmp_path: Pat
 
 def test_the_constructor_refuses_missing_weights_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(Refusal, match="no Inception weights at"):
+    with pytest.raises(UserError, match="no Inception weights at"):
         Inception()
-    with pytest.raises(Refusal, match=r"no Inception weights at nowhere\.pth"):
+    with pytest.raises(UserError, match=r"no Inception weights at nowhere\.pth"):
         Inception("nowhere.pth")
 
 
@@ -145,7 +145,7 @@ def test_a_hash_in_a_name_is_held_against_the_file(tmp_path: Path) -> None:
     for file in (right, wrong, plain):
         file.write_bytes(b"weights")
     assert checked_hash(right) == checked_hash(plain) == digest[:8]
-    with pytest.raises(Refusal, match="its name promises 6726825d"):
+    with pytest.raises(UserError, match="its name promises 6726825d"):
         inception_weights(str(wrong))
 
 
@@ -153,13 +153,13 @@ def test_a_hash_in_a_name_is_held_against_the_file(tmp_path: Path) -> None:
 def test_a_file_of_anything_but_named_tensors_is_refused(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "bad.pth")
     for read in (load_state, Inception):
-        with pytest.raises(Refusal, match="more than named tensors"):
+        with pytest.raises(UserError, match="more than named tensors"):
             read(tmp_path / "bad.pth")
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(Refusal, match="does not fill Inception-v3"):
+    with pytest.raises(UserError, match="does not fill Inception-v3"):
         Inception(str(tmp_path / "other.pth"))
 
 
@@ -170,16 +170,16 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     (("clip-vit-b-32",), "take Dinov2 or Clip from a local directory"),
 ])  # fmt: skip
 def test_a_registered_extractor_is_never_fetched(arguments: tuple[str, ...], message: str) -> None:
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         Registered(*arguments)
 
 
 @pytest.mark.parametrize("kind", [Dinov2, Clip])
 def test_a_directory_without_weights_is_refused(kind: type, tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match=r"holds no config\.json"):
+    with pytest.raises(UserError, match=r"holds no config\.json"):
         kind(tmp_path)
 
 
 def test_wrong_pictures_are_refused() -> None:
-    with pytest.raises(Refusal, match="reads uint8 images"):
+    with pytest.raises(UserError, match="reads uint8 images"):
         RandomConvolutions()(torch.zeros(1, 3, 8, 8))

@@ -8,16 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from fgm.errors import Refusal
 from fgm.evaluation.exporting import export_images
 from fgm.evaluation.sources.dataset import DatasetSource
 from fgm.evaluation.sources.folder import FolderSource
-from fgm.streams import stream
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
 
 
 def exported(out: Path, layout: str = "png") -> Path:
     """25 grey images of 8 x 8 with labels."""
-    images = torch.randint(256, (25, 1, 8, 8), generator=stream("folder", index=0), dtype=torch.uint8)
+    images = torch.randint(256, (25, 1, 8, 8), generator=keyed_generator("folder", index=0), dtype=torch.uint8)
     export_images(DatasetSource(images, torch.arange(25) % 10, "noise"), out, layout, step=10)
     return out
 
@@ -90,7 +90,7 @@ DAMAGES = (truncate, no_png, corrupt, another_size, colour_among_grey, alpha, jp
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_an_image_that_does_not_fit_is_named(damage: Callable[[Path], str], tmp_path: Path) -> None:
     message = damage(exported(tmp_path / "out"))
-    with pytest.raises(Refusal, match=message) as refusal:
+    with pytest.raises(UserError, match=message) as refusal:
         FolderSource(tmp_path / "out")
     assert "\n" not in str(refusal.value)
 
@@ -98,25 +98,25 @@ def test_an_image_that_does_not_fit_is_named(damage: Callable[[Path], str], tmp_
 def test_grey_among_rgb_is_refused(tmp_path: Path) -> None:
     png(tmp_path / "a.png", "RGB")
     png(tmp_path / "b.png", "L")
-    with pytest.raises(Refusal, match=r"b\.png: is grey 8 x 8, and a\.png is RGB 8 x 8"):
+    with pytest.raises(UserError, match=r"b\.png: is grey 8 x 8, and a\.png is RGB 8 x 8"):
         FolderSource(tmp_path)
 
 
 def test_fewer_images_than_promised_are_refused(tmp_path: Path) -> None:
     exported(tmp_path / "out")
-    with pytest.raises(Refusal, match="out holds 25 PNGs, and n = 26 are promised"):
+    with pytest.raises(UserError, match="out holds 25 PNGs, and n = 26 are promised"):
         FolderSource(tmp_path / "out", n=26)
     (tmp_path / "none").mkdir()
-    with pytest.raises(Refusal, match="none holds 0 PNGs, and at least one is needed"):
+    with pytest.raises(UserError, match="none holds 0 PNGs, and at least one is needed"):
         FolderSource(tmp_path / "none")
 
 
 def test_subfolders_are_read_when_asked_for(tmp_path: Path) -> None:
     out = exported(tmp_path / "out", "edm")
-    with pytest.raises(Refusal, match="holds PNGs in subfolders alone: give recursive=true"):
+    with pytest.raises(UserError, match="holds PNGs in subfolders alone: give recursive=true"):
         FolderSource(out)
     assert FolderSource(out, recursive=True).n == 25
-    with pytest.raises(Refusal, match="nowhere is no folder"):
+    with pytest.raises(UserError, match="nowhere is no folder"):
         FolderSource(tmp_path / "nowhere")
 
 

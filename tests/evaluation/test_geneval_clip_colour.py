@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from fgm.errors import Refusal
+from fgm.data.text.geneval.vocabulary import COLOURS
 from fgm.evaluation.geneval.clip_colour import MEAN, STD, TEMPLATES, ClipColours, cut_out, preprocess
 from fgm.evaluation.geneval.detections import Detection, Pixels
-from fgm.text.geneval.vocabulary import COLOURS
+from fgm.utils.errors import UserError
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 RED, GREY = (255, 0, 0), (0x99, 0x99, 0x99)
@@ -153,6 +153,6 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path, weights: Path, lost: 
     shutil.copytree(weights, tmp_path / "clip")
     (tmp_path / "clip" / lost).unlink()
     wanted = {"model.safetensors": "*.safetensors", "tokenizer.json": "vocab.json"}.get(lost, lost)
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(UserError) as refusal:
         ClipColours(tmp_path / "clip")
     assert f"holds no {wanted}: put the files of openai/clip-vit-large-patch14" in str(refusal.value)

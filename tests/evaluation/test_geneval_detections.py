@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fgm.errors import Refusal
+from fgm.data.text.geneval.vocabulary import Vocabulary
 from fgm.evaluation.geneval.detections import Detection
 from fgm.evaluation.geneval.json_detector import JsonDetector
-from fgm.text.geneval.vocabulary import Vocabulary
+from fgm.utils.errors import UserError
 
 KEY = "00003/samples/00001.png"
 ENTRY = {"class": "tv remote", "box": [1, 2.5, 30, 40], "score": 0.75}
@@ -47,7 +47,7 @@ def test_a_colour_is_read_and_a_protocol_told(tmp_path: Path) -> None:
 def test_nothing_found_is_not_never_looked(tmp_path: Path) -> None:
     detector = JsonDetector(write(tmp_path, "a.json", {KEY: []}))
     assert detector.recall(KEY) == []
-    with pytest.raises(Refusal, match=r"has no entry for 00004.*needs an empty list"):
+    with pytest.raises(UserError, match=r"has no entry for 00004.*needs an empty list"):
         detector.recall("00004/samples/00001.png")
 
 
@@ -74,7 +74,7 @@ def test_a_bad_entry_is_named_by_file_picture_and_number(tmp_path: Path, entry: 
         write(tmp_path, "a.json", {KEY: [ENTRY, entry]}),
         write(tmp_path, "a.jsonl", {"filename": KEY, "detections": [ENTRY, entry]}),
     ):
-        with pytest.raises(Refusal, match=re.escape(f"{KEY}, entry 1")) as refusal:
+        with pytest.raises(UserError, match=re.escape(f"{KEY}, entry 1")) as refusal:
             JsonDetector(path)
         assert str(path) in str(refusal.value) and complaint in str(refusal.value)
 
@@ -98,14 +98,14 @@ def test_a_bad_entry_is_named_by_file_picture_and_number(tmp_path: Path, entry: 
     ],
 )
 def test_a_bad_line_is_named_by_its_number(tmp_path: Path, rows: list[object], complaint: str) -> None:
-    with pytest.raises(Refusal, match=complaint):
+    with pytest.raises(UserError, match=complaint):
         JsonDetector(write(tmp_path, "a.jsonl", *rows))
 
 
 def test_a_missing_file_and_a_list_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="is missing: it should hold detections"):
+    with pytest.raises(UserError, match="is missing: it should hold detections"):
         JsonDetector(tmp_path / "nowhere.json")
-    with pytest.raises(Refusal, match="must be a JSON object"):
+    with pytest.raises(UserError, match="must be a JSON object"):
         JsonDetector(write(tmp_path, "a.json", [ENTRY]))
 
 

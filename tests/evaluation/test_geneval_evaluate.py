@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from geneval_files import oracle, truth, write_layout
 
+from fgm.data.text.geneval.grammar import generate_prompts
 from fgm.evaluation.geneval.detections import Detection, Pixels, RecordedDetector
 from fgm.evaluation.geneval.evaluate import GenEval
 from fgm.evaluation.geneval.json_detector import JsonDetector
@@ -15,7 +16,6 @@ from fgm.evaluation.geneval.layout import read_layout
 from fgm.evaluation.geneval.results import write_results
 from fgm.evaluation.geneval.rules import GenEvalRules
 from fgm.evaluation.geneval.scores import summarise
-from fgm.text.geneval.grammar import generate_prompts
 
 PROMPTS = generate_prompts(seed=2)[::11]
 

@@ -12,10 +12,10 @@ import pytest
 from geneval_files import write_layout
 from PIL import Image
 
-from fgm.errors import Refusal
+from fgm.data.text.geneval.grammar import generate_prompts
 from fgm.evaluation.geneval.detections import Pixels
 from fgm.evaluation.geneval.layout import read_layout, read_png, write_sample
-from fgm.text.geneval.grammar import generate_prompts
+from fgm.utils.errors import UserError
 
 PROMPTS = generate_prompts(seed=1)[::50]  # twelve, of all tags
 
@@ -126,18 +126,18 @@ def empty(directory: Path) -> None:
 )
 def test_an_incomplete_set_is_refused(directory: Path, damage: Callable[[Path], None], complaint: str) -> None:
     damage(directory)
-    with pytest.raises(Refusal, match=complaint):
+    with pytest.raises(UserError, match=complaint):
         read_layout(directory, PROMPTS, per_prompt=3)
 
 
 def test_fewer_samples_than_asked_for_are_refused(directory: Path) -> None:
-    with pytest.raises(Refusal, match="12 of 48 samples are missing"):
+    with pytest.raises(UserError, match="12 of 48 samples are missing"):
         read_layout(directory, PROMPTS, per_prompt=4)
 
 
 def test_a_folder_is_not_given_to_another_prompt(directory: Path) -> None:
     before = contents(directory)
-    with pytest.raises(Refusal, match=r"00000/metadata\.jsonl: is not the metadata of"):
+    with pytest.raises(UserError, match=r"00000/metadata\.jsonl: is not the metadata of"):
         write_sample(directory, 0, 0, PROMPTS[1], noise(0, 0))
     assert contents(directory) == before
 
@@ -157,7 +157,7 @@ def test_a_truncated_png_is_refused_wherever_it_ends(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        with pytest.raises(Refusal, match=re.escape(f"{path}: is no whole PNG")):
+        with pytest.raises(UserError, match=re.escape(f"{path}: is no whole PNG")):
             read_png(path)
     path.write_bytes(whole)
     assert np.array_equal(read_png(path), noise(0, 0))
@@ -167,7 +167,7 @@ def test_other_files_are_no_png(tmp_path: Path) -> None:
     Image.fromarray(noise(0, 0)).save(tmp_path / "0.jpg", "JPEG")
     (tmp_path / "0.jpg").rename(tmp_path / "0.png")
     for path in (tmp_path / "0.png", tmp_path / "nowhere.png", tmp_path):
-        with pytest.raises(Refusal, match="is no whole PNG"):
+        with pytest.raises(UserError, match="is no whole PNG"):
             read_png(path)
 
 
@@ -177,7 +177,7 @@ def test_a_picture_that_is_larger_than_any_is_refused_unopened(tmp_path: Path) -
     content[16:24] = 2 * (200_000).to_bytes(4)
     content[29:33] = crc32(content[12:29]).to_bytes(4)
     (tmp_path / "0.png").write_bytes(content)
-    with pytest.raises(Refusal, match=r"0\.png: is no whole PNG \(does not decode\)"):
+    with pytest.raises(UserError, match=r"0\.png: is no whole PNG \(does not decode\)"):
         read_png(tmp_path / "0.png")
 
 

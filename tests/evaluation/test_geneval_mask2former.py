@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fgm.errors import Refusal
+from fgm.data.text.geneval.vocabulary import OBJECTS
 from fgm.evaluation.geneval.mask2former import Geometry, Mask2FormerDetector, detection, postprocess
-from fgm.text.geneval.vocabulary import OBJECTS
+from fgm.utils.errors import UserError
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 SAME = Geometry((24, 32), (24, 32), (24, 32))
@@ -210,17 +210,17 @@ def test_the_protocol_names_the_weights(detector: Mask2FormerDetector) -> None:
 
 def test_missing_weights_are_refused_before_transformers_is_needed(tmp_path: Path, weights: Path) -> None:
     with pytest.raises(
-        Refusal, match=r"holds no config\.json: put the files of facebook/mask2former-swin-small-coco-inst"
+        UserError, match=r"holds no config\.json: put the files of facebook/mask2former-swin-small-coco-inst"
     ):
         Mask2FormerDetector(tmp_path / "nowhere")
     shutil.copy(weights / "config.json", tmp_path)
-    with pytest.raises(Refusal, match=r"holds no \*\.safetensors: .* nothing is downloaded"):
+    with pytest.raises(UserError, match=r"holds no \*\.safetensors: .* nothing is downloaded"):
         Mask2FormerDetector(tmp_path)
 
 
 def test_another_set_of_classes_is_refused(tmp_path: Path) -> None:
     save_tiny(tmp_path, num_labels=133)
-    with pytest.raises(Refusal, match="a network of 133 classes, not COCO's 80"):
+    with pytest.raises(UserError, match="a network of 133 classes, not COCO's 80"):
         Mask2FormerDetector(tmp_path)
 
 
@@ -234,7 +234,7 @@ def test_spoilt_files_are_refused_in_one_line(tmp_path: Path, weights: Path) -> 
     for i, (name, content) in enumerate((name, content) for name, several in spoilt.items() for content in several):
         directory = shutil.copytree(weights, tmp_path / str(i))
         (directory / name).write_bytes(content)
-        with pytest.raises(Refusal, match=r"does not load \(.*\); put the files of facebook") as refusal:
+        with pytest.raises(UserError, match=r"does not load \(.*\); put the files of facebook") as refusal:
             Mask2FormerDetector(directory)
         assert "\n" not in str(refusal.value)
 
@@ -244,5 +244,5 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, weights: Path) -
     shutil.copytree(weights, tmp_path / "deeper")
     config = json.loads((weights / "config.json").read_text())
     (tmp_path / "deeper" / "config.json").write_text(json.dumps(config | {"encoder_layers": 2}))
-    with pytest.raises(Refusal, match=r"lacks \d+ weights, model\..* first; put the files of facebook"):
+    with pytest.raises(UserError, match=r"lacks \d+ weights, model\..* first; put the files of facebook"):
         Mask2FormerDetector(tmp_path / "deeper")

@@ -8,17 +8,10 @@ from pathlib import Path
 import pytest
 from geneval_files import write_prompts
 
-from fgm.errors import Refusal
-from fgm.text.geneval.grammar import article, generate_prompts, plural
-from fgm.text.geneval.prompts import (
-    Clause,
-    Metadata,
-    digest,
-    has_official_counts,
-    parse_metadata,
-    read_prompts,
-)
-from fgm.text.geneval.vocabulary import COLOURS, OBJECTS, PROMPTS_PER_TAG, RELATIONS, Vocabulary
+from fgm.data.text.geneval.grammar import article, generate_prompts, plural
+from fgm.data.text.geneval.prompts import Clause, Metadata, digest, has_official_counts, parse_metadata, read_prompts
+from fgm.data.text.geneval.vocabulary import COLOURS, OBJECTS, PROMPTS_PER_TAG, RELATIONS, Vocabulary
+from fgm.utils.errors import UserError
 
 DOG = {"class": "dog", "count": 1}
 GOOD = {"tag": "single_object", "include": [DOG], "prompt": "a photo of a dog"}
@@ -79,19 +72,19 @@ def test_a_defect_is_one_line_with_its_number(tmp_path: Path, defect: object, co
     path = tmp_path / "metadata.jsonl"
     bad = defect if isinstance(defect, str) else json.dumps(defect)
     path.write_text(json.dumps(GOOD | {"prompt": "a photo of a cat"}) + "\n" + bad + "\n" + json.dumps(GOOD) + "\n")
-    with pytest.raises(Refusal, match=re.escape(f"{path}, line 2")) as refusal:
+    with pytest.raises(UserError, match=re.escape(f"{path}, line 2")) as refusal:
         read_prompts(path)
     assert complaint in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 def test_a_missing_an_empty_and_a_binary_file_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match=r"is missing: it should hold prompts, as prompts/evaluation_metadata\.jsonl"):
+    with pytest.raises(UserError, match=r"is missing: it should hold prompts, as prompts/evaluation_metadata\.jsonl"):
         read_prompts(tmp_path / "nowhere.jsonl")
-    with pytest.raises(Refusal, match="is missing"):
+    with pytest.raises(UserError, match="is missing"):
         read_prompts(tmp_path)
     for content, complaint in ((b"", "is empty"), (b" \n\n", "is empty"), (b"\xff\xfe{", "is no UTF-8 text")):
         (tmp_path / "file.jsonl").write_bytes(content)
-        with pytest.raises(Refusal, match=complaint):
+        with pytest.raises(UserError, match=complaint):
             read_prompts(tmp_path / "file.jsonl")
 
 
@@ -106,7 +99,7 @@ def test_line_ends_and_a_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
 def test_another_world_has_its_own_words() -> None:
     line = Metadata("shapes", "a photo of a red circle", (Clause("circle", colour="red"),)).line()
     assert parse_metadata(line, "here", Vocabulary(("circle",), ("red",), ("shapes",))).line() == line
-    with pytest.raises(Refusal, match="unknown tag"):
+    with pytest.raises(UserError, match="unknown tag"):
         parse_metadata(line, "here")
 
 

@@ -13,11 +13,11 @@ from itertools import pairwise
 
 import pytest
 
-from fgm.errors import Refusal
+from fgm.data.text.geneval.prompts import Clause, Metadata
+from fgm.data.text.geneval.vocabulary import COLOURS, RELATIONS
 from fgm.evaluation.geneval.detections import Box, Detection
 from fgm.evaluation.geneval.rules import GenEvalRules, judge, keep, overlap, relations
-from fgm.text.geneval.prompts import Clause, Metadata
-from fgm.text.geneval.vocabulary import COLOURS, RELATIONS
+from fgm.utils.errors import UserError
 
 OBJECT = re.compile(
     r"(?:(\d+)x )?([a-z ]+?) (\d*\.\d+|1)(?: ([a-z]+))?(?: @([-.\d]+),([-.\d]+)(?:/([.\d]+),([.\d]+))?)?"
@@ -284,7 +284,7 @@ def test_kept_boxes_are_sorted_and_ties_keep_their_order() -> None:
 
 
 def test_an_unknown_colour_is_refused_and_not_wrong() -> None:
-    with pytest.raises(Refusal, match=r"a car has no colour.*asks for red.*colour classifier"):
+    with pytest.raises(UserError, match=r"a car has no colour.*asks for red.*colour classifier"):
         judge(asked("colors: red car"), seen("car .9"))
     assert not judge(asked("colors: red car"), []).correct
 

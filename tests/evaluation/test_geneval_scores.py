@@ -8,12 +8,12 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from fgm.errors import Refusal
+from fgm.data.text.geneval.prompts import Clause, Metadata
+from fgm.data.text.geneval.vocabulary import PROMPTS_PER_TAG
 from fgm.evaluation.geneval.results import Result
 from fgm.evaluation.geneval.scores import summarise
 from fgm.evaluation.intervals import bootstrap
-from fgm.text.geneval.prompts import Clause, Metadata
-from fgm.text.geneval.vocabulary import PROMPTS_PER_TAG
+from fgm.utils.errors import UserError
 
 TAGS = {"single_object": 3, "counting": 5, "color_attr": 2}
 PROMPTS = [Metadata(tag, f"{tag} {i}", (Clause("dog", i + 1),)) for tag, count in TAGS.items() for i in range(count)]
@@ -126,7 +126,7 @@ def test_the_error_of_a_full_run_is_about_a_point() -> None:
     ],
 )
 def test_an_incomplete_set_gets_no_number(damage: Callable[[list[Result]], list[Result]], complaint: str) -> None:
-    with pytest.raises(Refusal, match=complaint):
+    with pytest.raises(UserError, match=complaint):
         summarise(damage(results(lambda i, k: True)), PROMPTS, 4)
 
 

@@ -5,15 +5,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from fgm.errors import Refusal
 from fgm.evaluation.intervals import normal_interval, wilson_interval
 from fgm.evaluation.kernel import cmmd, cubic_kernel, kid, subset_mmds
 from fgm.evaluation.neighbours import neighbours
-from fgm.streams import stream
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
 
 
 def normal(n: int, index: int, dim: int = 4) -> Tensor:
-    return torch.randn(n, dim, generator=stream("kernel", index=index))
+    return torch.randn(n, dim, generator=keyed_generator("kernel", index=index))
 
 
 def test_kid_of_one_whole_subset_is_the_unbiased_mmd() -> None:
@@ -49,7 +49,7 @@ def test_kid_is_drawn_from_its_own_seed() -> None:
 def test_kernels_of_all_pairs_give_what_each_subset_gives() -> None:
     """Twenty subsets are worth all kernels, and one of them alone is not."""
     x, y = normal(90, 0).double(), normal(70, 1).double() + 0.3
-    draws = [[torch.randperm(n, generator=stream("in", index=i))[:40] for i in range(20)] for n in (90, 70)]
+    draws = [[torch.randperm(n, generator=keyed_generator("in", index=i))[:40] for i in range(20)] for n in (90, 70)]
     in_x, in_y = (torch.stack(drawn) for drawn in draws)
     each = [subset_mmds(x, y, in_x[i : i + 1], in_y[i : i + 1]) for i in range(20)]
     torch.testing.assert_close(subset_mmds(x, y, in_x, in_y), torch.cat(each, 1), rtol=1e-10, atol=1e-12)
@@ -58,7 +58,7 @@ def test_kernels_of_all_pairs_give_what_each_subset_gives() -> None:
 
 
 def test_a_subset_larger_than_a_set_is_refused() -> None:
-    with pytest.raises(Refusal, match="set kid_subset_size to 30 or less"):
+    with pytest.raises(UserError, match="set kid_subset_size to 30 or less"):
         kid(normal(30, 0), normal(100, 1))
 
 

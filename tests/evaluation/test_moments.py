@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fgm.errors import Refusal
 from fgm.evaluation.bias import bias_table, expected_bias, is_small
 from fgm.evaluation.frechet import FeatureStatistics, frechet_distance, frechet_error
 from fgm.evaluation.infinity import fd_infinity
 from fgm.evaluation.moments import Moments, load_moments, save_moments
-from fgm.streams import stream
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
 
 DIM = 8
 SCALES = torch.linspace(0.5, 2, DIM, dtype=torch.float64)
@@ -22,7 +22,7 @@ TRUE_DISTANCE = DIM * 0.1**2 + (0.2 * SCALES).square().sum().item()  # commuting
 
 
 def draws(n: int, index: int) -> Tensor:
-    return SCALES * torch.randn(n, DIM, generator=stream("moments", index=index), dtype=torch.float64)
+    return SCALES * torch.randn(n, DIM, generator=keyed_generator("moments", index=index), dtype=torch.float64)
 
 
 def test_the_error_of_a_distance_is_its_spread_over_draws() -> None:
@@ -57,7 +57,7 @@ def test_fd_infinity_removes_the_bias() -> None:
 
 
 def test_fd_infinity_of_too_few_samples_is_refused() -> None:
-    with pytest.raises(Refusal, match="32 or more, or leave fd_infinity out"):
+    with pytest.raises(UserError, match="32 or more, or leave fd_infinity out"):
         fd_infinity(draws(31, 0), FAR)
 
 
@@ -92,14 +92,14 @@ def write(path: Path, **arrays: np.ndarray) -> Path:
     ("no npz of plain arrays", {"mu": np.array([{}], dtype=object), "sigma": np.eye(8)}),
 ])  # fmt: skip
 def test_a_file_that_does_not_fit_is_refused(message: str, arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(UserError) as refused:
         load_moments(write(tmp_path / "bad.npz", **arrays), DIM)
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_missing_or_foreign_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="there is no reference file"):
+    with pytest.raises(UserError, match="there is no reference file"):
         load_moments(tmp_path / "none.npz", DIM)
     (tmp_path / "text.npz").write_text("mu sigma")
-    with pytest.raises(Refusal, match="no npz of plain arrays"):
+    with pytest.raises(UserError, match="no npz of plain arrays"):
         load_moments(tmp_path / "text.npz", DIM)

@@ -18,8 +18,8 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-import fgm.evaluate
-from fgm.benchmarks.extractors import UntrainedInception
+import fgm.cli.evaluate
+from fgm.cli.benchmarks.extractors import UntrainedInception
 from fgm.evaluation.bank import FeatureBank
 from fgm.evaluation.features.inception import Inception
 from fgm.evaluation.features.registered import Registered
@@ -28,7 +28,7 @@ from fgm.evaluation.kernel import kid
 from fgm.evaluation.moments import Moments
 from fgm.evaluation.neighbours import neighbours
 from fgm.evaluation.panel import FeaturePanel
-from fgm.streams import stream
+from fgm.utils.random import keyed_generator
 
 SHARED = {"cuda": False, "cache": False, "verbose": False, "save_cpu_ram": True, "batch_size": 8}
 FEW = 8  # through all of Inception; a tenth of a second each
@@ -39,7 +39,7 @@ class Tiny(FeatureExtractorBase):
 
     def __init__(self, name: str, features_list: list[str], **_: object) -> None:
         super().__init__(name, features_list)
-        self.kernel = nn.Parameter(torch.randn(6, 3, 5, 5, generator=stream("tiny", index=0)) / 10)
+        self.kernel = nn.Parameter(torch.randn(6, 3, 5, 5, generator=keyed_generator("tiny", index=0)) / 10)
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         maps = nn.functional.conv2d(images.float() / 32 - 4, self.kernel)
@@ -63,7 +63,7 @@ def tiny() -> Iterator[None]:
 
 def blobs(n: int, index: int, contrast: float) -> Tensor:
     """Smooth random pictures, uint8 (n, 3, 32, 32)."""
-    coarse = torch.randn(n, 3, 6, 6, generator=stream("blobs", index=index))
+    coarse = torch.randn(n, 3, 6, 6, generator=keyed_generator("blobs", index=index))
     smooth = nn.functional.interpolate(coarse, (32, 32), mode="bicubic")
     return (128 + contrast * smooth).clamp(0, 255).to(torch.uint8)
 
@@ -172,7 +172,7 @@ def test_behind_a_firewall_one_local_file_suffices(
     evaluator = ["evaluator=fid_fidelity", f"evaluator.panel.extractor.weights={random_inception}", "data=digits"]
     fewer = ["evaluator.panel.metrics=[kid]", "evaluator.panel.kid_subsets=2"]
     pictures = f"samples_dir={folder(blobs(FEW, 0, 50), tmp_path / 'png')}"
-    fgm.evaluate.main([pictures, *evaluator, *fewer, f"outputs={tmp_path}"])
+    fgm.cli.evaluate.main([pictures, *evaluator, *fewer, f"outputs={tmp_path}"])
     (path,) = tmp_path.glob("evaluation/*/results.json")
     (told,) = json.loads(path.read_text())["results"]
     x, y = (FeatureBank.of(Inception(random_inception, device="cpu"), blobs(FEW, *k)) for k in ((0, 50), (1, 60)))

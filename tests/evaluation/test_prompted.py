@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fgm.data.digits import Digits
 from fgm.data.shapes.dataset import Shapes
-from fgm.errors import Refusal
+from fgm.data.text.geneval.grammar import generate_prompts
 from fgm.evaluation import Asking, measure
 from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.features.convolutions import RandomConvolutions
@@ -29,11 +29,11 @@ from fgm.evaluation.prompted import rounds, tag_scores
 from fgm.evaluation.several import several
 from fgm.evaluation.shape_eval import ShapeEvalPanel
 from fgm.evaluation.shards import save_shard
-from fgm.streams import stream
-from fgm.text.geneval.grammar import generate_prompts
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
 
 PROMPTS = generate_prompts(seed=3)[::9]
-FEW = SimpleNamespace(split={part: Shapes().draw(60, stream(part, index=0)) for part in ("train", "test")})
+FEW = SimpleNamespace(split={part: Shapes().draw(60, keyed_generator(part, index=0)) for part in ("train", "test")})
 CLASSES = sorted({clause.cls for prompt in PROMPTS for clause in prompt.include})
 
 
@@ -101,9 +101,9 @@ def test_a_subset_says_so_and_no_labels_are_refused(panel: GenEvalPanel) -> None
     images = torch.stack([answer(panel, i) for i in range(12)])
     (score, *_) = measure(panel, images, torch.arange(12))
     assert "12 prompts, " in score.protocol and score.protocol.endswith(f" of {len(PROMPTS)}")
-    with pytest.raises(Refusal, match="geneval needs samples of its own prompts"):
+    with pytest.raises(UserError, match="geneval needs samples of its own prompts"):
         measure(panel, images)
-    with pytest.raises(Refusal, match="Digits has none"):
+    with pytest.raises(UserError, match="Digits has none"):
         GenEvalPanel("grammar", ByShade(), data=Digits())
 
 
@@ -118,10 +118,10 @@ def test_the_mean_over_tags_is_unweighted() -> None:
     ({"metadata": "grammar"}, "evaluation.panel.detector.directory = None: put facebook/mask2former"),
 ])  # fmt: skip
 def test_missing_files_of_geneval_are_told_before_torch(change: dict[str, str], message: str) -> None:
-    from fgm.config import read_recipe
+    from fgm.cli.config import read_recipe
 
     node = read_recipe("digits_fgm", ["evaluation=geneval", "data=shapes"])["evaluation"]
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         require_files(node | {"panel": node["panel"] | change})
 
 
@@ -138,14 +138,14 @@ def test_several_panels_are_their_parts(tmp_path: Path) -> None:
     kept = load_file(tmp_path / "shard.safetensors")
     assert kept.keys() == rows.keys() and all(torch.equal(kept[n], row.to(kept[n].dtype)) for n, row in rows.items())
     assert not isinstance(several({"pixels": pixels}), Asking)
-    with pytest.raises(Refusal, match="a and b ask questions of their own"):
+    with pytest.raises(UserError, match="a and b ask questions of their own"):
         several({"a": shapes, "b": shapes})
 
 
 def test_too_few_samples_for_one_of_several_are_refused_before_anything_is_trained() -> None:
     pixels = FeaturePanel(RandomConvolutions(8), FEW, metrics=("fd",))
     both = several({"shapes": ShapeEvalPanel(prompts_per_tag=4, images_per_tag=4), "pixels": pixels})
-    with pytest.raises(Refusal, match="fd in the 8 features of random-convolutions needs 9 samples or more, not 8"):
+    with pytest.raises(UserError, match="fd in the 8 features of random-convolutions needs 9 samples or more, not 8"):
         Evaluation(both, n=8, every=0)
     assert Evaluation(both, n=9, every=0).n == 9
 

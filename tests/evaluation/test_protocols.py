@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fgm.cli.signatures import check, parameters
 from fgm.data.digits import Digits
-from fgm.errors import Refusal
 from fgm.evaluation import measure
 from fgm.evaluation.bank import FeatureBank
 from fgm.evaluation.evaluation import Evaluation
@@ -21,9 +21,9 @@ from fgm.evaluation.images import DigitPanel
 from fgm.evaluation.moments import save_moments
 from fgm.evaluation.panel import FeaturePanel
 from fgm.evaluation.protocols import PUBLISHED, protocol_of
-from fgm.records import Measurement
-from fgm.signatures import check, parameters
-from fgm.streams import stream
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
+from fgm.utils.records import Measurement
 
 INCEPTION = SimpleNamespace(id="inception", sha256="6726825d", dim=2048, resize="bilinear as TensorFlow 1")
 RANDOM = SimpleNamespace(id="inception", sha256="00000000", dim=2048, resize="bilinear as TensorFlow 1")
@@ -44,7 +44,7 @@ def small_reference(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pictures(n: int, index: int = 0) -> Tensor:
-    return Noise().draw(n, stream("protocols", index=index))[0]
+    return Noise().draw(n, keyed_generator("protocols", index=index))[0]
 
 
 def panel(**settings: object) -> FeaturePanel:
@@ -148,23 +148,23 @@ def test_few_samples_are_warned_of_once_with_a_bias_table(caplog: pytest.LogCapt
     ({"reference": "none.npz", "metrics": ("fd",)}, "there is no reference file none.npz"),
 ])  # fmt: skip
 def test_a_panel_that_cannot_be_is_refused(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         panel(**settings)
 
 
 def test_too_few_or_broken_samples_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="fd in the 8 features of random-convolutions needs 9 samples or more, not 8"):
+    with pytest.raises(UserError, match="fd in the 8 features of random-convolutions needs 9 samples or more, not 8"):
         measure(panel(), pictures(8), None)
     assert measure(panel(metrics=("kid",)), pictures(8), None)[0].n == 8
-    with pytest.raises(Refusal, match="not finite: the generator has diverged"):
+    with pytest.raises(UserError, match="not finite: the generator has diverged"):
         measure(panel(), pictures(20) / 0, None)
     small = replace(FeatureBank.of(RandomConvolutions(8), (pictures(8) * 127 + 128).byte()).statistics)
     save_moments(small, tmp_path / "small.npz")
-    with pytest.raises(Refusal, match="8 real images cannot fill a covariance of 8 features"):
+    with pytest.raises(UserError, match="8 real images cannot fill a covariance of 8 features"):
         panel(metrics=("fd",), reference=str(tmp_path / "small.npz"))
-    with pytest.raises(Refusal, match="fd_infinity in the 8 features of random-convolutions needs 32"):
+    with pytest.raises(UserError, match="fd_infinity in the 8 features of random-convolutions needs 32"):
         measure(panel(metrics=("fd_infinity",)), pictures(31), None)
-    with pytest.raises(Refusal, match="fd in the 8 features"):  # before anything is trained
+    with pytest.raises(UserError, match="fd in the 8 features"):  # before anything is trained
         Evaluation(panel(), n=100, every=10, n_training=8)
     assert Evaluation(panel(), n=100, every=0, n_training=8).n == 100
 
@@ -185,5 +185,5 @@ def test_a_config_of_a_panel_is_checked_without_importing_it() -> None:
     check(node)
     assert {"extractor", "data", "reference", "metrics", "protocol", "batch"} <= parameters(node["_target_"]).keys()
     for wrong in ({"protocol": "fid"}, {"kid_subsets": 0}, {"metrics": "fd"}, {"extractr": 1}):
-        with pytest.raises(Refusal):
+        with pytest.raises(UserError):
             check(node | wrong)

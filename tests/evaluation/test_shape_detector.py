@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
+from fgm.data.pixels.quantise import quantise
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import Scenes, canvas_of, fill
-from fgm.errors import Refusal
+from fgm.data.text.geneval.prompts import parse_metadata
+from fgm.data.text.shapes.grammar import TAGS
+from fgm.data.text.shapes.metadata import Metadata, binds_unseen, parse
+from fgm.data.text.shapes.vocabulary import COLOUR_NAMES, EASY, HARD, SHAPE_NAMES
 from fgm.evaluation.geneval.rules import judge
 from fgm.evaluation.shape_detector import ShapeDetector, legibility, legible
 from fgm.evaluation.shape_prompts import VOCABULARY, questions
-from fgm.pixels.quantise import quantise
-from fgm.streams import stream
-from fgm.text.geneval.prompts import parse_metadata
-from fgm.text.shapes.grammar import TAGS
-from fgm.text.shapes.metadata import Metadata, binds_unseen, parse
-from fgm.text.shapes.vocabulary import COLOUR_NAMES, EASY, HARD, SHAPE_NAMES
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
 
 PER_TAG = 60
 World = tuple[list[Metadata], Scenes, Tensor]
@@ -29,7 +29,7 @@ World = tuple[list[Metadata], Scenes, Tensor]
 def truth(size: int = 32, shapes: int = EASY) -> World:
     asked = questions(PER_TAG, PER_TAG, shapes=shapes)
     lines = [line for pairs in asked.values() for line, samples in pairs for _ in range(samples)]
-    scenes = fill(parse(lines), stream("truth", index=0), canvas_of(size))
+    scenes = fill(parse(lines), keyed_generator("truth", index=0), canvas_of(size))
     return lines, scenes, render(scenes, size)
 
 
@@ -70,13 +70,13 @@ def test_a_blur_of_one_pixel_is_borne(easy: World) -> None:
 
 def test_noise_is_borne(easy: World) -> None:
     lines, _, images = easy
-    noise = torch.randn(images.shape, generator=stream("noise", index=0)) * 8 / 127.5
+    noise = torch.randn(images.shape, generator=keyed_generator("noise", index=0)) * 8 / 127.5
     assert sum(score(lines, images + noise).values()) / 6 >= 0.95
 
 
 def test_shuffled_captions_score_near_nothing(easy: World) -> None:
     lines, _, images = easy
-    order = torch.randperm(len(lines), generator=stream("shuffle", index=0)).tolist()
+    order = torch.randperm(len(lines), generator=keyed_generator("shuffle", index=0)).tolist()
     by_tag = score([lines[i] for i in order], images)
     assert sum(by_tag.values()) / 6 < 0.12 and by_tag["color_attr"] < 0.05
 
@@ -164,5 +164,5 @@ def test_questions_are_a_function_of_the_seed_and_ask_for_unseen_bindings() -> N
 
 
 def test_fewer_images_than_prompts_are_refused() -> None:
-    with pytest.raises(Refusal, match="10 images cannot be shared among 20 prompts"):
+    with pytest.raises(UserError, match="10 images cannot be shared among 20 prompts"):
         questions(20, 10)

@@ -9,11 +9,13 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from fgm.config import read_recipe
+from fgm.cli.config import read_recipe
 from fgm.data.shapes.dataset import Shapes
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import draw_scenes, fill, objects_of
-from fgm.errors import Refusal
+from fgm.data.text.shapes.grammar import TAGS
+from fgm.data.text.shapes.metadata import binds_unseen
+from fgm.data.text.shapes.vocabulary import COLOUR_NAMES, SHAPE_NAMES, decode
 from fgm.evaluation import Asking, measure
 from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.geneval.detections import Detection
@@ -24,10 +26,8 @@ from fgm.evaluation.sampling import Source
 from fgm.evaluation.shape_eval import RULES, ShapeEvalPanel
 from fgm.evaluation.shape_prior import histogram_distances, histograms, priors
 from fgm.evaluation.shape_prompts import questions
-from fgm.streams import stream
-from fgm.text.shapes.grammar import TAGS
-from fgm.text.shapes.metadata import binds_unseen
-from fgm.text.shapes.vocabulary import COLOUR_NAMES, SHAPE_NAMES, decode
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
 
 PER_TAG = 40
 N = 6 * PER_TAG
@@ -50,7 +50,7 @@ class Painter(nn.Module):
         assert condition is not None
         prompts = decode(condition)
         captions = self.panel.lines[torch.tensor([self.place[prompt] for prompt in prompts])]
-        images = render(fill(captions, stream("painter", index=0), self.panel.canvas), self.panel.size)
+        images = render(fill(captions, keyed_generator("painter", index=0), self.panel.canvas), self.panel.size)
         images[torch.tensor([prompt in self.blank for prompt in prompts])] = 0
         return images + 0 * z
 
@@ -144,7 +144,7 @@ def test_all_questions_are_asked_and_then_again(panel: ShapeEvalPanel) -> None:
 def test_images_that_answer_no_question_are_refused(panel: ShapeEvalPanel) -> None:
     images = panel.truth(torch.arange(4))
     for wrong in (None, torch.tensor([0, 1, 2, N])):
-        with pytest.raises(Refusal, match="shapeeval needs samples of its own prompts"):
+        with pytest.raises(UserError, match="shapeeval needs samples of its own prompts"):
             measure(panel, images, wrong)
 
 
@@ -165,7 +165,7 @@ def test_the_priors_are_the_means_over_scenes(panel: ShapeEvalPanel) -> None:
     captions = panel.lines
     counts = torch.zeros(len(COLOUR_NAMES))
     for i in range(4):
-        scenes = fill(captions, stream("prior", index=i), panel.canvas)
+        scenes = fill(captions, keyed_generator("prior", index=i), panel.canvas)
         counts += scenes.colour[scenes.shape >= 0].bincount(minlength=len(COLOUR_NAMES)) / 4
     expected = priors(captions)
     assert expected["class_tv"].sum() == (scenes.shape >= 0).sum() == expected["colour_tv"].sum().round()
@@ -173,7 +173,7 @@ def test_the_priors_are_the_means_over_scenes(panel: ShapeEvalPanel) -> None:
 
 
 def test_leaving_out_a_class_costs_its_share() -> None:
-    captions = draw_scenes(300, stream("histograms", index=0)).captions
+    captions = draw_scenes(300, keyed_generator("histograms", index=0)).captions
     shapes = objects_of(captions)
     found = [
         [Detection(SHAPE_NAMES[s], (0, 0, 1, 1), 1.0, None, "red") for s in row if s > 0] for row in shapes.tolist()

@@ -17,17 +17,17 @@ from ranks import free_port
 from rich.console import Console
 from safetensors.torch import load_file
 
-from fgm.errors import Refusal
 from fgm.evaluation import measure
-from fgm.evaluation.comm import Comm, Local, TorchDistributed, comm_of_environment, on_first, together
 from fgm.evaluation.conditioning import balanced
 from fgm.evaluation.images import DigitPanel
 from fgm.evaluation.provenance import definition, key_of, record
 from fgm.evaluation.sampling import Source
 from fgm.evaluation.shards import Plan, evaluate, merged
 from fgm.evaluation.sources.sampler import SamplerSource
-from fgm.records import Measurement
-from fgm.streams import stream
+from fgm.utils.comm import Comm, Local, TorchDistributed, comm_of_environment, on_first, together
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
+from fgm.utils.records import Measurement
 
 N, SHARD = 50, 20  # three shards, the last one short
 CPU = torch.device("cpu")
@@ -38,7 +38,7 @@ class Tanh(torch.nn.Module):
 
     def __init__(self, stop: Callable[[torch.Tensor], None] = lambda z: None) -> None:
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.randn(64, 64, generator=stream("tanh", index=0)) / 8)
+        self.weight = torch.nn.Parameter(torch.randn(64, 64, generator=keyed_generator("tanh", index=0)) / 8)
         self.stop = stop
 
     def forward(self, z: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
@@ -183,7 +183,7 @@ def measure_twice(comm: Comm, directory: Path) -> None:
     broken = source(Tanh(lambda condition: None) if comm.rank == 0 else NaN())
     try:
         evaluate(broken, DigitPanel(), plan(directory / "broken"), comm)
-    except Refusal as refusal:
+    except UserError as refusal:
         (directory / "refusal").write_text(str(refusal))
 
 
@@ -223,9 +223,9 @@ class Two:
 
 @pytest.mark.parametrize("comm", [Local(), Two()], ids=["alone", "of two"])
 def test_too_few_samples_are_a_refusal(comm: Comm, tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="needs 33 samples or more, not 20"):
+    with pytest.raises(UserError, match="needs 33 samples or more, not 20"):
         on_first(comm, lambda: DigitPanel().judge({"features": torch.zeros(20, 32)}))
-    with pytest.raises(Refusal, match="n = 51: the source holds 50 samples"):
+    with pytest.raises(UserError, match="n = 51: the source holds 50 samples"):
         evaluate(source(), DigitPanel(), replace(plan(tmp_path), n=51), comm)
 
 
@@ -233,7 +233,7 @@ def test_a_complaint_without_words_is_a_complaint() -> None:
     def work() -> None:
         raise ValueError
 
-    with pytest.raises(Refusal, match=r"^ValueError\(\)$"):
+    with pytest.raises(UserError, match=r"^ValueError\(\)$"):
         together(Local(), work)
 
 

@@ -9,20 +9,20 @@ from torch import Tensor
 
 from fgm.data.digits import Digits
 from fgm.data.fashion import Fashion
-from fgm.errors import Refusal
+from fgm.data.pixels.quantise import dequantise
 from fgm.evaluation import measure
 from fgm.evaluation.classifier import RECIPES, Space, accuracy, classifier, main, train_classifier
 from fgm.evaluation.features.small import SmallClassifier
 from fgm.evaluation.images import METRICS, DigitPanel, FashionPanel
 from fgm.evaluation.panel import blur
-from fgm.pixels.quantise import dequantise
-from fgm.streams import stream
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
 
 
 def bars(n: int, role: str) -> tuple[Tensor, Tensor]:
     """Noisy pictures whose class is the place of a bright bar, and their labels, uint8."""
     labels = torch.arange(n) % 10
-    noise = torch.randint(120, (n, 28, 28), generator=stream(role, index=0))
+    noise = torch.randint(120, (n, 28, 28), generator=keyed_generator(role, index=0))
     rows = (torch.arange(28) // 2 == labels[:, None] + 2)[:, :, None]
     return (noise + 120 * rows).to(torch.uint8), labels.to(torch.uint8)
 
@@ -49,7 +49,7 @@ def test_a_shipped_classifier_gives_features_and_logits_of_one_pass(
     features, logits = extractor.both(pictures)
     assert (extractor.id, extractor.sha256, extractor.dim) == (name, weights, dim)
     assert torch.equal(features, net.features(dequantise(pictures))) and torch.equal(logits, net(dequantise(pictures)))
-    with pytest.raises(Refusal, match=rf"{name} reads {space} \(n, 1, {side}, {side}\), not \(5, 1, 7, 7\)"):
+    with pytest.raises(UserError, match=rf"{name} reads {space} \(n, 1, {side}, {side}\), not \(5, 1, 7, 7\)"):
         extractor(pictures[..., :7, :7])
 
 
@@ -96,5 +96,5 @@ def test_a_blur_keeps_the_mean_of_a_constant() -> None:
 
 
 def test_a_classifier_that_there_is_none_of_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(Refusal, match="no classifier of fashoin; did you mean fashion"):
+    with pytest.raises(UserError, match="no classifier of fashoin; did you mean fashion"):
         main(["fashoin"])

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from fgm.data.digits import Digits
+from fgm.data.pixels.quantise import dequantise, quantise
 from fgm.data.shapes.dataset import Shapes
-from fgm.errors import Refusal
+from fgm.data.text.geneval.grammar import generate_prompts
 from fgm.evaluation.conditioning import balanced, drawn
 from fgm.evaluation.exporting import export_geneval, export_images
 from fgm.evaluation.geneval.layout import describe, read_layout
@@ -19,9 +20,8 @@ from fgm.evaluation.sources import SampleSource
 from fgm.evaluation.sources.dataset import DatasetSource, dataset_source
 from fgm.evaluation.sources.folder import FolderSource
 from fgm.evaluation.sources.sampler import SamplerSource
-from fgm.pixels.quantise import dequantise, quantise
-from fgm.streams import stream
-from fgm.text.geneval.grammar import generate_prompts
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
 
 CPU = torch.device("cpu")
 PROMPTS = generate_prompts(seed=2)[::60]
@@ -34,7 +34,7 @@ class Mixer(torch.nn.Module):
         super().__init__()
         self.shape = shape
         d = int(np.prod(shape))
-        self.weight = torch.nn.Parameter(torch.randn(d, d, generator=stream("mixer", index=0)) / d**0.5)
+        self.weight = torch.nn.Parameter(torch.randn(d, d, generator=keyed_generator("mixer", index=0)) / d**0.5)
 
     def forward(self, z: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
         x = (z.flatten(1) @ self.weight).unflatten(1, self.shape)
@@ -122,10 +122,10 @@ def broken_sampler(at: list[int], value: float) -> SamplerSource:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_samples_that_are_not_finite_are_counted_and_named(value: float, tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="mixer: 2 of the samples 20 to 24 are not finite, number 21 first") as refusal:
+    with pytest.raises(UserError, match="mixer: 2 of the samples 20 to 24 are not finite, number 21 first") as refusal:
         broken_sampler([1, 3], value).take(range(20, 25))
     assert "\n" not in str(refusal.value)
-    with pytest.raises(Refusal, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         exported(broken_sampler([1], value), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -163,7 +163,7 @@ def test_a_geneval_layout_comes_back_in_the_order_of_its_indices(tmp_path: Path)
 
 def test_an_export_is_whole_or_absent_and_mixes_with_nothing(tmp_path: Path) -> None:
     exported(sampler(), tmp_path / "out")
-    with pytest.raises(Refusal, match="is there already, and is not written to"):
+    with pytest.raises(UserError, match="is there already, and is not written to"):
         exported(sampler(), tmp_path / "out")
     (tmp_path / "empty").mkdir()
     exported(sampler(), tmp_path / "empty")

@@ -17,12 +17,12 @@ from fgm.evaluation.symptoms import (
     radial_power,
     total_variation,
 )
-from fgm.records import Measurement
-from fgm.streams import stream
+from fgm.utils.random import keyed_generator
+from fgm.utils.records import Measurement
 
 
 def noise(*shape: int, index: int = 0) -> Tensor:
-    return torch.randn(shape, generator=stream("symptoms", index=index), dtype=torch.float64)
+    return torch.randn(shape, generator=keyed_generator("symptoms", index=index), dtype=torch.float64)
 
 
 def test_total_variation_is_half_the_distance_of_the_shares() -> None:
@@ -34,7 +34,9 @@ def test_total_variation_is_half_the_distance_of_the_shares() -> None:
 
 def test_draws_of_the_prior_itself_are_as_far_as_the_docstring_says() -> None:
     prior, n = torch.tensor([0.1] * 10), 1000
-    drawn = torch.multinomial(prior, 200 * n, replacement=True, generator=stream("classes", index=0)).view(200, n)
+    drawn = torch.multinomial(prior, 200 * n, replacement=True, generator=keyed_generator("classes", index=0)).view(
+        200, n
+    )
     distances = [total_variation(row.bincount(minlength=10), prior) for row in drawn]
     assert sum(distances) / 200 == pytest.approx(0.038, rel=0.05) and max(distances) < 0.08
 

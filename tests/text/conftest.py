@@ -7,8 +7,8 @@ import pytest
 from prompt_caches import LENGTH, PROMPTS
 from tiny_sd3 import save_tiny_pipeline
 
-from fgm.text.index import PromptCache
-from fgm.text.sources import TextFile
+from fgm.data.text.index import PromptCache
+from fgm.data.text.sources import TextFile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -8,9 +8,9 @@ from prompt_caches import LENGTH
 from tiny_runs import Said, light, refused
 from tiny_sd3 import SIZE
 
-from fgm import cache_prompts
-from fgm.text.index import PromptCache
-from fgm.text.sources import ShapesGrammar
+from fgm.cli import cache_prompts
+from fgm.data.text.index import PromptCache
+from fgm.data.text.sources import ShapesGrammar
 
 
 def settings(plan: PromptCache) -> list[str]:

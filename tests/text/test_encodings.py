@@ -9,10 +9,10 @@ import torch
 from prompt_caches import LENGTH, PROMPTS, by_pipeline, written
 from torch.testing import assert_close
 
-from fgm.errors import Refusal
-from fgm.text.cache import CachedText
-from fgm.text.encoders import CLIPS
-from fgm.text.index import PromptCache
+from fgm.data.text.cache import CachedText
+from fgm.data.text.encoders import CLIPS
+from fgm.data.text.index import PromptCache
+from fgm.utils.errors import UserError
 
 
 def test_cached_encodings_are_the_pipelines(plan: PromptCache, model: Path) -> None:
@@ -74,7 +74,7 @@ def test_encodings_that_are_not_finite_are_refused(plan: PromptCache, model: Pat
     file = broken / "text_encoder_3" / "model.safetensors"
     weights = load_file(file)
     save_file({name: w * float("nan") for name, w in weights.items()}, file, metadata={"format": "pt"})
-    with pytest.raises(Refusal, match=r"t5 is not finite; try data\.cache\.dtype=float32"):
+    with pytest.raises(UserError, match=r"t5 is not finite; try data\.cache\.dtype=float32"):
         written(replace(plan, model=str(broken)))
     assert list(Path(plan.directory).iterdir()) == []
 
@@ -87,8 +87,8 @@ def test_encoders_that_are_not_whole_are_refused(plan: PromptCache, model: Path,
     weights = load_file(file)
     last = sorted(weights)[-1]
     save_file({name: w for name, w in weights.items() if name != last}, file, metadata={"format": "pt"})
-    with pytest.raises(Refusal, match=f"text_encoder_2: lacks 1 weights, {last} first"):
+    with pytest.raises(UserError, match=f"text_encoder_2: lacks 1 weights, {last} first"):
         written(replace(plan, model=str(broken)))
     shutil.rmtree(broken / "tokenizer")
-    with pytest.raises(Refusal, match="tokenizer is missing: it should hold the tokenizer of text_encoder"):
+    with pytest.raises(UserError, match="tokenizer is missing: it should hold the tokenizer of text_encoder"):
         written(replace(plan, model=str(broken)))

@@ -9,10 +9,10 @@ import torch
 from prompt_caches import PROMPTS, by_pipeline, written
 from tiny_sd3 import save_tiny_pipeline
 
-from fgm.errors import Refusal
-from fgm.text import cache as caching
-from fgm.text.cache import CachedText
-from fgm.text.index import INDEX, PromptCache
+from fgm.data.text import cache as caching
+from fgm.data.text.cache import CachedText
+from fgm.data.text.index import INDEX, PromptCache
+from fgm.utils.errors import UserError
 
 
 def test_a_killed_command_goes_on_at_its_shard_and_writes_the_same_bytes(
@@ -31,7 +31,7 @@ def test_a_killed_command_goes_on_at_its_shard_and_writes_the_same_bytes(
     monkeypatch.setattr(caching, "write_shard", dies_at_second)
     with pytest.raises(KeyboardInterrupt):
         written(plan, batch=2)
-    with pytest.raises(Refusal, match="holds no encoded prompts: make cache-prompts"):
+    with pytest.raises(UserError, match="holds no encoded prompts: make cache-prompts"):
         plan.require()
     made.clear()
     monkeypatch.setattr(caching, "write_shard", lambda path, *rest: (made.append(path.name), write_shard(path, *rest)))
@@ -55,7 +55,7 @@ def test_shards_of_other_prompts_are_made_again(plan: PromptCache, model: Path) 
 def test_a_cache_of_other_encoders_is_refused(plan: PromptCache, tmp_path: Path, model: Path) -> None:
     written(plan)
     other = replace(plan, model=str(save_tiny_pipeline(tmp_path / "other", seed=1)))
-    with pytest.raises(Refusal, match=r"encoded otherwise \(other encoders\)"):
+    with pytest.raises(UserError, match=r"encoded otherwise \(other encoders\)"):
         other.require()
     (tmp_path / "nothing").mkdir()
     assert replace(plan, model=str(tmp_path / "nothing")).require().digest == plan.require().digest
@@ -67,10 +67,10 @@ def test_a_cache_of_other_encoders_is_refused(plan: PromptCache, tmp_path: Path,
 )
 def test_a_cache_of_other_settings_is_refused(change: dict[str, Any], named: str, plan: PromptCache) -> None:
     written(plan)
-    with pytest.raises(Refusal, match=rf"\(other {named}\)"):
+    with pytest.raises(UserError, match=rf"\(other {named}\)"):
         replace(plan, **change).require()
     Path(plan.prompts.file).write_text("a cat\n")  # type: ignore[attr-defined]
-    with pytest.raises(Refusal, match=r"\(other prompts\)"):
+    with pytest.raises(UserError, match=r"\(other prompts\)"):
         plan.require()
 
 
@@ -78,13 +78,13 @@ def test_a_spoilt_cache_is_refused(plan: PromptCache) -> None:
     shard = Path(written(plan).directory) / "00000.safetensors"
     content = shard.read_bytes()
     shard.write_bytes(content[:-4])
-    with pytest.raises(Refusal, match="is cut short"):
+    with pytest.raises(UserError, match="is cut short"):
         CachedText(plan)
     shard.unlink()
-    with pytest.raises(Refusal, match="is missing or of another cache"):
+    with pytest.raises(UserError, match="is missing or of another cache"):
         CachedText(plan)
     (Path(plan.directory) / INDEX).write_text("{")
-    with pytest.raises(Refusal, match="is no index of encoded prompts"):
+    with pytest.raises(UserError, match="is no index of encoded prompts"):
         CachedText(plan)
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from fgm.errors import Refusal
-from fgm.text.shapes.vocabulary import encode
-from fgm.text.sources import GenEvalMetadata, JsonLines, ShapesGrammar, TextFile
+from fgm.data.text.shapes.vocabulary import encode
+from fgm.data.text.sources import GenEvalMetadata, JsonLines, ShapesGrammar, TextFile
+from fgm.utils.errors import UserError
 
 
 def test_every_source_reads_its_prompts_once_and_in_order(tmp_path: Path) -> None:
@@ -28,13 +28,13 @@ def test_every_source_reads_its_prompts_once_and_in_order(tmp_path: Path) -> Non
 def test_empty_and_missing_prompt_files_are_refused(source: type[Any], tmp_path: Path) -> None:
     for content in ("", "\n \n"):
         (tmp_path / "prompts").write_text(content)
-        with pytest.raises(Refusal, match="is empty: it should hold"):
+        with pytest.raises(UserError, match="is empty: it should hold"):
             source(str(tmp_path / "prompts")).read()
-    with pytest.raises(Refusal, match="is missing: it should hold"):
+    with pytest.raises(UserError, match="is missing: it should hold"):
         source(str(tmp_path / "nowhere")).read()
 
 
 def test_a_line_without_a_prompt_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": "a cat"}\n{"text": "a dog"}\n')
-    with pytest.raises(Refusal, match=r"a\.jsonl, line 2: prompt must be a text"):
+    with pytest.raises(UserError, match=r"a\.jsonl, line 2: prompt must be a text"):
         JsonLines(str(tmp_path / "a.jsonl")).read()

@@ -9,30 +9,30 @@ from tiny_sd3 import SIZE
 from torch import Tensor
 
 from fgm.data import prompted
+from fgm.data.pixels.quantise import quantise
 from fgm.data.prompts import Prompts
-from fgm.errors import Refusal
+from fgm.data.text.index import PromptCache
 from fgm.evaluation import Asking, measure
 from fgm.evaluation.colour_panel import ColourPanel
 from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.sampling import Source
-from fgm.pixels.quantise import quantise
-from fgm.streams import sample_noise, stream
-from fgm.text.index import PromptCache
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator, sample_noise
 
 
 def test_prompts_are_data_without_images(plan: PromptCache, model: Path) -> None:
     data = Prompts(written(plan), SIZE, str(model))
-    assert data.shape == (4, 4, 4) and data.reference(3, stream("x", index=0)).shape == (0, 4, 4, 4)
-    drawn = data.conditions(4000, stream("conditions", index=0))
+    assert data.shape == (4, 4, 4) and data.reference(3, keyed_generator("x", index=0)).shape == (0, 4, 4, 4)
+    drawn = data.conditions(4000, keyed_generator("conditions", index=0))
     shares = drawn.bincount(minlength=5) / 4000
     assert shares[0] == 0 and (shares[1:] - 0.25).abs().max() < 0.04
     assert data.encode(["x", "a red cat", ""]).tolist() == [4, 1, 0]
     assert prompted(data) is data and data.decode(data.encode(["x", "a red cat", ""])) == ["x", "a red cat", ""]
-    with pytest.raises(Refusal, match="'a blue cat' is not in"):
+    with pytest.raises(UserError, match="'a blue cat' is not in"):
         data.encode(["x", "a blue cat"])
-    with pytest.raises(Refusal, match="prompts without images"):
-        data.draw(1, stream("x", index=0))
-    with pytest.raises(Refusal, match="no multiple of 16"):
+    with pytest.raises(UserError, match="prompts without images"):
+        data.draw(1, keyed_generator("x", index=0))
+    with pytest.raises(UserError, match="no multiple of 16"):
         Prompts(plan, 40, str(model))
 
 

@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator, Tensor
 
-from fgm.streams import stream
+from fgm.utils.random import keyed_generator
 
 
 class Data(Protocol):
@@ -59,4 +59,4 @@ def prompted(data: Any) -> Prompted | None:
 
 def measured_std(reference: Callable[[int, Generator], Tensor], n: int) -> float:
     """Of n examples that a set's reference gives, the same ones at every call."""
-    return reference(n, stream("data std", index=0)).std().item()
+    return reference(n, keyed_generator("data std", index=0)).std().item()

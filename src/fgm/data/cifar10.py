@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgm.archives import CIFAR10, locate
 from fgm.data.held import HeldImages, require_labels
-from fgm.errors import Refusal
-from fgm.pickles import CONTAINERS, arrays, read_pickle
+from fgm.utils.archives import CIFAR10, locate
+from fgm.utils.errors import UserError
+from fgm.utils.pickles import CONTAINERS, arrays, read_pickle
 
 FOLDER = "cifar-10-batches-py"
 BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
@@ -35,7 +35,7 @@ class Cifar10(HeldImages):
         classes, flips: see HeldImages.
 
     Raises:
-        Refusal: files are missing, damaged, or of another kind.
+        UserError: files are missing, damaged, or of another kind.
     """
 
     shape = (3, 32, 32)
@@ -61,7 +61,7 @@ def contents(path: Path, names: list[str]) -> list[tuple[bytes, str]]:
             return [(stream.read(), f"{path}: {name}") for stream, name in zip(streams, names, strict=True) if stream]
     except (OSError, EOFError, tarfile.TarError, KeyError) as error:
         told = str(error).strip("'\"").splitlines()[0].rstrip(":")
-        raise Refusal(f"{path}: is no whole CIFAR-10 ({told}); fetch it again or give data.directory") from error
+        raise UserError(f"{path}: is no whole CIFAR-10 ({told}); fetch it again or give data.directory") from error
 
 
 def read_batch(content: bytes, name: str) -> tuple[Tensor, Tensor]:
@@ -69,8 +69,8 @@ def read_batch(content: bytes, name: str) -> tuple[Tensor, Tensor]:
     batch: Any = read_pickle(BytesIO(content), name, CONTAINERS | arrays(), encoding="bytes")
     pixels, labels = (batch.get(key) for key in (b"data", b"labels")) if isinstance(batch, dict) else (None, None)
     if pixels is None or getattr(pixels, "dtype", None) != "uint8" or not isinstance(labels, list):
-        raise Refusal(f"{name}: needs data, uint8 (n, 3072), and labels, a list; fetch it again")
+        raise UserError(f"{name}: needs data, uint8 (n, 3072), and labels, a list; fetch it again")
     if pixels.shape[1:] != (3072,):
-        raise Refusal(f"{name}: its images have {pixels.shape[1:]} numbers, and 32 x 32 RGB has 3072")
+        raise UserError(f"{name}: its images have {pixels.shape[1:]} numbers, and 32 x 32 RGB has 3072")
     images = torch.from_numpy(pixels.copy()).reshape(-1, *Cifar10.shape)
     return images, require_labels(torch.tensor(labels), len(images), 10, name)

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fgm.archives import FASHION, locate
 from fgm.data.held import HeldImages, require_labels
-from fgm.errors import Refusal
+from fgm.utils.archives import FASHION, locate
+from fgm.utils.errors import UserError
 
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
@@ -30,7 +30,7 @@ class Fashion(HeldImages):
         classes, flips: see HeldImages; shoes all look to the left, so that flips change the distribution.
 
     Raises:
-        Refusal: files are missing, damaged, or of another kind.
+        UserError: files are missing, damaged, or of another kind.
     """
 
     shape = (1, 28, 28)
@@ -46,7 +46,7 @@ class Fashion(HeldImages):
         images_file, labels_file = (self.files[f"{name}-{kind}-ubyte.gz"] for kind in ("images-idx3", "labels-idx1"))
         images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
         if images.shape[1:] != self.shape[1:]:
-            raise Refusal(f"{images_file}: holds images of {tuple(images.shape[1:])}, not of {self.shape[1:]}")
+            raise UserError(f"{images_file}: holds images of {tuple(images.shape[1:])}, not of {self.shape[1:]}")
         return images[:, None], require_labels(labels, len(images), self.num_classes or len(CLASSES), labels_file)
 
 
@@ -54,16 +54,16 @@ def read_idx(path: Path, axes: int) -> Tensor:
     """The bytes of an IDX file, uint8 of so many axes.
 
     Raises:
-        Refusal: it is truncated, or no IDX file of bytes.
+        UserError: it is truncated, or no IDX file of bytes.
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise Refusal(f"{path}: is no whole gzip file ({error}); fetch it again") from error
+        raise UserError(f"{path}: is no whole gzip file ({error}); fetch it again") from error
     header = 4 + 4 * axes
     if len(content) < header or content[:4] != bytes((0, 0, 8, axes)):
-        raise Refusal(f"{path}: is no IDX file of bytes with {axes} axes")
+        raise UserError(f"{path}: is no IDX file of bytes with {axes} axes")
     shape = struct.unpack(f">{axes}I", content[4:header])
     if len(content) != header + prod(shape):
-        raise Refusal(f"{path}: is cut short: {len(content) - header} bytes, and its header promises {prod(shape)}")
+        raise UserError(f"{path}: is cut short: {len(content) - header} bytes, and its header promises {prod(shape)}")
     return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).reshape(shape)

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from fgm.errors import Refusal
-from fgm.pixels.quantise import dequantise
+from fgm.data.pixels.quantise import dequantise
+from fgm.utils.errors import UserError
 
 MEASURED = 10_000  # images from which std is taken
 Part = tuple[Tensor, Tensor | None]
@@ -100,11 +100,11 @@ def stacked(images: list[Tensor], shape: tuple[int, ...], name: Callable[[int], 
     """(n, *shape); name(i) is what to call the i-th one.
 
     Raises:
-        Refusal: one is of another size or kind.
+        UserError: one is of another size or kind.
     """
     for i, image in enumerate(images):
         if image.shape != shape:
-            raise Refusal(f"{name(i)} is of shape {tuple(image.shape)}, and should be of {shape}")
+            raise UserError(f"{name(i)} is of shape {tuple(image.shape)}, and should be of {shape}")
     return torch.stack(images)
 
 
@@ -112,12 +112,12 @@ def require_labels(labels: Tensor, n: int, num_classes: int, path: Path | str) -
     """labels, as int64, where there is one for each of n images and none is out of range.
 
     Raises:
-        Refusal: otherwise.
+        UserError: otherwise.
     """
     if labels.shape != (n,):
-        raise Refusal(f"{path}: holds {labels.numel()} labels, and there are {n} images")
+        raise UserError(f"{path}: holds {labels.numel()} labels, and there are {n} images")
     wrong = ((labels < 0) | (labels >= num_classes)).nonzero()
     if len(wrong):
         i = int(wrong[0])
-        raise Refusal(f"{path}: label {i} is {int(labels[i])}, and must lie in 0 to {num_classes - 1}")
+        raise UserError(f"{path}: label {i} is {int(labels[i])}, and must lie in 0 to {num_classes - 1}")
     return labels.to(torch.int64)

@@ -7,8 +7,8 @@ from torch import Generator, Tensor
 
 from fgm.data import measured_std
 from fgm.data.held import mirrored, with_replacement
-from fgm.pixels.folder import PngFolder
-from fgm.pixels.quantise import dequantise
+from fgm.data.pixels.folder import PngFolder
+from fgm.data.pixels.quantise import dequantise
 
 MEASURED = 2000  # images from which std is taken
 
@@ -22,7 +22,7 @@ class ImageFolder:
         flips: whether every second image that is drawn is mirrored left to right.
 
     Raises:
-        Refusal: see PngFolder.
+        UserError: see PngFolder.
     """
 
     def __init__(self, directory: str, recursive: bool = False, flips: bool = False) -> None:

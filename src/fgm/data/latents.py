@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 
 from fgm.data import measured_std
 from fgm.data.held import with_replacement
-from fgm.errors import Refusal
+from fgm.utils.errors import UserError
 
 MEASURED = 1000  # latents from which std is taken
 
@@ -32,7 +32,7 @@ class Latents:
         path: a safetensors file, or a directory of them.
 
     Raises:
-        Refusal: none are there, one is damaged, not finite, or unlike the others.
+        UserError: none are there, one is damaged, not finite, or unlike the others.
     """
 
     num_classes = 0
@@ -77,7 +77,7 @@ class Latents:
 def files_of(path: Path) -> list[Path]:
     found = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] * path.is_file()
     if not found:
-        raise Refusal(f"{path} holds no safetensors files of latents: encode the images first")
+        raise UserError(f"{path} holds no safetensors files of latents: encode the images first")
     return found
 
 
@@ -87,22 +87,26 @@ def read(file: Path) -> dict[str, Tensor]:
         with safe_open(file, "pt") as opened:
             part = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise Refusal(f"{file}: is no whole safetensors file ({error}); encode its images again") from error
+        raise UserError(f"{file}: is no whole safetensors file ({error}); encode its images again") from error
     latents, conditions = part.get("latents"), part.get("conditions")
     if latents is None or latents.ndim != 4 or not latents.is_floating_point() or not len(latents):
-        raise Refusal(f"{file}: needs a tensor `latents`, (n, channels, height, width) and float; it has {told(part)}")
+        raise UserError(
+            f"{file}: needs a tensor `latents`, (n, channels, height, width) and float; it has {told(part)}"
+        )
     if conditions is not None and (len(conditions) != len(latents) or conditions.dtype != torch.int64):
-        raise Refusal(f"{file}: `conditions` must be int64 with a row for each latent; it has {told(part)}")
+        raise UserError(f"{file}: `conditions` must be int64 with a row for each latent; it has {told(part)}")
     broken = (~latents.flatten(1).isfinite().all(1)).nonzero()
     if len(broken):
-        raise Refusal(f"{file}: latent {int(broken[0])} is not finite, one of {len(broken)}; encode those images again")
+        raise UserError(
+            f"{file}: latent {int(broken[0])} is not finite, one of {len(broken)}; encode those images again"
+        )
     return part
 
 
 def require_alike(file: Path, part: dict[str, Tensor], first_file: Path, first: dict[str, Tensor]) -> None:
     shapes = [{name: tuple(tensor.shape[1:]) for name, tensor in p.items()} for p in (part, first)]
     if shapes[0] != shapes[1]:
-        raise Refusal(f"{file}: has {told(part)}, and {first_file.name} {told(first)}; all files must be alike")
+        raise UserError(f"{file}: has {told(part)}, and {first_file.name} {told(first)}; all files must be alike")
 
 
 def told(part: dict[str, Tensor]) -> str:

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgm.archives import require_pyarrow
 from fgm.data.held import HeldImages, require_labels, stacked
-from fgm.errors import Refusal, first_line
-from fgm.pixels.png import decode
+from fgm.data.pixels.png import decode
+from fgm.utils.archives import require_pyarrow
+from fgm.utils.errors import UserError, first_line
 
 
 class Cifar10Parquet(HeldImages):
@@ -29,7 +29,7 @@ class Cifar10Parquet(HeldImages):
         classes, flips: see HeldImages.
 
     Raises:
-        Refusal: no pyarrow, or files that are missing, damaged, or of another kind.
+        UserError: no pyarrow, or files that are missing, damaged, or of another kind.
     """
 
     shape = (3, 32, 32)
@@ -51,7 +51,7 @@ def find(directory: Path, part: str) -> list[Path]:
     promised = {int(told[1]) for file in files if (told := re.fullmatch(rf"{part}-\d+-of-(\d+)", file.stem))}
     if not files or (promised and promised != {len(files)}):
         wanted = f"{max(promised)} files {part}-*" if promised else f"{part}-00000-of-00001"
-        raise Refusal(f"{place} needs {wanted}.parquet and has {len(files)}: run hf download uoft-cs/cifar10")
+        raise UserError(f"{place} needs {wanted}.parquet and has {len(files)}: run hf download uoft-cs/cifar10")
     return files
 
 
@@ -63,9 +63,11 @@ def read_file(file: Path) -> tuple[Tensor, Tensor]:
         pngs, labels = [row["img"]["bytes"] for row in rows], torch.tensor([row["label"] for row in rows])
     except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's own are of these
         told = first_line(error)
-        raise Refusal(f"{file}: is no parquet file of img (bytes, path) and label ({told}); fetch it again") from error
+        raise UserError(
+            f"{file}: is no parquet file of img (bytes, path) and label ({told}); fetch it again"
+        ) from error
     images = [decode(png, file / str(i)) for i, png in enumerate(pngs)]
     if not images:
-        raise Refusal(f"{file}: holds no images; fetch it again")
+        raise UserError(f"{file}: holds no images; fetch it again")
     found = stacked(images, Cifar10Parquet.shape, lambda i: f"{file}: row {i}")
     return found, require_labels(labels, len(images), 10, file)

@@ -9,9 +9,9 @@ from typing import Annotated
 import torch
 from torch import Generator, Tensor
 
-from fgm.analytic import GaussianMixture, ring
 from fgm.data import measured_std
-from fgm.streams import on_host
+from fgm.flow.analytic import GaussianMixture, ring
+from fgm.utils.random import on_host
 
 
 class Points(ABC):

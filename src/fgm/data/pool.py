@@ -8,8 +8,8 @@ import torch
 from torch import Generator, Tensor
 
 from fgm.data import Data
-from fgm.pixels.quantise import dequantise, quantise
-from fgm.streams import stream
+from fgm.data.pixels.quantise import dequantise, quantise
+from fgm.utils.random import keyed_generator
 
 CHUNK = 10_000
 
@@ -44,7 +44,7 @@ class Pool:
     def held(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Images and conditions by the device that asked for them."""
         sizes = [min(CHUNK, self.n - start) for start in range(0, self.n, CHUNK)]
-        chunks = [self.data.draw(size, stream(self.seed, "pool", index=i)) for i, size in enumerate(sizes)]
+        chunks = [self.data.draw(size, keyed_generator(self.seed, "pool", index=i)) for i, size in enumerate(sizes)]
         images = torch.cat([quantise(x) for x, _ in chunks])
         return {"cpu": (images, torch.cat([condition for _, condition in chunks if condition is not None]))}
 

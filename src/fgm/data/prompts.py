@@ -12,11 +12,11 @@ from typing import Annotated, Literal
 import torch
 from torch import Generator, Tensor
 
-from fgm.errors import Refusal
+from fgm.data.text.index import Index, PromptCache
 from fgm.networks.latents import Autoencoder
 from fgm.networks.sd3 import FACTOR
-from fgm.pretrained import require, require_size
-from fgm.text.index import Index, PromptCache
+from fgm.utils.errors import UserError
+from fgm.utils.pretrained import require, require_size
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Prompts:
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
         """
         Raises:
-            Refusal: always.
+            UserError: always.
         """
-        raise Refusal("these data are prompts without images: they serve a distillation, not a training on images")
+        raise UserError("these data are prompts without images: they serve a distillation, not a training on images")
 
     def conditions(self, n: int, generator: Generator) -> Tensor:
         """Prompts (n,), on the generator's device; never the empty one."""
@@ -81,11 +81,11 @@ class Prompts:
         """The condition of each prompt, (n,).
 
         Raises:
-            Refusal: a prompt is not in the cache.
+            UserError: a prompt is not in the cache.
         """
         missing = [prompt for prompt in prompts if prompt not in self.places]
         if missing:
-            raise Refusal(
+            raise UserError(
                 f"the prompt {missing[0]!r} is not in {self.cache.directory} ({len(missing)} are not): add it to "
                 "data.cache.prompts, and make cache-prompts into another data.cache.directory"
             )

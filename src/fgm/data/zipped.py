@@ -16,9 +16,9 @@ from torch import Generator, Tensor
 
 from fgm.data import measured_std
 from fgm.data.held import mirrored, require_labels, stacked, uniform_labels, with_replacement
-from fgm.errors import Refusal
-from fgm.pixels.png import LABELS, decode, labels_told
-from fgm.pixels.quantise import dequantise
+from fgm.data.pixels.png import LABELS, decode, labels_told
+from fgm.data.pixels.quantise import dequantise
+from fgm.utils.errors import UserError
 
 MEASURED = 2000  # images from which std is taken
 MOST = 50_000  # images that a reference for distances holds
@@ -34,7 +34,7 @@ class ZippedImages:
         flips: whether every second image that is drawn is mirrored left to right.
 
     Raises:
-        Refusal: no such zip, a damaged one, images of another size, or labels out of range.
+        UserError: no such zip, a damaged one, images of another size, or labels out of range.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class ZippedImages:
         try:
             self.archive = zipfile.ZipFile(self.path)
         except (OSError, zipfile.BadZipFile) as error:
-            raise Refusal(f"{path}: is no whole zip ({error}); make it again with EDM's dataset_tool") from error
+            raise UserError(f"{path}: is no whole zip ({error}); make it again with EDM's dataset_tool") from error
         self.names = sorted(name for name in self.archive.namelist() if name.lower().endswith(".png"))
         if not self.names:
-            raise Refusal(f"{path}: holds no PNGs")
+            raise UserError(f"{path}: holds no PNGs")
         self.shape = (len(self.image(0)), size, size)
         self.labels = self.read_labels() if num_classes else None
         self.take(torch.tensor([0]))
@@ -61,7 +61,7 @@ class ZippedImages:
         try:
             return decode(self.archive.read(name), self.path / name)
         except (zipfile.BadZipFile, OSError) as error:
-            raise Refusal(f"{self.path / name}: does not read ({error}); make the zip again") from error
+            raise UserError(f"{self.path / name}: does not read ({error}); make the zip again") from error
 
     def read_labels(self) -> Tensor:
         """(n,), one for each image."""
@@ -69,14 +69,14 @@ class ZippedImages:
         content = self.archive.read(LABELS).decode() if LABELS in self.archive.namelist() else "{}"
         labels = labels_told(content, where, self.names, without)
         if labels is None:
-            raise Refusal(f"{where} tells no labels; {without}")
+            raise UserError(f"{where} tells no labels; {without}")
         return require_labels(labels, len(self.names), self.num_classes, where)
 
     def take(self, indices: Tensor) -> Tensor:
         """Images by their numbers, uint8 (n, *shape).
 
         Raises:
-            Refusal: one is of another size or kind.
+            UserError: one is of another size or kind.
         """
         images = [self.image(i) for i in indices.tolist()]
         return stacked(images, self.shape, lambda i: f"{self.path}: {self.names[indices[i]]}")

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from fgm.records import Measurement
+from fgm.utils.records import Measurement
 
 if TYPE_CHECKING:  # GenEval's files are read and refused without waiting for torch
     from torch import Tensor

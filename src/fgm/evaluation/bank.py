@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.frechet import FeatureStatistics
-from fgm.streams import stream
+from fgm.utils.random import keyed_generator
 
 
 @dataclass(frozen=True)
@@ -37,4 +37,4 @@ class FeatureBank:
         """n feature vectors, drawn without replacement where there are more; the same ones at every call."""
         if n >= len(self):
             return self.features
-        return self.features[torch.randperm(len(self), generator=stream("bank", 0, index=0))[:n]]
+        return self.features[torch.randperm(len(self), generator=keyed_generator("bank", 0, index=0))[:n]]

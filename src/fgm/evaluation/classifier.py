@@ -22,9 +22,9 @@ from torch.nn.functional import cross_entropy
 
 from fgm.data.digits import Digits
 from fgm.data.fashion import Fashion
-from fgm.errors import Refusal, entry, hint
-from fgm.pixels.quantise import dequantise
-from fgm.streams import stream
+from fgm.data.pixels.quantise import dequantise
+from fgm.utils.errors import UserError, entry, hint
+from fgm.utils.random import keyed_generator
 
 Space = Literal["digits", "fashion"]
 STEP = 1000  # images at once where all are read
@@ -102,8 +102,10 @@ def train_classifier(
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=iterations)
     for i in range(iterations):
-        x, labels = data.draw(batch_size, stream(seed, "classifier", index=i))
-        loss = cross_entropy(net(x + 0.1 * torch.randn(x.shape, generator=stream(seed, "blur", index=i))), labels)
+        x, labels = data.draw(batch_size, keyed_generator(seed, "classifier", index=i))
+        loss = cross_entropy(
+            net(x + 0.1 * torch.randn(x.shape, generator=keyed_generator(seed, "blur", index=i))), labels
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -139,7 +141,7 @@ def accuracy(net: Classifier, x: Tensor, labels: Tensor) -> float:
 def main(arguments: list[str]) -> None:
     space, *places = arguments or ["digits"]
     if space not in RECIPES:
-        raise Refusal(f"no classifier of {space}; {hint(space, RECIPES)}")
+        raise UserError(f"no classifier of {space}; {hint(space, RECIPES)}")
     recipe = RECIPES[space]  # type: ignore[index]
     data = recipe.data(*places)
     trained = train_classifier(recipe, data)

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
+from fgm.data.pixels.quantise import dequantise, quantise
+from fgm.data.text.index import PromptCache
 from fgm.evaluation import Rows
-from fgm.pixels.quantise import dequantise, quantise
-from fgm.records import Measurement
-from fgm.text.index import PromptCache
+from fgm.utils.records import Measurement
 
 
 class ColourPanel:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fgm.data import Data
 from fgm.evaluation import Asking
 from fgm.evaluation.sampling import Conditions
-from fgm.streams import stream
+from fgm.utils.random import keyed_generator
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def drawn(data: Data, seed: int) -> Conditioning:
     """Of data without classes; where it has no conditions at all, samples are unconditional."""
 
     def conditions(indices: Tensor) -> Tensor | None:
-        rows = [data.conditions(1, stream(seed, "condition", index=i)) for i in indices.tolist()]
+        rows = [data.conditions(1, keyed_generator(seed, "condition", index=i)) for i in indices.tolist()]
         found = [row for row in rows if row is not None]
         return torch.cat(found) if found else None
 

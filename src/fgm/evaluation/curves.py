@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from fgm.evaluation.pictures import INK, POINT, save
-from fgm.records import read_metrics
+from fgm.utils.records import read_metrics
 
 Curve = list[tuple[int, float]]  # cycle, value
 BESIDE = ("epoch", "step", "images_seen")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fgm.streams import stream
+from fgm.utils.random import keyed_generator
 
 BANDWIDTHS = (0.1, 0.3, 1.0, 3.0)
 DIRECTIONS = 256
@@ -22,7 +22,9 @@ def sliced_w2(x: Tensor, y: Tensor) -> float:
     """Sliced 2-Wasserstein distance of two equally large sets, over fixed random directions."""
     if len(x) != len(y):
         raise ValueError(f"sliced_w2 sorts and pairs: it needs equally many points, not {len(x)} and {len(y)}")
-    axes = torch.nn.functional.normalize(torch.randn(DIRECTIONS, x.shape[1], generator=stream("sliced", index=0)))
+    axes = torch.nn.functional.normalize(
+        torch.randn(DIRECTIONS, x.shape[1], generator=keyed_generator("sliced", index=0))
+    )
     gaps = (x @ axes.T).sort(0).values - (y @ axes.T).sort(0).values
     return gaps.square().mean().sqrt().item()
 

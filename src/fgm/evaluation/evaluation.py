@@ -11,9 +11,7 @@ from typing import Annotated, Any, Literal
 from rich.console import Console
 
 from fgm.data import Data
-from fgm.errors import Refusal
 from fgm.evaluation import Panel
-from fgm.evaluation.comm import Comm, Local
 from fgm.evaluation.conditioning import conditioning
 from fgm.evaluation.panel import FeaturePanel
 from fgm.evaluation.provenance import definition, key_of
@@ -22,7 +20,9 @@ from fgm.evaluation.several import Panels, mode_of
 from fgm.evaluation.shards import Plan, evaluate
 from fgm.evaluation.sources import SampleSource
 from fgm.evaluation.sources.sampler import SamplerSource
-from fgm.records import Measurement
+from fgm.utils.comm import Comm, Local
+from fgm.utils.errors import UserError
+from fgm.utils.records import Measurement
 
 Mode = Literal["min", "max"]
 SHARD = 1000  # samples, unless one batch is larger
@@ -43,7 +43,7 @@ class Evaluation:
         best_mode: whether less or more of it is better.
 
     Raises:
-        Refusal: the best of no measurements is asked for, or n is too small for the panel's features.
+        UserError: the best of no measurements is asked for, or n is too small for the panel's features.
     """
 
     panel: Panel
@@ -57,7 +57,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         if self.best and not self.every:
-            raise Refusal(f"evaluation.best = {self.best} needs measurements in training: give evaluation.every")
+            raise UserError(f"evaluation.best = {self.best} needs measurements in training: give evaluation.every")
         self.require(min(self.n, self.n_training) if self.every else self.n)
 
     def require(self, n: int) -> None:
@@ -77,7 +77,7 @@ class Evaluation:
         """Where the source's shards lie, <place>/evaluation/<key>, and all that the key stands for.
 
         Raises:
-            Refusal: the borders of shards would cut a sampler's batches, or the source is too small for the panel.
+            UserError: the borders of shards would cut a sampler's batches, or the source is too small for the panel.
         """
         self.require(source.n)
         size = whole_batches(source.batch if isinstance(source, SamplerSource) else 1, shard_size)
@@ -96,5 +96,5 @@ def whole_batches(batch: int, asked: int | None = None) -> int:
     """The size of a shard, so that none ends within a batch."""
     size = asked or batch * max(1, SHARD // batch)
     if size % batch:
-        raise Refusal(f"shard_size = {size} must be a multiple of the evaluator's batch, {batch}")
+        raise UserError(f"shard_size = {size} must be a multiple of the evaluator's batch, {batch}")
     return size

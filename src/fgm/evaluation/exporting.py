@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
+from fgm.data.pixels.png import LABELS, encode, labels_json
+from fgm.data.text.geneval.prompts import Metadata
 from fgm.evaluation.geneval.layout import write_sample
 from fgm.evaluation.layouts import NAMES, whole_or_absent
 from fgm.evaluation.sources import Samples, SampleSource, in_steps
-from fgm.files import write_bytes
-from fgm.pixels.png import LABELS, encode, labels_json
-from fgm.text.geneval.prompts import Metadata
+from fgm.utils.files import write_bytes
 
 
 def export_images(source: SampleSource, out: Path, layout: str, step: int) -> None:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fgm.errors import Refusal
 from fgm.evaluation.frechet import FeatureStatistics, frechet_distance, frechet_error
 from fgm.evaluation.moments import Gaussian
-from fgm.streams import stream
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
 
 POINTS = 15  # of the line
 SAMPLES_A_FEATURE = 2  # at least, in the smallest subset: below, terms in 1/n^2 bend the line
@@ -38,10 +38,10 @@ def subset_sizes(n: int, dim: int) -> list[int]:
     """Evenly spaced from the larger of n / 10 and twice the dimension up to n.
 
     Raises:
-        Refusal: n is too small for a line.
+        UserError: n is too small for a line.
     """
     if n < fewest(dim):
-        raise Refusal(
+        raise UserError(
             f"fd_infinity extrapolates from subsets and {n} samples of {dim} features are too few: "
             f"take {fewest(dim)} or more, or leave fd_infinity out of metrics"
         )
@@ -56,7 +56,7 @@ def fd_infinity(features: Tensor, reference: Gaussian) -> Extrapolation:
     sizes = subset_sizes(n, dim)
     distances = []
     for i, size in enumerate(sizes):
-        chosen = torch.randperm(n, generator=stream("fd_infinity", 0, index=i))[:size]
+        chosen = torch.randperm(n, generator=keyed_generator("fd_infinity", 0, index=i))[:size]
         distances.append(frechet_distance(FeatureStatistics.of(features[chosen]), reference))
     line: Any = linregress(1 / np.array(sizes), distances)
     return Extrapolation(float(line.intercept), hypot(line.intercept_stderr, frechet_error(features, reference)))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fgm.errors import Refusal
+from fgm.utils.errors import UserError
 
 CMMD_SIGMA, CMMD_SCALE = 10.0, 1000.0
 ROWS, CACHED = 2048, 64  # of a kernel matrix at once
@@ -36,10 +36,10 @@ def kid(x: Tensor, y: Tensor, subsets: int = 100, subset_size: int = 1000, seed:
     """Kernel distance of samples' features x and real features y.
 
     Raises:
-        Refusal: a subset is larger than a set.
+        UserError: a subset is larger than a set.
     """
     if subset_size > min(len(x), len(y)):
-        raise Refusal(
+        raise UserError(
             f"kid draws subsets of {subset_size} from {len(x)} samples and {len(y)} real ones: "
             f"set kid_subset_size to {min(len(x), len(y))} or less"
         )

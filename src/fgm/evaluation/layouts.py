@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fgm.errors import Refusal
+from fgm.utils.errors import UserError
 
 NAMES: dict[str, Callable[[int], str]] = {
     "png": lambda i: f"{i:06d}.png",
@@ -25,7 +25,7 @@ LAYOUTS = (*NAMES, "geneval")
 
 def require_empty(out: Path) -> None:
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise Refusal(f"{out} is there already, and is not written to: delete it or give another out=")
+        raise UserError(f"{out} is there already, and is not written to: delete it or give another out=")
 
 
 @contextmanager

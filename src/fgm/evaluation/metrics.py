@@ -25,7 +25,7 @@ from fgm.evaluation.neighbours import K_DENSITY, K_PRECISION, Neighbours, neighb
 from fgm.evaluation.protocols import Protocol
 from fgm.evaluation.references import Reference
 from fgm.evaluation.symptoms import diversity, power_ratios, total_variation
-from fgm.records import Measurement
+from fgm.utils.records import Measurement
 
 MOMENTS_SUFFICE = ("fd", "fd_infinity")
 KS = {"precision": K_PRECISION, "recall": K_PRECISION, "density": K_DENSITY, "coverage": K_DENSITY}

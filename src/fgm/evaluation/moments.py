@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fgm.errors import Refusal
+from fgm.utils.errors import UserError
 
 
 class Gaussian(Protocol):
@@ -49,17 +49,17 @@ def load_moments(path: Path | str, dim: int) -> Moments:
     """The moments of dim features.
 
     Raises:
-        Refusal: no such file, another layout, another dimension, or values that are not finite.
+        UserError: no such file, another layout, another dimension, or values that are not finite.
     """
     arrays = read_arrays(Path(path))
     mu, sigma = arrays["mu"], arrays["sigma"]
     if mu.shape != (dim,) or sigma.shape != (dim, dim):
-        raise Refusal(
+        raise UserError(
             f"{path} holds mu {mu.shape} and sigma {sigma.shape}, and the extractor gives {dim} features: "
             "take the reference that was made with this extractor"
         )
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-        raise Refusal(f"{path} holds values that are not finite: make the reference again")
+        raise UserError(f"{path} holds values that are not finite: make the reference again")
     n = int(arrays["n"]) if "n" in arrays else None
     return Moments(n, torch.from_numpy(mu).double(), torch.from_numpy(sigma).double())
 
@@ -67,12 +67,12 @@ def load_moments(path: Path | str, dim: int) -> Moments:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """mu, sigma and, where it is there, n."""
     if not path.is_file():
-        raise Refusal(f"there is no reference file {path}: give one in EDM's layout (npz with mu and sigma), or data")
+        raise UserError(f"there is no reference file {path}: give one in EDM's layout (npz with mu and sigma), or data")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in ("mu", "sigma", "n") if key in file}
     except (ValueError, OSError, BadZipFile, TypeError, AttributeError) as error:
-        raise Refusal(f"{path} is no npz of plain arrays: give a reference file in EDM's layout") from error
+        raise UserError(f"{path} is no npz of plain arrays: give a reference file in EDM's layout") from error
     if not {"mu", "sigma"} <= arrays.keys():
-        raise Refusal(f"{path} has no mu and sigma: give a reference file in EDM's layout")
+        raise UserError(f"{path} has no mu and sigma: give a reference file in EDM's layout")
     return arrays

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from fgm.errors import Refusal
+from fgm.data.pixels.quantise import Mode, dequantise, quantise
 from fgm.evaluation import Rows
 from fgm.evaluation.bank import FeatureBank
 from fgm.evaluation.bias import bias_table, is_small
@@ -22,9 +22,9 @@ from fgm.evaluation.protocols import Name, protocol_of
 from fgm.evaluation.references import Reference, has_held_out, real_images, reference_of_data, reference_of_file
 from fgm.evaluation.requirements import fewest_samples, known_metrics, large_enough
 from fgm.evaluation.symptoms import BANDS, radial_power
-from fgm.pixels.quantise import Mode, dequantise, quantise
-from fgm.records import Measurement
-from fgm.streams import sample_noise
+from fgm.utils.errors import UserError
+from fgm.utils.random import sample_noise
+from fgm.utils.records import Measurement
 
 DISTANCES = ("fd", "kid", *KS)
 
@@ -56,7 +56,7 @@ class FeaturePanel:
         batch: Annotated[int, "[1, inf)"] | None = 250,
     ) -> None:
         if data is None and reference is None:
-            raise Refusal("a panel compares with something: give evaluation.panel.data or evaluation.panel.reference")
+            raise UserError("a panel compares with something: give evaluation.panel.data or evaluation.panel.reference")
         self.extractor, self.data, self.batch = extractor, data, batch
         self.metrics = known_metrics(metrics, extractor, moments_alone=reference is not None)
         self.protocol = protocol_of(protocol, extractor)
@@ -82,7 +82,7 @@ class FeaturePanel:
 
     def rows(self, x_0: Tensor, labels: Tensor | None) -> Rows:
         if not x_0.isfinite().all():
-            raise Refusal(f"{len(x_0)} samples hold values that are not finite: the generator has diverged")
+            raise UserError(f"{len(x_0)} samples hold values that are not finite: the generator has diverged")
         pixels = quantise(x_0, self.mode)
         bank = FeatureBank.of(self.extractor, pixels, self.batch)
         beside = {"logits": bank.logits, "labels": labels}
@@ -123,7 +123,7 @@ class FeaturePanel:
         for metric in self.metrics:
             needed = fewest_samples(metric, self.extractor.dim)
             if n < needed:
-                raise Refusal(
+                raise UserError(
                     f"{metric} in the {self.extractor.dim} features of {self.extractor.id} needs {needed} samples or "
                     f"more, not {n}: raise evaluation.n and evaluation.n_training, or take kid"
                 )

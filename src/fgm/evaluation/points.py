@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgm.analytic import GaussianMixture
 from fgm.data.points import Points
-from fgm.errors import Refusal
 from fgm.evaluation.distances import energy_distance, mmd, sliced_w2
-from fgm.paths import RectifiedPath
-from fgm.records import Measurement
-from fgm.streams import stream
+from fgm.flow.analytic import GaussianMixture
+from fgm.flow.paths import RectifiedPath
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
+from fgm.utils.records import Measurement
 
 FLOOR_PAIRS = 5
 N_SORTED = 10_000
@@ -36,19 +36,21 @@ class PointPanel:
 
     def __init__(self, data: Points) -> None:
         if len(data.shape) != 1:
-            raise Refusal(f"this evaluator measures points, and {type(data).__name__} holds images: choose another one")
+            raise UserError(
+                f"this evaluator measures points, and {type(data).__name__} holds images: choose another one"
+            )
         self.data = data
         self.mixture: GaussianMixture | None = getattr(data, "mixture", None)
 
     def real(self, n: int, index: int) -> Tensor:
-        return self.data.points(n, stream("point panel", index=index))
+        return self.data.points(n, keyed_generator("point panel", index=index))
 
     def identity(self) -> dict[str, Any]:
         return {}
 
     def rows(self, x_0: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         if x_0.shape[1:] != self.data.shape:
-            raise Refusal(f"points are measured at {self.data.shape}, and these samples are {tuple(x_0.shape[1:])}")
+            raise UserError(f"points are measured at {self.data.shape}, and these samples are {tuple(x_0.shape[1:])}")
         return {"x_0": x_0.float()}
 
     def judge(self, rows: dict[str, Tensor]) -> list[Measurement]:

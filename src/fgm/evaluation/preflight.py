@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from fgm.errors import Refusal
-from fgm.held_weights import CLIP, MASK2FORMER, inception_weights
-from fgm.text.geneval.vocabulary import GRAMMAR
+from fgm.data.text.geneval.vocabulary import GRAMMAR
+from fgm.utils.errors import UserError
+from fgm.utils.held_weights import CLIP, MASK2FORMER, inception_weights
 
 DIRECTORIES = {"Mask2FormerDetector": ("detector", MASK2FORMER), "ClipColours": ("colours", CLIP)}
 
@@ -14,7 +14,7 @@ def require_files(node: Any) -> None:
     """Of every panel and extractor in a config.
 
     Raises:
-        Refusal: a file of weights or a reference is not there.
+        UserError: a file of weights or a reference is not there.
     """
     if not isinstance(node, dict):
         return
@@ -26,14 +26,14 @@ def require_files(node: Any) -> None:
     if name == "GenEvalPanel" and node["metadata"] != GRAMMAR:
         require_metadata(node["metadata"])
     if name == "FeaturePanel" and reference and not Path(reference).is_file():
-        raise Refusal(f"there is no file {reference}: give evaluation.panel.reference=<npz in EDM's layout>, or null")
+        raise UserError(f"there is no file {reference}: give evaluation.panel.reference=<npz in EDM's layout>, or null")
     for value in node.values():
         require_files(value)
 
 
 def require_folder(key: str, published_as: str, directory: str | None) -> None:
     if not directory or not Path(directory).is_dir():
-        raise Refusal(
+        raise UserError(
             f"evaluation.panel.{key}.directory = {directory}: put {published_as} into a folder and name it there; "
             "nothing is downloaded"
         )
@@ -41,7 +41,7 @@ def require_folder(key: str, published_as: str, directory: str | None) -> None:
 
 def require_metadata(path: str | None) -> None:
     if not path or not Path(path).is_file():
-        raise Refusal(
+        raise UserError(
             f"evaluation.panel.metadata = {path}: give prompts/evaluation_metadata.jsonl of a checkout of "
             "github.com/djghosh13/geneval, or grammar for 553 prompts of our own, which are no published benchmark"
         )

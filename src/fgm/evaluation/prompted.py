@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fgm.errors import Refusal
+from fgm.data.text.geneval.prompts import Metadata
 from fgm.evaluation import Rows
 from fgm.evaluation.intervals import Array, bootstrap
-from fgm.records import Measurement
-from fgm.streams import stream
-from fgm.text.geneval.prompts import Metadata
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
+from fgm.utils.records import Measurement
 
 T = TypeVar("T")
 
@@ -64,10 +64,10 @@ class PromptPanel:
     def answered(self, labels: Tensor | None) -> Tensor:
         """
         Raises:
-            Refusal: nobody says which questions the samples answer.
+            UserError: nobody says which questions the samples answer.
         """
         if labels is None or (len(labels) and int(labels.max()) >= len(self.asked)):
-            raise Refusal(
+            raise UserError(
                 f"{self.metric} needs samples of its own prompts: draw them by make eval, or export them by make "
                 "export ARGS=format=png, which writes their numbers as labels into dataset.json"
             )
@@ -84,7 +84,7 @@ def rounds(by_tag: Mapping[str, Sequence[tuple[T, int]]], seed: int) -> list[T]:
 
 
 def turns(tag: str, group: Sequence[tuple[T, int]], seed: int) -> Iterator[T]:
-    order = torch.randperm(len(group), generator=stream(seed, "asking order", tag, index=0)).tolist()
+    order = torch.randperm(len(group), generator=keyed_generator(seed, "asking order", tag, index=0)).tolist()
     most = max(times for _, times in group)
     return chain.from_iterable([group[i][0] for i in order if group[i][1] > turn] for turn in range(most))
 

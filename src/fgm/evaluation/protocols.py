@@ -15,10 +15,10 @@ it is an fd, and what is missing stands in its protocol.
 from dataclasses import dataclass
 from typing import Literal
 
-from fgm.errors import Refusal
+from fgm.data.pixels.quantise import Mode
 from fgm.evaluation.features import FeatureExtractor
-from fgm.held_weights import INCEPTION_HASH
-from fgm.pixels.quantise import Mode
+from fgm.utils.errors import UserError
+from fgm.utils.held_weights import INCEPTION_HASH
 
 Name = Literal["edm", "torch-fidelity", "clean-legacy", "dmd2-edm", "own"]
 
@@ -73,10 +73,10 @@ def protocol_of(name: str, extractor: FeatureExtractor) -> Protocol:
     """The protocol of that name; own is the extractor's.
 
     Raises:
-        Refusal: no such protocol.
+        UserError: no such protocol.
     """
     if name == "own":
         return Protocol(f"{extractor.id}-{extractor.sha256}", published=False)
     if name not in PUBLISHED:
-        raise Refusal(f"evaluation.panel.protocol: there is no {name!r}; there are {', '.join(PUBLISHED)} and own")
+        raise UserError(f"evaluation.panel.protocol: there is no {name!r}; there are {', '.join(PUBLISHED)} and own")
     return PUBLISHED[name]

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from fgm.records import Measurement
+from fgm.utils.records import Measurement
 
 SCHEMA = 1
 PACKAGES = {"torchmetrics": "torchmetrics", "torch_fidelity": "torch-fidelity"}

@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
+from fgm.data.pixels.quantise import Mode, dequantise, quantise
 from fgm.evaluation.bank import FeatureBank
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.moments import Gaussian, load_moments
 from fgm.evaluation.symptoms import radial_power
-from fgm.files import sha256_of
-from fgm.pixels.quantise import Mode, dequantise, quantise
-from fgm.streams import stream
+from fgm.utils.files import sha256_of
+from fgm.utils.random import keyed_generator
 
 FRESH = 10_000  # draws that stand for a training set that has no end
 
@@ -51,7 +51,7 @@ def real_images(data: Any, part: str) -> tuple[Tensor, Tensor | None]:
     """Images and labels of the train or the test part."""
     if has_split(data):
         return data.split[part]
-    return data.draw(FRESH, stream("reference", part, index=0))
+    return data.draw(FRESH, keyed_generator("reference", part, index=0))
 
 
 def has_split(data: Any) -> bool:

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fgm.flow.ode import OdeSampler
+from fgm.flow.paths import ProbabilityPath
 from fgm.networks.generator import FewStepGenerator
-from fgm.networks.ode import OdeSampler
-from fgm.paths import Path
-from fgm.records import counted
-from fgm.streams import sample_noise
+from fgm.utils.random import sample_noise
+from fgm.utils.records import counted
 
 Conditions = Callable[[Tensor], Tensor | None]  # of samples (n,): (n, ...), or None where there are none
 
@@ -44,7 +44,7 @@ def decoded(source: Source, data: Any) -> Source:
     return replace(source, to_images=getattr(data, "to_images", None))
 
 
-def many_step(net: nn.Module, path: Path, steps: int) -> Source:
+def many_step(net: nn.Module, path: ProbabilityPath, steps: int) -> Source:
     """The teacher's ODE by Euler's method."""
     sampler = OdeSampler(net, path, steps)
     return Source(f"teacher, {steps} steps", sampler, sampler.nfe, "teacher")

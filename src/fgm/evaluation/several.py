@@ -5,25 +5,25 @@ from typing import Any
 
 from torch import Tensor
 
-from fgm.errors import Refusal
+from fgm.data.pixels.quantise import Mode
 from fgm.evaluation import Asking, Panel, Rows
 from fgm.evaluation.panel import FeaturePanel
-from fgm.pixels.quantise import Mode
-from fgm.records import Measurement
+from fgm.utils.errors import UserError
+from fgm.utils.records import Measurement
 
 
 class Panels:
     """Panels by name; a metric that an earlier panel has too is called <name>_<metric>.
 
     Raises:
-        Refusal: two of them turn samples into bytes by different modes.
+        UserError: two of them turn samples into bytes by different modes.
     """
 
     def __init__(self, panels: dict[str, Panel]) -> None:
         self.panels = panels
         modes = {mode_of(panel) for panel in panels.values()}
         if len(modes) > 1:
-            raise Refusal(f"evaluation.panel.panels: quantise by {' and by '.join(sorted(modes))}; choose one")
+            raise UserError(f"evaluation.panel.panels: quantise by {' and by '.join(sorted(modes))}; choose one")
         self.mode = modes.pop()
 
     def require(self, n: int) -> None:
@@ -65,11 +65,11 @@ def several(panels: dict[str, Any]) -> Panels:
         panels: by name.
 
     Raises:
-        Refusal: two of them ask, and a sample can answer one question alone.
+        UserError: two of them ask, and a sample can answer one question alone.
     """
     asking = {name: panel for name, panel in panels.items() if isinstance(panel, Asking)}
     if len(asking) > 1:
-        raise Refusal(f"evaluation.panel.panels: {' and '.join(asking)} ask questions of their own; keep one of them")
+        raise UserError(f"evaluation.panel.panels: {' and '.join(asking)} ask questions of their own; keep one of them")
     return AskingPanels(panels, *asking.values()) if asking else Panels(panels)
 
 

@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fgm.data.pixels.quantise import quantise
+from fgm.data.text.shapes.vocabulary import COLOUR_NAMES, EASY, PALETTE, SHAPE_NAMES
 from fgm.evaluation import Rows
 from fgm.evaluation.geneval.detections import Detection
 from fgm.evaluation.shape_fit import Fit, fit
 from fgm.evaluation.shape_segments import LEAST, Blob, Bools, segment
-from fgm.pixels.quantise import quantise
-from fgm.records import Measurement
-from fgm.text.shapes.vocabulary import COLOUR_NAMES, EASY, PALETTE, SHAPE_NAMES
+from fgm.utils.records import Measurement
 
 BATCH = 64  # images whose blobs are fitted at once
 ACCEPT = 0.7  # least soft IoU of an object

@@ -25,17 +25,17 @@ from torch import Tensor
 
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import canvas_of, fill
+from fgm.data.text.geneval.prompts import digest, parse_metadata
+from fgm.data.text.shapes.metadata import binds_unseen, parse
+from fgm.data.text.shapes.vocabulary import EASY
 from fgm.evaluation import Rows
 from fgm.evaluation.geneval.rules import GenEvalRules, Verdict, judge
 from fgm.evaluation.prompted import PromptPanel, rounds
 from fgm.evaluation.shape_detector import ACCEPT, Reading, ShapeDetector, legibility, legible
 from fgm.evaluation.shape_prior import histogram_distances, histograms
 from fgm.evaluation.shape_prompts import VOCABULARY, questions
-from fgm.records import Measurement
-from fgm.streams import stream
-from fgm.text.geneval.prompts import digest, parse_metadata
-from fgm.text.shapes.metadata import binds_unseen, parse
-from fgm.text.shapes.vocabulary import EASY
+from fgm.utils.random import keyed_generator
+from fgm.utils.records import Measurement
 
 RULES = GenEvalRules(counting_threshold=ACCEPT)
 BINDING = ("colors", "color_attr")  # tags whose prompts state every colour
@@ -79,7 +79,7 @@ class ShapeEvalPanel(PromptPanel):
 
     def truth(self, questions: Tensor) -> Tensor:
         """Renders of scenes that show what is asked, (n, 3, size, size)."""
-        scenes = fill(self.lines[questions], stream(self.seed, "ShapeEval truth", index=0), self.canvas)
+        scenes = fill(self.lines[questions], keyed_generator(self.seed, "ShapeEval truth", index=0), self.canvas)
         return render(scenes, self.size)
 
     def verdicts(self, x_0: Tensor, questions: Tensor) -> list[tuple[bool, str]]:
@@ -125,7 +125,7 @@ class ShapeEvalPanel(PromptPanel):
         """The truth, which every sampler may reach, and the same images judged by other images' questions."""
         order = torch.arange(len(self.asked))
         readings = self.detector.read(self.truth(order))
-        shuffled = torch.randperm(len(order), generator=stream(self.seed, "ShapeEval shuffle", index=0))
+        shuffled = torch.randperm(len(order), generator=keyed_generator(self.seed, "ShapeEval shuffle", index=0))
         best, least = (self.judge(self.rows_of(readings, questions)) for questions in (order, shuffled))
         least = [m for m in least if self.metric in m.metric]  # the rest is the same of both
         found = {"ceiling: ground truth": best, "floor: shuffled captions": least}

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fgm.data.shapes.scenes import OBJECTS, objects_of
+from fgm.data.text.shapes.grammar import COUNTING, Captions
+from fgm.data.text.shapes.vocabulary import COLOUR_NAMES, SEEN_COLOURS, SHAPE_NAMES
 from fgm.evaluation import Rows
 from fgm.evaluation.geneval.detections import Detection
 from fgm.evaluation.symptoms import total_variation
-from fgm.text.shapes.grammar import COUNTING, Captions
-from fgm.text.shapes.vocabulary import COLOUR_NAMES, SEEN_COLOURS, SHAPE_NAMES
 
 COLOURS, SHAPES = len(COLOUR_NAMES), len(SHAPE_NAMES)
 COUNTS = OBJECTS + 2  # 0 to OBJECTS, and more

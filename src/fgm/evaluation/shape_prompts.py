@@ -7,12 +7,12 @@ Prompts that bind a held-out pair of colour and shape occur in colors and color_
 
 import torch
 
-from fgm.errors import Refusal
-from fgm.streams import stream
-from fgm.text.geneval.vocabulary import Vocabulary
-from fgm.text.shapes.grammar import TAGS
-from fgm.text.shapes.metadata import Metadata, every, metadata
-from fgm.text.shapes.vocabulary import COLOUR_NAMES, EASY, SHAPE_NAMES
+from fgm.data.text.geneval.vocabulary import Vocabulary
+from fgm.data.text.shapes.grammar import TAGS
+from fgm.data.text.shapes.metadata import Metadata, every, metadata
+from fgm.data.text.shapes.vocabulary import COLOUR_NAMES, EASY, SHAPE_NAMES
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
 
 VOCABULARY = Vocabulary(tuple(SHAPE_NAMES), tuple(COLOUR_NAMES), tuple(TAGS))
 
@@ -22,13 +22,13 @@ def questions(
 ) -> dict[str, list[tuple[Metadata, int]]]:
     """Up to prompts_per_tag prompts of every tag, chosen by the seed, and how many images are asked of each."""
     if not 1 <= prompts_per_tag <= images_per_tag:
-        raise Refusal(
+        raise UserError(
             f"{images_per_tag} images cannot be shared among {prompts_per_tag} prompts: ask for at least one each"
         )
     asked = {}
     for tag in TAGS:
         captions = every(tag, shapes)
-        order = torch.randperm(len(captions), generator=stream(seed, "questions", tag, index=0))
+        order = torch.randperm(len(captions), generator=keyed_generator(seed, "questions", tag, index=0))
         lines = metadata(captions[order[:prompts_per_tag].sort().values])
         asked[tag] = list(zip(lines, deal(images_per_tag, len(lines)), strict=True))
     return asked

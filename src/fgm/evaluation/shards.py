@@ -21,12 +21,12 @@ from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from fgm.errors import Refusal
 from fgm.evaluation import Panel, Rows
-from fgm.evaluation.comm import Comm, on_first, together
 from fgm.evaluation.sources import SampleSource
-from fgm.files import replacing
-from fgm.records import Measurement
+from fgm.utils.comm import Comm, on_first, together
+from fgm.utils.errors import UserError
+from fgm.utils.files import replacing
+from fgm.utils.records import Measurement
 
 Tell = Callable[[range, float], None]
 
@@ -56,10 +56,10 @@ def evaluate(
     """The panel's measurements of the source's first n samples, on every rank.
 
     Raises:
-        Refusal: a sample or the set of them is not fit to be measured; the shards that are done stay.
+        UserError: a sample or the set of them is not fit to be measured; the shards that are done stay.
     """
     if plan.n > source.n:
-        raise Refusal(f"n = {plan.n}: the source holds {source.n} samples; give a smaller n")
+        raise UserError(f"n = {plan.n}: the source holds {source.n} samples; give a smaller n")
     missing = set(on_first(comm, plan.missing))  # asked once: the other ranks' shards must not appear in between
     mine = [shard for shard in plan.shards()[comm.rank :: comm.world] if shard in missing]
     with telling(console if comm.rank == 0 else None, plan, len(missing), len(mine)) as tell:

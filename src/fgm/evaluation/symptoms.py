@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fgm.records import Measurement
+from fgm.utils.records import Measurement
 
 BANDS = {"power_low": (1 / 16, 1 / 8), "power_mid": (1 / 8, 1 / 4), "power_high": (1 / 4, 1 / 2)}  # (above, up to]
 MOST_PAIRS = 2000  # points of either set, the first ones, of which distances are taken: their cost is quadratic

@@ -1,4 +1,4 @@
-"""Velocity networks and their wrappers, all of one interface."""
+"""VelocityModel networks and their wrappers, all of one interface."""
 
 from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
-class Velocity(nn.Module):
+class VelocityModel(nn.Module):
     """velocity(x_t, t, condition) -> (batch, *shape).
 
     Attributes:
@@ -43,7 +43,7 @@ class Velocity(nn.Module):
         return nullcontext()
 
 
-def require_shape(net: Velocity, x_t: Tensor) -> None:
+def require_shape(net: VelocityModel, x_t: Tensor) -> None:
     """
     Raises:
         ValueError: x_t is no batch of what net reads.
@@ -52,7 +52,7 @@ def require_shape(net: Velocity, x_t: Tensor) -> None:
         raise ValueError(f"{type(net).__name__} of shape {net.shape} was given {tuple(x_t.shape[1:])}")
 
 
-def class_labels(net: Velocity, x_t: Tensor, condition: Tensor | None) -> Tensor | None:
+def class_labels(net: VelocityModel, x_t: Tensor, condition: Tensor | None) -> Tensor | None:
     """The condition, or the null label for each of x_t where it is None; None for a network without classes.
 
     Raises:

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import torch
 from torch import Generator, nn
 
-from fgm.networks import Velocity
+from fgm.networks import VelocityModel
 from fgm.networks.lora import Adapted, LowRank, SharedNetwork
-from fgm.streams import stream
+from fgm.utils.random import keyed_generator
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")  # SD3's
 
@@ -29,11 +29,11 @@ class LoRA:
     targets: Sequence[str] = ATTENTION
     base: Literal["float32", "bfloat16"] = "float32"
 
-    def networks(self, net: Velocity, seed: int, names: Sequence[str]) -> list[Adapted]:
+    def networks(self, net: VelocityModel, seed: int, names: Sequence[str]) -> list[Adapted]:
         """The network under one fresh adapter for each name; it is frozen from now on."""
         layers = self.layers(net)
         shared = SharedNetwork(net, layers, torch.bfloat16 if self.base == "bfloat16" else None)
-        return [Adapted(shared, self.adapter(layers, stream(seed, "lora", name, index=0))) for name in names]
+        return [Adapted(shared, self.adapter(layers, keyed_generator(seed, "lora", name, index=0))) for name in names]
 
     def layers(self, net: nn.Module) -> dict[str, nn.Linear]:
         """

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fgm.networks import Velocity, zeroed
+from fgm.networks import VelocityModel, zeroed
 from fgm.networks.guidance import unguided
 from fgm.networks.lora import own
 
@@ -51,7 +51,7 @@ class Discriminator(nn.Module):
 
 
 def read_features(
-    net: Velocity, blocks: Sequence[str], x_t: Tensor, t: Tensor, condition: Tensor | None
+    net: VelocityModel, blocks: Sequence[str], x_t: Tensor, t: Tensor, condition: Tensor | None
 ) -> list[Tensor]:
     """What the named blocks of net put out at (x_t, t, condition), as tokens (batch, n, width), in blocks' order.
 
@@ -64,7 +64,7 @@ def read_features(
 
 
 @torch.no_grad()
-def feature_widths(net: Velocity, blocks: Sequence[str], condition: Tensor | None) -> list[int]:
+def feature_widths(net: VelocityModel, blocks: Sequence[str], condition: Tensor | None) -> list[int]:
     """How wide those tokens are. condition: (1, ...) or None.
 
     From shapes alone, and nothing is computed; a network that looks its condition up in files has no shapes without

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from fgm.networks import Velocity, class_labels, require_patches, require_shape, zeroed
+from fgm.networks import VelocityModel, class_labels, require_patches, require_shape, zeroed
 from fgm.networks.embedding import ConditionEmbedding
 
 
@@ -44,7 +44,7 @@ class Block(nn.Module):
         return x + gate_m * self.mlp(torch.addcmul(shift_m, self.norm(x), 1 + scale_m))
 
 
-class DiT(Velocity):
+class DiT(VelocityModel):
     """v(x_t, t, condition) for images x_t (b, channels, size, size).
 
     Args:

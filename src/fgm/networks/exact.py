@@ -2,15 +2,15 @@
 
 from torch import Tensor
 
-from fgm.analytic import GaussianMixture
-from fgm.networks import Velocity
-from fgm.paths import Path
+from fgm.flow.analytic import GaussianMixture
+from fgm.flow.paths import ProbabilityPath
+from fgm.networks import VelocityModel
 
 
-class ExactVelocity(Velocity):
+class ExactVelocity(VelocityModel):
     """v(x_t, t) = E[c | x_t] for mixture data on path, x_t (batch, d); takes and ignores a condition."""
 
-    def __init__(self, mixture: GaussianMixture, path: Path) -> None:
+    def __init__(self, mixture: GaussianMixture, path: ProbabilityPath) -> None:
         super().__init__()
         self.path, self.shape, self.num_classes = path, tuple(mixture.means.shape[1:]), 0
         for name in ("weights", "means", "stds"):

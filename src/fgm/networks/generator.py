@@ -25,8 +25,8 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from fgm.networks import Velocity
-from fgm.paths import Path
+from fgm.flow.paths import ProbabilityPath
+from fgm.networks import VelocityModel
 
 InputScale = Literal["one", "t_star", "variance"]
 
@@ -50,8 +50,8 @@ class FewStepGenerator(nn.Module):
 
     def __init__(
         self,
-        net: Velocity,
-        path: Path,
+        net: VelocityModel,
+        path: ProbabilityPath,
         t_star: Annotated[float, "(0, 1]"],
         c_in: InputScale = "t_star",
         data_std: Annotated[float, "(0, inf)"] = 0.5,
@@ -88,7 +88,7 @@ class FewStepGenerator(nn.Module):
         return self.path.x_0_from_velocity(x_t, self.net(x_t, t, condition), t)
 
     def active(self) -> AbstractContextManager[None]:
-        """As the network's, see Velocity."""
+        """As the network's, see VelocityModel."""
         return self.net.active()
 
 
@@ -97,7 +97,7 @@ def step_times(t_star: float, steps: int) -> list[float]:
     return [t_star * ((steps - i) / steps) for i in range(steps)]
 
 
-def input_scale(path: Path, t_star: float, c_in: InputScale, data_std: float) -> float:
+def input_scale(path: ProbabilityPath, t_star: float, c_in: InputScale, data_std: float) -> float:
     """c_in as a number."""
     k = path.coefficients(torch.tensor(t_star, dtype=torch.float64))
     scales = {"one": 1.0, "t_star": k.sigma, "variance": (k.alpha**2 * data_std**2 + k.sigma**2).sqrt()}

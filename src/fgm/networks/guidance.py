@@ -15,12 +15,12 @@ from typing import Annotated, Literal, get_args
 import torch
 from torch import Tensor
 
-from fgm.networks import Velocity
+from fgm.networks import VelocityModel
 
 Guidance = Literal["none", "teacher", "long_and_short"]
 
 
-class Guided(Velocity):
+class Guided(VelocityModel):
     """A velocity from a conditional one and its null class; one call of net, on a doubled batch.
 
     Args:
@@ -28,10 +28,10 @@ class Guided(Velocity):
         scale: 1 gives net back, larger favours the condition over diversity.
     """
 
-    net: Velocity
+    net: VelocityModel
     scale: float
 
-    def __init__(self, net: Velocity, scale: Annotated[float, "[0, inf)"]) -> None:
+    def __init__(self, net: VelocityModel, scale: Annotated[float, "[0, inf)"]) -> None:
         super().__init__()
         net.null(torch.zeros(1, dtype=torch.int64))  # raises where there is no null condition
         self.net, self.scale, self.shape, self.num_classes = net, scale, net.shape, net.num_classes
@@ -47,17 +47,19 @@ class Guided(Velocity):
         return self.net.active()
 
 
-def guided(net: Velocity, scale: float) -> Velocity:
+def guided(net: VelocityModel, scale: float) -> VelocityModel:
     """net itself where the scale is 1, and half the calls with it."""
     return net if scale == 1 else Guided(net, scale)
 
 
-def unguided(net: Velocity) -> Velocity:
+def unguided(net: VelocityModel) -> VelocityModel:
     """The network without its guidance, where it has some."""
     return net.net if isinstance(net, Guided) else net
 
 
-def guided_pair(guidance: Guidance, teacher: Velocity, online: Velocity) -> tuple[Velocity, Velocity]:
+def guided_pair(
+    guidance: Guidance, teacher: VelocityModel, online: VelocityModel
+) -> tuple[VelocityModel, VelocityModel]:
     """Teacher and online network as the distillation calls them.
 
     Raises:

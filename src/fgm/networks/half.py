@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fgm.networks import Velocity
+from fgm.networks import VelocityModel
 
 
-def halve(net: Velocity) -> Velocity:
+def halve(net: VelocityModel) -> VelocityModel:
     """Keeps the matrices of a frozen network in bfloat16, in place: its values and gradients are those of autocast."""
     for module in net.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -20,13 +20,15 @@ def halve(net: Velocity) -> Velocity:
     return compute_in(net, torch.bfloat16)
 
 
-def compute_in(net: Velocity, dtype: torch.dtype) -> Velocity:
+def compute_in(net: VelocityModel, dtype: torch.dtype) -> VelocityModel:
     """The same network, called under autocast from now on."""
     vars(net)["forward"] = partial(forward_in, net, dtype)
     return net
 
 
-def forward_in(net: Velocity, dtype: torch.dtype, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+def forward_in(
+    net: VelocityModel, dtype: torch.dtype, x_t: Tensor, t: Tensor, condition: Tensor | None = None
+) -> Tensor:
     """net.forward with its arithmetic in dtype."""
     with torch.autocast(x_t.device.type, dtype):
         return type(net).forward(net, x_t, t, condition)

@@ -22,7 +22,7 @@ class Autoencoder(nn.Module):
         batch: images at once.
 
     Raises:
-        Refusal: its weights are missing.
+        UserError: its weights are missing.
     """
 
     def __init__(self, model: str, dtype: Literal["float32", "bfloat16"] = "float32", batch: int = 4) -> None:

@@ -11,7 +11,7 @@ adapter is a module of its own tensors alone, and what an optimizer, an average 
 network is its adapter. Nothing ever flips requires_grad; peft's set_adapter does, and autograd then drops gradients.
 
 A call activates its adapter for as long as it runs. Under gradient checkpointing blocks are computed a second time,
-in the backward: Velocity.active() must hold there too, which training/two_stage.py and the turns see to.
+in the backward: VelocityModel.active() must hold there too, which training/two_stage.py and the turns see to.
 
 Names in a state dict, <layer>.lora_A.weight and <layer>.lora_B.weight, are those that diffusers and peft write; they
 read a file without a configuration as alpha = rank.
@@ -26,7 +26,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import linear
 
-from fgm.networks import Velocity
+from fgm.networks import VelocityModel
 from fgm.networks.half import compute_in
 
 
@@ -70,7 +70,7 @@ class SharedNetwork:
         dtype: of its weights and its arithmetic, wherever it is moved; None leaves them as they are.
     """
 
-    def __init__(self, net: Velocity, layers: dict[str, nn.Linear], dtype: torch.dtype | None = None) -> None:
+    def __init__(self, net: VelocityModel, layers: dict[str, nn.Linear], dtype: torch.dtype | None = None) -> None:
         self.checksum = torch.stack([p.detach().double().sum() for p in net.parameters()]).sum().view(torch.int64)
         self.net, self.dtype = net.requires_grad_(False).to(dtype), dtype
         self.adapter: nn.Module | None = None
@@ -96,7 +96,7 @@ class SharedNetwork:
             self.adapter = before
 
 
-class Adapted(Velocity):
+class Adapted(VelocityModel):
     """The shared network under an adapter. Its parameters and its state dict are the adapter's."""
 
     def __init__(self, shared: SharedNetwork, adapter: nn.Module) -> None:
@@ -125,6 +125,6 @@ def trained_part(net: nn.Module) -> nn.Module:
     return net.adapter if isinstance(net, Adapted) else net
 
 
-def own(net: Velocity) -> Velocity:
+def own(net: VelocityModel) -> VelocityModel:
     """The network whose modules a call runs: the shared one, of an Adapted one."""
     return net.shared.net if isinstance(net, Adapted) else net

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from fgm.networks import Velocity, class_labels
+from fgm.networks import VelocityModel, class_labels
 from fgm.networks.embedding import ConditionEmbedding
 
 
@@ -21,7 +21,7 @@ class Block(nn.Module):
         return h + self.layers(self.norm(h) + self.condition(features))
 
 
-class VelocityMLP(Velocity):
+class VelocityMLP(VelocityModel):
     """v(x_t, t, condition) for x_t (batch, dim).
 
     Args:

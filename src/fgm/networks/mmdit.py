@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from fgm.networks import Velocity, require_patches
+from fgm.networks import VelocityModel, require_patches
 
 
 class WordEmbedding(nn.Module):
@@ -29,7 +29,7 @@ class WordEmbedding(nn.Module):
         return vectors, vectors.mean(1)
 
 
-class CaptionedMMDiT(Velocity):
+class CaptionedMMDiT(VelocityModel):
     """v(x_t, t, tokens) for images (batch, channels, size, size) and captions (batch, length) int64; id 0 is padding.
 
     Args:

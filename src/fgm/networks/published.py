@@ -5,15 +5,15 @@ from typing import Any
 
 import torch
 
-from fgm.errors import Refusal, first_line
-from fgm.pretrained import require
+from fgm.utils.errors import UserError, first_line
+from fgm.utils.pretrained import require
 
 
 def load_part(class_name: str, model: str, part: str, dtype: torch.dtype) -> Any:
     """A diffusers network from config.json and *.safetensors of one part.
 
     Raises:
-        Refusal: the part is missing, or its weights do not fill the network.
+        UserError: the part is missing, or its weights do not fill the network.
     """
     return load(class_name, require(model, (part,)) / part, dtype)
 
@@ -22,7 +22,7 @@ def load(class_name: str, directory: Path, dtype: torch.dtype) -> Any:
     """A diffusers network from config.json and *.safetensors of a directory.
 
     Raises:
-        Refusal: its weights do not fill the network.
+        UserError: its weights do not fill the network.
     """
     import diffusers  # seconds to import, needed here alone
     from safetensors import SafetensorError
@@ -33,7 +33,7 @@ def load(class_name: str, directory: Path, dtype: torch.dtype) -> Any:
             directory, torch_dtype=dtype, output_loading_info=True, **local
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise Refusal(f"{directory} does not load ({first_line(error)}): download it again") from error
+        raise UserError(f"{directory} does not load ({first_line(error)}): download it again") from error
     require_filled(info["missing_keys"], directory)
     return net
 
@@ -41,4 +41,4 @@ def load(class_name: str, directory: Path, dtype: torch.dtype) -> Any:
 def require_filled(missing: list[str], directory: Path) -> None:
     """diffusers fills what is missing at random, and only warns."""
     if missing:
-        raise Refusal(f"{directory} lacks {len(missing)} weights, {sorted(missing)[0]} first: download it again")
+        raise UserError(f"{directory} lacks {len(missing)} weights, {sorted(missing)[0]} first: download it again")

@@ -11,16 +11,16 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from fgm.errors import Refusal
-from fgm.networks import Velocity, require_shape
+from fgm.networks import VelocityModel, require_shape
 from fgm.networks.published import load_part
-from fgm.pretrained import architecture, require_size
+from fgm.utils.errors import UserError
+from fgm.utils.pretrained import architecture, require_size
 
 FACTOR = 8  # pixels of a latent's side
 Size = Annotated[int, "[16, inf)"]
 
 
-class SD3Velocity(Velocity):
+class SD3Velocity(VelocityModel):
     """v(x_t, t, prompts) for latents x_t (batch, channels, size/8, size/8) and prompts (batch,) int64.
 
     Args:
@@ -36,7 +36,7 @@ class SD3Velocity(Velocity):
         config, side = transformer.config, size // FACTOR
         if side // config.patch_size > config.pos_embed_max_size:
             most = config.pos_embed_max_size * config.patch_size * FACTOR
-            raise Refusal(f"network.size = {size}: this transformer takes pictures of at most {most} pixels a side")
+            raise UserError(f"network.size = {size}: this transformer takes pictures of at most {most} pixels a side")
         if checkpointing:
             transformer.enable_gradient_checkpointing()
         self.shape, self.num_classes = (config.in_channels, side, side), 0
@@ -65,7 +65,7 @@ def pretrained(
         random_init: random weights in the model's shape, of which no file is needed; to be timed or counted.
 
     Raises:
-        Refusal: the weights are missing, or read other encodings than text gives.
+        UserError: the weights are missing, or read other encodings than text gives.
     """
     if random_init:
         return untrained(architecture(model), text, size, checkpointing)
@@ -84,4 +84,4 @@ def untrained(transformer: dict[str, Any], text: Any, size: Size, checkpointing:
 def require_widths(config: Any, text: Any, model: str) -> None:
     found = {"words": config.joint_attention_dim, "pooled": config.pooled_projection_dim}
     if text.index.widths != found:
-        raise Refusal(f"{model} reads encodings of widths {found}, and the cache holds {text.index.widths}")
+        raise UserError(f"{model} reads encodings of widths {found}, and the cache holds {text.index.widths}")

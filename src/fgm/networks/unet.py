@@ -11,12 +11,12 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from fgm.networks import Velocity, class_labels, require_shape, zeroed
+from fgm.networks import VelocityModel, class_labels, require_shape, zeroed
 
 GROUPS = 32  # of a normalisation, of four channels or more each
 
 
-class UNet(Velocity):
+class UNet(VelocityModel):
     """v(x_t, t, condition) for images x_t (b, channels, size, size).
 
     Args:

@@ -27,19 +27,19 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
-from fgm import losses
 from fgm.data import Data
-from fgm.networks import Velocity
+from fgm.flow import losses
+from fgm.flow.times import TimestepDensity
+from fgm.networks import VelocityModel
 from fgm.networks.discriminator import Discriminator, feature_widths, read_features
 from fgm.networks.guidance import unguided
-from fgm.streams import stream
-from fgm.times import TimeDensity
 from fgm.training.descend import Descent
 from fgm.training.method import Method
 from fgm.training.micro_batches import Summed, Told, rooted
 from fgm.training.optimizers import scheduled
 from fgm.training.real_data import RealImages
 from fgm.training.setting import Setting
+from fgm.utils.random import keyed_generator
 
 Weight = Annotated[float, "[0, inf)"]
 
@@ -63,14 +63,14 @@ class Adversary(nn.Module):
     def __init__(
         self,
         setting: Setting,
-        online: Velocity,
+        online: VelocityModel,
         blocks: list[str],
         features: Literal["online", "teacher"] = "online",
         weight: Weight = 0.01,
         width: Annotated[int, "[1, inf)"] = 64,
         optimizer: Callable[[nn.Module], Optimizer] | None = None,
         from_cycle: Annotated[int, "[0, inf)"] = 0,
-        time: TimeDensity | None = None,
+        time: TimestepDensity | None = None,
         r1_weight: Weight = 0.0,
         r1_at: Literal["features", "x_t"] = "features",
         data: Data | None = None,
@@ -82,7 +82,7 @@ class Adversary(nn.Module):
         net = online if features == "online" else setting.teacher
         assert net is not None
         self.unregistered = (net,)  # in a tuple: its weights are not the discriminator's
-        condition = setting.data.conditions(1, stream("widths", index=0))
+        condition = setting.data.conditions(1, keyed_generator("widths", index=0))
         with torch.random.fork_rng():
             torch.manual_seed(setting.seed)
             self.discriminator = Discriminator(feature_widths(net, blocks, condition), width)
@@ -94,7 +94,7 @@ class Adversary(nn.Module):
         return optimizer, scheduled(optimizer, max(1, s.cycles - self.from_cycle), s.warmup, s.decay)
 
     @property
-    def net(self) -> Velocity:
+    def net(self) -> VelocityModel:
         return self.unregistered[0]
 
     def features(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> list[Tensor]:

@@ -7,14 +7,14 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from fgm.errors import Refusal
-from fgm.evaluation.comm import on_first
 from fgm.evaluation.evaluation import Mode
-from fgm.files import replacing
-from fgm.records import Measurement, write_json
 from fgm.training.method import Method
 from fgm.training.ranks import comm_of_training
 from fgm.training.weights import exported_state
+from fgm.utils.comm import on_first
+from fgm.utils.errors import UserError
+from fgm.utils.files import replacing
+from fgm.utils.records import Measurement, write_json
 
 BEST = Path("checkpoints") / "best.safetensors"
 
@@ -40,11 +40,11 @@ class SaveBest:
     def __call__(self, module: Method, cycle: int, measured: list[Measurement]) -> None:
         """
         Raises:
-            Refusal: the panel does not measure the metric.
+            UserError: the panel does not measure the metric.
         """
         found = {m.metric: m for m in reversed(measured)}
         if self.metric not in found:
-            raise Refusal(f"evaluation.best = {self.metric} is not measured here; there are {', '.join(found)}")
+            raise UserError(f"evaluation.best = {self.metric} is not measured here; there are {', '.join(found)}")
         best = found[self.metric]
         row = {"cycle": cycle, "metric": best.metric, "value": best.value, "n": best.n, "protocol": best.protocol}
         row |= {"mode": self.mode}

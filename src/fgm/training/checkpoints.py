@@ -19,13 +19,13 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 
-from fgm.errors import UNWRITABLE, Refusal, unwritable
-from fgm.evaluation.comm import largest
-from fgm.pickles import load_tensors
 from fgm.training.method import Method
 from fgm.training.ranks import comm_of_training
 from fgm.training.setting import Schedule
 from fgm.training.stopping import StopRequest
+from fgm.utils.comm import largest
+from fgm.utils.errors import UNWRITABLE, UserError, unwritable
+from fgm.utils.pickles import load_tensors
 
 LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = LAST.with_name("previous.ckpt")
@@ -125,13 +125,13 @@ def last_checkpoint(run_dir: Path, console: Console) -> tuple[Path | None, int]:
     """The checkpoint to go on from, if there is one, and its cycle; the one before it where the last is damaged.
 
     Raises:
-        Refusal: there are some, and none is whole.
+        UserError: there are some, and none is whole.
     """
     found = {path: damage(path) for path in (run_dir / LAST, run_dir / PREVIOUS) if path.exists()}
     whole = next((path for path, wrong in found.items() if not wrong), None)
     for path, wrong in found.items():
         if wrong and whole is None:
-            raise Refusal(f"{path} cannot be read ({wrong}): delete it to start again")
+            raise UserError(f"{path} cannot be read ({wrong}): delete it to start again")
         if wrong:
             console.print(f"warning: {path} is damaged ({wrong}): going on from {whole}")
     return whole, read_cycle(whole) if whole else 0

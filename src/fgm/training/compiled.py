@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 
-from fgm.errors import Refusal
 from fgm.training.method import Method
+from fgm.utils.errors import UserError
 
 VARIANTS = 64  # of one block: which gradients are asked for, sizes of a batch, kinds of blocks
 
@@ -28,13 +28,13 @@ def blocks_to_compile(net: nn.Module) -> list[nn.Module]:
 def compile_blocks(nets: Iterable[nn.Module]) -> None:
     """
     Raises:
-        Refusal: a network has no blocks.
+        UserError: a network has no blocks.
     """
     torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
     for net in nets:
         blocks = blocks_to_compile(net)
         if not blocks:
-            raise Refusal(f"trainer.compile = true: {type(net).__name__} has no blocks to compile; leave it out")
+            raise UserError(f"trainer.compile = true: {type(net).__name__} has no blocks to compile; leave it out")
         for block in blocks:
             block.compile(dynamic=False)
 
@@ -45,5 +45,7 @@ class CompileBlocks(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: Method) -> None:
         del trainer
         if getattr(pl_module, "adversary", None):
-            raise Refusal("trainer.compile = true: the discriminator reads features by hooks on blocks; leave one out")
+            raise UserError(
+                "trainer.compile = true: the discriminator reads features by hooks on blocks; leave one out"
+            )
         compile_blocks(pl_module.networks())

@@ -12,8 +12,8 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from numpy.typing import NDArray
 
-from fgm.records import Measurement
-from fgm.training.account import AXIS, final
+from fgm.utils.account import AXIS, final
+from fgm.utils.records import Measurement
 
 FOLDERS = ("train", "eval", "warning")
 

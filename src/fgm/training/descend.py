@@ -9,14 +9,14 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from fgm.errors import Refusal
 from fgm.training.optimizers import parameters_of
 from fgm.training.sharding import whole
+from fgm.utils.errors import UserError
 
 PATIENCE = 20
 
 
-class Diverged(Refusal):
+class DivergenceError(UserError):
     """Training met non-finite gradients PATIENCE times in a row."""
 
 
@@ -43,7 +43,7 @@ class Descent:
         Whether it is finite decides whether to step, so that the host waits for the device here, once an update.
 
         Raises:
-            Diverged: after PATIENCE skipped updates in a row.
+            DivergenceError: after PATIENCE skipped updates in a row.
         """
         optimizer = listed(module.optimizers())[self.index]
         optimizer.zero_grad(set_to_none=True)
@@ -71,7 +71,7 @@ class Descent:
     def skip(self) -> None:
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         if self.in_a_row == PATIENCE:
-            raise Diverged(f"{self.name}: {PATIENCE} non-finite gradients in a row: lower optimizer.lr")
+            raise DivergenceError(f"{self.name}: {PATIENCE} non-finite gradients in a row: lower optimizer.lr")
 
 
 def alone(module: LightningModule) -> AbstractContextManager[Any]:

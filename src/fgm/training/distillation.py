@@ -17,17 +17,16 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fgm import losses
-from fgm.errors import Refusal
 from fgm.evaluation.sampling import Source, generator_source, many_step
-from fgm.networks import Velocity
+from fgm.flow import losses
+from fgm.flow.times import TimestepDensity
+from fgm.networks import VelocityModel
 from fgm.networks.adapters import LoRA
 from fgm.networks.constraints import constrained
 from fgm.networks.generator import FewStepGenerator, InputScale
 from fgm.networks.guidance import Guidance, unguided
 from fgm.networks.half import halve
 from fgm.networks.lora import own, trained_part
-from fgm.times import TimeDensity
 from fgm.training.adversary import Adversary
 from fgm.training.descend import Descent
 from fgm.training.ema import frozen_copy
@@ -37,6 +36,7 @@ from fgm.training.optimizers import scheduled
 from fgm.training.real_data import RealData
 from fgm.training.setting import Setting
 from fgm.training.turns import Turns
+from fgm.utils.errors import UserError
 
 
 class Distillation(Turns):
@@ -73,7 +73,7 @@ class Distillation(Turns):
         online_turns: Annotated[int, "[1, inf)"] = 1,
         generator_start: Start = "teacher",
         online_start: Start = "teacher",
-        online_time: TimeDensity | None = None,
+        online_time: TimestepDensity | None = None,
         online_optimizer: Callable[[nn.Module], Optimizer] | None = None,
         weighting: Weighting = losses.velocity_weight,
         normaliser: Weighting = losses.no_normaliser,
@@ -125,7 +125,7 @@ class Distillation(Turns):
 
     def on_fit_start(self) -> None:
         if self.half_teacher and self.weight_dtype != torch.float32:
-            raise Refusal("method.half_teacher = true: bfloat16 beside float64 weights; leave one of them out")
+            raise UserError("method.half_teacher = true: bfloat16 beside float64 weights; leave one of them out")
         for frozen in (self.teacher, self.start[0]):
             frozen.to(self.device, None if self.half_teacher else self.weight_dtype).requires_grad_(False).eval()
 
@@ -149,7 +149,7 @@ class Distillation(Turns):
             many_step(self.teacher, self.setting.path, self.teacher_steps),
         ]
 
-    def networks(self) -> list[Velocity]:
+    def networks(self) -> list[VelocityModel]:
         nets = [self.generator.net, self.online, self.ema.net, unguided(self.teacher), self.start[0].net]
         return list({id(own(net)): own(net) for net in nets if any(True for _ in net.parameters())}.values())
 

@@ -12,21 +12,21 @@ from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 
 from fgm.data import Data
+from fgm.data.pixels.quantise import dequantise
 from fgm.evaluation import Asking
 from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.pictures import captioned_grid, gallery, picture
 from fgm.evaluation.sampling import Source
 from fgm.evaluation.sources import Samples
 from fgm.evaluation.symptoms import complaints
-from fgm.pixels.quantise import dequantise
-from fgm.records import Measurement
-from fgm.streams import stream
 from fgm.training.best import SaveBest
 from fgm.training.dashboard import Answer, log_answers, log_grid
 from fgm.training.ema import brought
 from fgm.training.method import Method
 from fgm.training.ranks import comm_of_training
 from fgm.training.sharding import whole_on_every_rank
+from fgm.utils.random import keyed_generator
+from fgm.utils.records import Measurement
 
 SHOWN_POINTS, SHOWN_IMAGES, SHOWN_PROMPTS, DRAWN = 4000, 15, 12, 16
 
@@ -78,7 +78,7 @@ class Measuring:
             truth = panel.truth(asked)
             captioned_grid(sets | ({} if truth is None else {"real": truth}), panel.prompts(asked), path)
         else:
-            picture(sets | {"real": data.reference(n, stream("shown", index=0))}, path, SHOWN_IMAGES)
+            picture(sets | {"real": data.reference(n, keyed_generator("shown", index=0))}, path, SHOWN_IMAGES)
 
     def taken(self, sampler: Source, module: Method, n: int) -> Samples | None:
         """Samples 0 to n - 1, on the first rank. Networks may be in shards, which takes every rank to put together."""

@@ -12,11 +12,10 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from fgm.errors import RESUMABLE, Refusal, told, unwritable
 from fgm.evaluation.evaluation import Evaluation
 from fgm.training.checkpoints import LAST, AtomicCheckpointIO, SaveLast, last_checkpoint, what_stays
 from fgm.training.compiled import CompileBlocks
-from fgm.training.descend import Diverged
+from fgm.training.descend import DivergenceError
 from fgm.training.evaluation import Evaluate, Measuring
 from fgm.training.logs import Record, loggers, progress
 from fgm.training.method import Method
@@ -27,6 +26,7 @@ from fgm.training.stopping import StopRequest, release
 from fgm.training.strategies import SINGLE, SameOnAllRanks, Strategy
 from fgm.training.warning_signs import WarningSigns
 from fgm.training.world import World, WorldChange
+from fgm.utils.errors import RESUMABLE, UserError, told, unwritable
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,12 @@ def train(
             raise refusal(error, run.run_dir / LAST) or error from error
 
 
-def refusal(error: Exception, last: Path) -> Refusal | None:
+def refusal(error: Exception, last: Path) -> UserError | None:
     """What an error that is the user's to mend leaves behind; None of any other."""
     found = unwritable(error)
-    if isinstance(error, Diverged):
-        return Diverged(f"{error}; {last}: {what_stays(last)}")
-    return Refusal(f"{told(found)}; {last}: {what_stays(last)}") if found else None
+    if isinstance(error, DivergenceError):
+        return DivergenceError(f"{error}; {last}: {what_stays(last)}")
+    return UserError(f"{told(found)}; {last}: {what_stays(last)}") if found else None
 
 
 def build_trainer(

@@ -14,12 +14,12 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from fgm import losses
 from fgm.evaluation.sampling import Source, many_step
-from fgm.networks import Velocity
+from fgm.flow import losses
+from fgm.flow.paths import expand_like
+from fgm.networks import VelocityModel
 from fgm.networks.constraints import constrained
 from fgm.networks.guidance import guided
-from fgm.paths import expand_like
 from fgm.training.descend import Descent
 from fgm.training.ema import update_ema
 from fgm.training.initialise import initialised
@@ -79,7 +79,7 @@ class FlowMatching(Method):
         loss = losses.flow_matching(self.net(x_t, t, condition).to(x_t.dtype), c).mean()
         return loss, {"loss": loss}
 
-    def networks(self) -> list[Velocity]:
+    def networks(self) -> list[VelocityModel]:
         return [self.net, self.ema]
 
     def sources(self) -> list[Source]:

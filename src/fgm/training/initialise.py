@@ -17,11 +17,11 @@ from torch.nn.functional import mse_loss
 
 from fgm.evaluation.conditioning import conditioning
 from fgm.evaluation.sampling import draw_samples, many_step
-from fgm.networks import Velocity
+from fgm.flow.times import Uniform
+from fgm.networks import VelocityModel
 from fgm.networks.adapters import LoRA
 from fgm.networks.constraints import constrain
 from fgm.networks.guidance import unguided
-from fgm.times import Uniform
 from fgm.training.optimizers import scheduled
 from fgm.training.setting import Setting
 
@@ -31,7 +31,7 @@ FIT_ITERATIONS, FIT_BATCH, FIT_RATE = 1000, 256, 2e-3
 FIT_POOL, FIT_STEPS = 10_000, 50
 
 
-def initialised(start: Start, setting: Setting) -> Velocity:
+def initialised(start: Start, setting: Setting) -> VelocityModel:
     """A trainable network of its own.
 
     Raises:
@@ -47,7 +47,7 @@ def initialised(start: Start, setting: Setting) -> Velocity:
 
 def generator_and_online(
     setting: Setting, generator_start: Start, online_start: Start, adapters: LoRA | None
-) -> tuple[Velocity, Velocity]:
+) -> tuple[VelocityModel, VelocityModel]:
     """The generator's network and the online one.
 
     Raises:
@@ -61,7 +61,7 @@ def generator_and_online(
     return generator, online
 
 
-def teacher_network(setting: Setting) -> Velocity:
+def teacher_network(setting: Setting) -> VelocityModel:
     net = setting.teacher and unguided(setting.teacher)
     if net is None or not any(True for _ in net.parameters()):
         raise ValueError(f"{type(net).__name__} has no weights to copy: choose fit or random")
@@ -69,7 +69,7 @@ def teacher_network(setting: Setting) -> Velocity:
 
 
 @lru_cache(maxsize=1)
-def fitted(setting: Setting) -> Velocity:
+def fitted(setting: Setting) -> VelocityModel:
     """The fresh network after FIT_ITERATIONS of regression onto the teacher, at points of the path to its samples."""
     net, data, path, teacher = deepcopy(setting.net), setting.data, setting.path, setting.teacher
     assert teacher is not None

@@ -12,11 +12,11 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.console import Console
 
-from fgm.files import replacing
-from fgm.records import read_metrics
-from fgm.training.account import PROJECT, wandb_works
 from fgm.training.dashboard import CycleWandbLogger
 from fgm.training.method import Method
+from fgm.utils.account import PROJECT, wandb_works
+from fgm.utils.files import replacing
+from fgm.utils.records import read_metrics
 
 LoggerChoice = Literal["auto", "csv", "wandb"]
 UNSHOWN = ("images_seen", "skipped")

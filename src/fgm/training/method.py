@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from fgm.data import Data
 from fgm.evaluation.sampling import Source
-from fgm.networks import Velocity
+from fgm.networks import VelocityModel
 from fgm.training.descend import Descent
 from fgm.training.ema import frozen_copy
 from fgm.training.setting import Setting
@@ -62,7 +62,7 @@ class Method(LightningModule):
         return self
 
     @abstractmethod
-    def networks(self) -> list[Velocity]:
+    def networks(self) -> list[VelocityModel]:
         """Those that are called, each once."""
 
     def configure_model(self) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fgm import losses
-from fgm.paths import Path
+from fgm.flow import losses
+from fgm.flow.paths import ProbabilityPath
 from fgm.training.two_stage import Branch, Outcome, plain, two_stage
 
 Weighting = Callable[..., Tensor]
@@ -24,7 +24,7 @@ class Objective:
         two_stage: hold one network's graph at a time, see two_stage.py.
     """
 
-    path: Path
+    path: ProbabilityPath
     lambda_1: float
     detach: bool
     weighting: Weighting

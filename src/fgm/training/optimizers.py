@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import Adam, AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from fgm.errors import require_installed
+from fgm.utils.errors import require_installed
 
 Positive = Annotated[float, "(0, inf)"]
 Kernel = Literal["auto", "fused", "eight_bit"]
@@ -47,7 +47,7 @@ def of_kernel(kernel: Kernel, kinds: tuple[type[Optimizer], str], net: nn.Module
         kinds: torch's class, and the name of bitsandbytes' one.
 
     Raises:
-        Refusal: bitsandbytes is not installed.
+        UserError: bitsandbytes is not installed.
     """
     parameters: Any = list(net.parameters())
     settings |= {"fused": True} if kernel == "fused" else {}

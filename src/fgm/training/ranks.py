@@ -7,7 +7,7 @@ from functools import cache
 
 import torch.distributed
 
-from fgm.evaluation.comm import PATIENCE, Comm, Local, TorchDistributed
+from fgm.utils.comm import PATIENCE, Comm, Local, TorchDistributed
 
 
 def comm_of_training() -> Comm:

@@ -13,14 +13,14 @@ from typing import Annotated
 
 from torch import Tensor
 
-from fgm import losses
 from fgm.data import Data
-from fgm.errors import Refusal
-from fgm.networks import Velocity
-from fgm.streams import stream
-from fgm.times import TimeDensity
+from fgm.flow import losses
+from fgm.flow.times import TimestepDensity
+from fgm.networks import VelocityModel
 from fgm.training.method import Method
 from fgm.training.setting import Setting
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
 
 Share = Annotated[float, "(0, 1]"]
 
@@ -36,21 +36,21 @@ class RealImages:
         told: whether they come with conditions.
 
     Raises:
-        Refusal: their shape, or that of their conditions, is not the generator's.
+        UserError: their shape, or that of their conditions, is not the generator's.
     """
 
     def __init__(self, setting: Setting, data: Data | None) -> None:
         self.data, own = data or setting.data, setting.data
         if tuple(self.data.shape) != tuple(own.shape):
-            raise Refusal(
+            raise UserError(
                 f"real images are of shape {tuple(self.data.shape)}, and generated ones of {tuple(own.shape)}"
             )
-        noise = stream("conditions", index=0)
+        noise = keyed_generator("conditions", index=0)
         told, wanted = self.data.draw(1, noise)[1], own.conditions(1, noise)
         self.told, self.fits = told is not None, (told is None) == (wanted is None)
         if told is not None and wanted is not None and told.shape != wanted.shape:
             shapes = f"{tuple(told.shape[1:])}, and generated ones of {tuple(wanted.shape[1:])}"
-            raise Refusal(f"real images have conditions of shape {shapes}")
+            raise UserError(f"real images have conditions of shape {shapes}")
 
 
 class RealData:
@@ -64,17 +64,23 @@ class RealData:
         data: real images; setting.data if None.
 
     Raises:
-        Refusal: the real images do not fit the generator's shape or conditions.
+        UserError: the real images do not fit the generator's shape or conditions.
     """
 
     def __init__(
-        self, setting: Setting, online: Velocity, time: TimeDensity, a: Share, b: Share, data: Data | None = None
+        self,
+        setting: Setting,
+        online: VelocityModel,
+        time: TimestepDensity,
+        a: Share,
+        b: Share,
+        data: Data | None = None,
     ) -> None:
         self.setting, self.online, self.time, self.a, self.b = setting, online, time, a, b
         self.images = None if self.is_off else RealImages(setting, data)
         if self.images and not self.images.fits:
             has = "have conditions" if self.images.told else "tell no condition"
-            raise Refusal(f"the real images {has}, and the online network is not trained so")
+            raise UserError(f"the real images {has}, and the online network is not trained so")
 
     @property
     def is_off(self) -> bool:

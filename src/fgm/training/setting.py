@@ -11,11 +11,11 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from fgm.data import Data
-from fgm.networks import Velocity
-from fgm.paths import Path
-from fgm.streams import stream
-from fgm.times import TimeDensity
+from fgm.flow.paths import ProbabilityPath
+from fgm.flow.times import TimestepDensity
+from fgm.networks import VelocityModel
 from fgm.training.ema import EmaDevice
+from fgm.utils.random import keyed_generator
 
 
 @dataclass(frozen=True)
@@ -74,23 +74,23 @@ class Setting:
 
     seed: int
     schedule: Schedule
-    make_net: Callable[[], Velocity]
-    path: Path
-    time: TimeDensity
+    make_net: Callable[[], VelocityModel]
+    path: ProbabilityPath
+    time: TimestepDensity
     optimizer: Callable[[nn.Module], Optimizer]
     data: Data
-    teacher: Velocity | None = None
+    teacher: VelocityModel | None = None
 
     @cached_property
-    def net(self) -> Velocity:
+    def net(self) -> VelocityModel:
         """The fresh network."""
         return self.make_net()
 
     def stream(self, role: str, rank: int, index: int, device: torch.device | str = "cpu") -> Generator:
         """The generator of one role on one rank, in one cycle or turn; each kind of device has numbers of its own."""
-        return stream(self.seed, role, rank, index=index, device=device)
+        return keyed_generator(self.seed, role, rank, index=index, device=device)
 
-    def noisy(self, x_0: Tensor, time: TimeDensity, noise: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def noisy(self, x_0: Tensor, time: TimestepDensity, noise: Generator) -> tuple[Tensor, Tensor, Tensor]:
         """x_t, c and t, for t and eps drawn from noise, which lives on x_0's device; in x_0's dtype."""
         t = time.sample(len(x_0), noise, x_0.dtype)
         eps = torch.randn(x_0.shape, generator=noise, dtype=x_0.dtype, device=noise.device)

@@ -19,14 +19,14 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
-from fgm.errors import rank
-from fgm.networks import Velocity
+from fgm.networks import VelocityModel
 from fgm.networks.half import compute_in
+from fgm.utils.errors import rank
 
 BLOCKS = ("blocks", "transformer_blocks")  # lists whose members are sharded one by one
 
 
-def shard(net: Velocity, mesh: DeviceMesh, compute: torch.dtype | None = None) -> None:
+def shard(net: VelocityModel, mesh: DeviceMesh, compute: torch.dtype | None = None) -> None:
     """In place.
 
     Args:

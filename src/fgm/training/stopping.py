@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from lightning.pytorch import Trainer
 from rich.console import Console
 
-from fgm.errors import RESUMABLE, SIGNALS
+from fgm.utils.errors import RESUMABLE, SIGNALS
 
 GRACE = 3.0
 

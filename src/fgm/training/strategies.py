@@ -11,9 +11,9 @@ compared after the first cycles (SameOnAllRanks). FSDP1 is not offered: it canno
 
 Several nodes are started by torchrun or SLURM, and found by Lightning in the environment that these leave:
 
-    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m fgm.train \\
+    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m fgm.cli.train \\
         experiment=sd3_fgm strategy=fsdp strategy.nodes=2 trainer.devices=8
-    srun --nodes 2 --ntasks-per-node 8 python -m fgm.train ... with the same settings
+    srun --nodes 2 --ntasks-per-node 8 python -m fgm.cli.train ... with the same settings
 
 with run_dir on a file system that all of them share.
 """
@@ -28,10 +28,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from fgm.errors import Refusal
 from fgm.training.method import Method
 from fgm.training.ranks import comm_of_training
 from fgm.training.sharded import ShardedStrategy
+from fgm.utils.errors import UserError
 
 CHECKED = 10  # cycles
 
@@ -55,7 +55,7 @@ class Single:
 
     def engine(self, devices: int) -> str:
         if devices * self.nodes > 1:
-            raise Refusal(f"trainer.devices = {devices} needs a strategy for several: give strategy=ddp or fsdp")
+            raise UserError(f"trainer.devices = {devices} needs a strategy for several: give strategy=ddp or fsdp")
         return "auto"
 
 

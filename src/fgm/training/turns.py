@@ -9,7 +9,7 @@
 
 Every network at the end of a cycle is a consistent state, and global_step counts generator updates. t, eps and x_t are
 float32, from streams keyed by (seed, role, rank, cycle). Every backward runs while the network that it goes through is
-active, see Velocity.active().
+active, see VelocityModel.active().
 
 A generator of k steps runs to a step that is drawn each cycle, the same on every rank; its gradient is that step's
 alone, and the online network is fitted to the mixture of all (arXiv 2509.25127).
@@ -30,13 +30,12 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor
 
-from fgm import losses
-from fgm.networks import Velocity
+from fgm.flow import losses
+from fgm.flow.times import TimestepDensity
+from fgm.networks import VelocityModel
 from fgm.networks.generator import FewStepGenerator
 from fgm.networks.guidance import Guidance, guided_pair, unguided
 from fgm.networks.lora import own
-from fgm.streams import stream
-from fgm.times import TimeDensity
 from fgm.training.adversary import Adversary
 from fgm.training.descend import listed
 from fgm.training.ema import update_ema
@@ -45,6 +44,7 @@ from fgm.training.micro_batches import InTurn, Summed, Told, cut, in_turn, roote
 from fgm.training.objective import Objective
 from fgm.training.real_data import RealData
 from fgm.training.two_stage import Branch
+from fgm.utils.random import keyed_generator
 
 
 class Turns(Method):
@@ -61,20 +61,20 @@ class Turns(Method):
     """
 
     generator: FewStepGenerator
-    online: Velocity
+    online: VelocityModel
     online_turns: int
-    unregistered: tuple[Velocity, ...]
+    unregistered: tuple[VelocityModel, ...]
     objective: Objective
     guidance: Guidance
-    online_time: TimeDensity
+    online_time: TimestepDensity
     adversary: Adversary | None
     real_data: RealData | None
 
     @property
-    def teacher(self) -> Velocity:
+    def teacher(self) -> VelocityModel:
         return self.unregistered[0]
 
-    def velocities(self) -> tuple[Velocity, Velocity]:
+    def velocities(self) -> tuple[VelocityModel, VelocityModel]:
         """Teacher and online network, under guidance."""
         return guided_pair(self.guidance, self.teacher, self.online)
 
@@ -136,7 +136,7 @@ class Turns(Method):
         """The noises before the step that is trained in this cycle: 0 to steps - 1 of them, as many on every rank."""
         if not self.generator.renoisings:
             return None
-        count = torch.randint(self.generator.nfe, (), generator=stream(self.setting.seed, "step", index=cycle))
+        count = torch.randint(self.generator.nfe, (), generator=keyed_generator(self.setting.seed, "step", index=cycle))
         noise = self.noise("renoising", cycle)
         return torch.randn((int(count), *z.shape), generator=noise, dtype=z.dtype, device=z.device)
 

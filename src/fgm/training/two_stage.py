@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fgm.networks import Velocity
+from fgm.networks import VelocityModel
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # l(u, v, c) -> ()
 
@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
 class Branch:
     """A velocity at fixed t and condition, in x_t's dtype, as a function of x_t."""
 
-    net: Velocity
+    net: VelocityModel
     t: Tensor
     condition: Tensor | None
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fgm.errors import Refusal
-from fgm.files import replacing
 from fgm.training.method import Method
 from fgm.training.sharding import gathered
+from fgm.utils.errors import UserError
+from fgm.utils.files import replacing
 
 
 def exported_state(module: Method) -> dict[str, Tensor]:
@@ -21,12 +21,14 @@ def export_weights(module: Method, run_dir: Path) -> Path:
     """run_dir/<generator|teacher>.safetensors with the averaged network's state dict; all ranks must ask.
 
     Raises:
-        Refusal: a weight is not finite.
+        UserError: a weight is not finite.
     """
     state = exported_state(module)
     broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
-        raise Refusal(f"{run_dir}: {broken[0]} is not finite; training has diverged, and its weights are not exported")
+        raise UserError(
+            f"{run_dir}: {broken[0]} is not finite; training has diverged, and its weights are not exported"
+        )
     path = run_dir / f"{module.exported}.safetensors"
     if state:
         with replacing(path) as temporary:

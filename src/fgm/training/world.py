@@ -10,8 +10,8 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 
-from fgm.errors import Refusal
 from fgm.training.method import Method
+from fgm.utils.errors import UserError
 
 WorldChange = Literal["refuse", "accept"]
 
@@ -32,7 +32,7 @@ class World(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Method, checkpoint: dict[str, Any]) -> None:
         """
         Raises:
-            Refusal: there are more ranks than there were, or fewer, and that was not asked for.
+            UserError: there are more ranks than there were, or fewer, and that was not asked for.
         """
         if kept := checkpoint.get("world"):
             pl_module.seen_until = (int(checkpoint["state_dict"]["cycle"]), kept["images_seen"])
@@ -47,7 +47,7 @@ class World(Callback):
             f"of data, and a batch of {size * now} in place of {size * before}"
         )
         if self.change == "refuse":
-            raise Refusal(f"{told}; give world_change=accept, or as many devices as before")
+            raise UserError(f"{told}; give world_change=accept, or as many devices as before")
         self.console.print(f"world_change=accept: {told.replace('would go', 'go')}")
 
 

@@ -10,9 +10,9 @@ from torch import Generator, Tensor
 from fgm.data import measured_std
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import draw_scenes
-from fgm.streams import on_host
-from fgm.text.shapes.grammar import draw_captions
-from fgm.text.shapes.vocabulary import EASY, decode, encode
+from fgm.data.text.shapes.grammar import draw_captions
+from fgm.data.text.shapes.vocabulary import EASY, decode, encode
+from fgm.utils.random import on_host
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from itertools import combinations
 import torch
 from torch import Generator, Tensor
 
-from fgm.errors import Refusal
-from fgm.text.shapes.grammar import COUNTING, MOST, Captions, draw_captions, draw_colours
-from fgm.text.shapes.rows import Rows
-from fgm.text.shapes.vocabulary import EASY, PALETTE
+from fgm.data.text.shapes.grammar import COUNTING, MOST, Captions, draw_captions, draw_colours
+from fgm.data.text.shapes.rows import Rows
+from fgm.data.text.shapes.vocabulary import EASY, PALETTE
+from fgm.utils.errors import UserError
 
 OBJECTS = MOST
 MARGIN, DOMINANCE, JITTER = 1.0, 1.6, 8.0
@@ -43,7 +43,7 @@ CANVASES = {32: Canvas(32, 4, 6, 2), 64: Canvas(64, 7, 12, 3)}
 
 def canvas_of(size: int) -> Canvas:
     if size not in CANVASES:
-        raise Refusal(f"scenes of shapes are {' or '.join(map(str, CANVASES))} pixels wide, not {size}")
+        raise UserError(f"scenes of shapes are {' or '.join(map(str, CANVASES))} pixels wide, not {size}")
     return CANVASES[size]
 
 

@@ -5,8 +5,8 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
+from fgm.data.pixels.quantise import dequantise
 from fgm.evaluation.features.extractor import NetworkExtractor, three_channels, weights_hash
-from fgm.pixels.quantise import dequantise
 
 
 class RandomConvolutions(NetworkExtractor):

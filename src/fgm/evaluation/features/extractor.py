@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fgm.errors import Refusal
+from fgm.utils.errors import UserError
 
 
 class NetworkExtractor:
@@ -31,7 +31,7 @@ class NetworkExtractor:
 
     def both(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         if images.dtype != torch.uint8 or images.ndim != 4:
-            raise Refusal(f"{self.id} reads uint8 images (n, c, h, w), not {images.dtype} {tuple(images.shape)}")
+            raise UserError(f"{self.id} reads uint8 images (n, c, h, w), not {images.dtype} {tuple(images.shape)}")
         self.net.eval()
         with torch.no_grad(), exact(self.device.type):
             features, logits = self.run(images.to(self.device))

@@ -6,10 +6,10 @@ With any other weights the distance is an fd, not a fid (fgm.evaluation.protocol
 
 from torch import Tensor
 
-from fgm.errors import Refusal
 from fgm.evaluation.features.extractor import NetworkExtractor, three_channels
 from fgm.evaluation.features.states import harmless
-from fgm.held_weights import checked_hash, inception_weights
+from fgm.utils.errors import UserError
+from fgm.utils.held_weights import checked_hash, inception_weights
 
 LAYERS = ["2048", "logits_unbiased"]
 
@@ -30,7 +30,9 @@ class Inception(NetworkExtractor):
         try:
             net = FeatureExtractorInceptionV3("inception-v3-compat", LAYERS, feature_extractor_weights_path=state)
         except RuntimeError as error:
-            raise Refusal(f"{file} does not fill Inception-v3: give torch-fidelity's weights-inception file") from error
+            raise UserError(
+                f"{file} does not fill Inception-v3: give torch-fidelity's weights-inception file"
+            ) from error
         super().__init__("inception", checked_hash(file), 2048, net, device, "bilinear as TensorFlow 1")
 
     def run(self, images: Tensor) -> tuple[Tensor, Tensor]:

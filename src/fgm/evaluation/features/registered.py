@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgm.errors import Refusal, hint
 from fgm.evaluation.features.extractor import NetworkExtractor, three_channels, weights_hash
 from fgm.evaluation.features.states import harmless
-from fgm.held_weights import checked_hash
+from fgm.utils.errors import UserError, hint
+from fgm.utils.held_weights import checked_hash
 
 READ_A_STATE_DICT = ("inception-v3-compat", "vgg16")  # the others fetch, or execute what they read
 
@@ -40,7 +40,7 @@ class Registered(OneLayer):
         given = local_weights(name, kind, weights)
         layer = layer or kind.get_default_feature_layer_for_metric("fid")
         if layer not in kind.get_provided_features_list():
-            raise Refusal(f"{name} has no layer {layer!r}; it has {', '.join(kind.get_provided_features_list())}")
+            raise UserError(f"{name} has no layer {layer!r}; it has {', '.join(kind.get_provided_features_list())}")
         net = kind(name, [layer], feature_extractor_weights_path=given).eval()
         digest = checked_hash(Path(weights)) if weights else weights_hash(net)
         super().__init__(f"{name}-{layer}", digest, 0, net, device, "in the extractor")
@@ -51,18 +51,22 @@ def registered_class(name: str) -> Any:
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY  # seconds to import
 
     if name not in FEATURE_EXTRACTORS_REGISTRY:
-        raise Refusal(f"torch-fidelity has no extractor {name!r} registered; {hint(name, FEATURE_EXTRACTORS_REGISTRY)}")
+        raise UserError(
+            f"torch-fidelity has no extractor {name!r} registered; {hint(name, FEATURE_EXTRACTORS_REGISTRY)}"
+        )
     return FEATURE_EXTRACTORS_REGISTRY[name]
 
 
 def local_weights(name: str, kind: Any, weights: str | None) -> Any:
     """What the constructor may read: the user's path, or for torch-fidelity's own a copy of its tensors alone."""
     if weights and not Path(weights).is_file():
-        raise Refusal(f"no weights of {name} at {weights}: put the file there; nothing is downloaded")
+        raise UserError(f"no weights of {name} at {weights}: put the file there; nothing is downloaded")
     if not kind.__module__.startswith("torch_fidelity."):
         return weights
     if name not in READ_A_STATE_DICT:
-        raise Refusal(f"{name} of torch-fidelity reads no plain state dict: take Dinov2 or Clip from a local directory")
+        raise UserError(
+            f"{name} of torch-fidelity reads no plain state dict: take Dinov2 or Clip from a local directory"
+        )
     if weights is None:
-        raise Refusal(f"{name} would be downloaded: give evaluation.panel.extractor.weights=<path> of its state dict")
+        raise UserError(f"{name} would be downloaded: give evaluation.panel.extractor.weights=<path> of its state dict")
     return harmless(Path(weights))

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from fgm.errors import Refusal
+from fgm.data.pixels.quantise import dequantise
 from fgm.evaluation.classifier import RECIPES, Classifier, Space, classifier
 from fgm.evaluation.features.extractor import NetworkExtractor
-from fgm.pixels.quantise import dequantise
+from fgm.utils.errors import UserError
 
 
 class SmallClassifier(NetworkExtractor):
@@ -23,7 +23,7 @@ class SmallClassifier(NetworkExtractor):
         wanted = (1, self.side, self.side)
         if images.shape[1:] != wanted:
             told = ", ".join(map(str, wanted))
-            raise Refusal(
+            raise UserError(
                 f"{self.id} reads {self.space} (n, {told}), not {tuple(images.shape)}: take another extractor"
             )
         body = self.net.body(dequantise(images))

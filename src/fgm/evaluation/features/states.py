@@ -7,22 +7,22 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor
 
-from fgm.errors import Refusal
-from fgm.pickles import load_tensors
+from fgm.utils.errors import UserError
+from fgm.utils.pickles import load_tensors
 
 
 def load_state(file: Path) -> dict[str, Tensor]:
     """Named tensors from a .pth or .safetensors file.
 
     Raises:
-        Refusal: the file holds anything else.
+        UserError: the file holds anything else.
     """
     try:
         state = read(file)
     except (UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
-        raise Refusal(f"{file} is no state dict of tensors: give the file that torch-fidelity publishes") from error
+        raise UserError(f"{file} is no state dict of tensors: give the file that torch-fidelity publishes") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise Refusal(f"{file} holds more than named tensors: give a state dict")
+        raise UserError(f"{file} holds more than named tensors: give a state dict")
     return state
 
 

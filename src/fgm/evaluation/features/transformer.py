@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from fgm.evaluation.features.extractor import NetworkExtractor, three_channels
-from fgm.held_weights import directory_hash, load_pretrained
+from fgm.utils.held_weights import directory_hash, load_pretrained
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))

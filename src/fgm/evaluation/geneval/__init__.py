@@ -1,6 +1,6 @@
 """GenEval (Ghosh et al., arXiv 2310.11513): does the image show what the prompt names?
 
-    fgm.text.geneval      what is asked:   metadata in the schema of evaluation_metadata.jsonl
+    fgm.data.text.geneval      what is asked:   metadata in the schema of evaluation_metadata.jsonl
     layout                what is drawn:   <dir>/<index>/samples/<k>.png, complete or refused
     detections            what is seen:    boxes from a detector, or from a file that another tool wrote
     rules                 what is right:   the official rules, quirks included

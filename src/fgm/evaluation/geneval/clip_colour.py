@@ -23,10 +23,10 @@ from torch.nn.functional import normalize
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
+from fgm.data.text.geneval.vocabulary import COLOURS
 from fgm.evaluation.features.transformer import OPENAI
 from fgm.evaluation.geneval.detections import Detection, Pixels
-from fgm.held_weights import CLIP, directory_hash, load_pretrained, require_directory
-from fgm.text.geneval.vocabulary import COLOURS
+from fgm.utils.held_weights import CLIP, directory_hash, load_pretrained, require_directory
 
 TEMPLATES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
 MEAN, STD = OPENAI

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from fgm.errors import Refusal
+from fgm.utils.errors import UserError
 
 SHOWN = 3
 
@@ -13,19 +13,19 @@ def require_complete(found: Sequence[tuple[int, int]], prompts: int, per_prompt:
     whole = f"it should hold {prompts} prompts with {per_prompt} samples each"
     absent = sorted(set(range(prompts)) - {index for index, _ in found})
     if absent:
-        raise Refusal(
+        raise UserError(
             f"{where}: {len(absent)} of {prompts} prompts are missing: {few(f'{i:05d}' for i in absent)}; {whole}"
         )
     wanted = {(index, ordinal) for index in range(prompts) for ordinal in range(per_prompt)}
     lacking = sorted(wanted - set(found))
     if lacking:
-        raise Refusal(f"{where}: {len(lacking)} of {len(wanted)} samples are missing: {names(lacking)}; {whole}")
+        raise UserError(f"{where}: {len(lacking)} of {len(wanted)} samples are missing: {names(lacking)}; {whole}")
     foreign = sorted(set(found) - wanted)
     if foreign:
-        raise Refusal(f"{where}: {len(foreign)} samples are too many: {names(foreign)}; {whole}")
+        raise UserError(f"{where}: {len(foreign)} samples are too many: {names(foreign)}; {whole}")
     doubles = sorted(sample for sample, times in Counter(found).items() if times > 1)
     if doubles:
-        raise Refusal(f"{where}: {len(doubles)} samples are there twice: {names(doubles)}; keep one of each")
+        raise UserError(f"{where}: {len(doubles)} samples are there twice: {names(doubles)}; keep one of each")
 
 
 def names(samples: Iterable[tuple[int, int]]) -> str:

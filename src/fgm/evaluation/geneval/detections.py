@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fgm.errors import Refusal
+from fgm.utils.errors import UserError
 
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -71,8 +71,8 @@ class RecordedDetector:
     def recall(self, key: str) -> list[Detection]:
         """
         Raises:
-            Refusal: the image was never looked at, which is not the same as nothing found.
+            UserError: the image was never looked at, which is not the same as nothing found.
         """
         if key not in self.detections:
-            raise Refusal(f"{self.protocol}: has no entry for {key}; an image without objects needs an empty list")
+            raise UserError(f"{self.protocol}: has no entry for {key}; an image without objects needs an empty list")
         return list(self.detections[key])

@@ -7,11 +7,11 @@ and only where the detector told no colour. With recorded detections the images 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from fgm.data.text.geneval.prompts import Metadata, digest, has_official_counts
 from fgm.evaluation.geneval.detections import ColourClassifier, Detection, Detector, Pixels, RecordedDetector
 from fgm.evaluation.geneval.layout import Sample
 from fgm.evaluation.geneval.results import Details, Result
 from fgm.evaluation.geneval.rules import OFFICIAL, GenEvalRules, Kept, Verdict, judge, keep, seen
-from fgm.text.geneval.prompts import Metadata, digest, has_official_counts
 
 
 class GenEval:

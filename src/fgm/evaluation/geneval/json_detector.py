@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fgm.errors import Refusal
+from fgm.data.text.geneval.vocabulary import GENEVAL, Vocabulary
 from fgm.evaluation.geneval.detections import Detection, RecordedDetector
-from fgm.files import parse_object, read_lines, read_text
-from fgm.text.geneval.vocabulary import GENEVAL, Vocabulary
+from fgm.utils.errors import UserError
+from fgm.utils.files import parse_object, read_lines, read_text
 
 HOLDS = "detections by image"
 
@@ -35,7 +35,7 @@ class JsonDetector(RecordedDetector):
         for where, name, entries in read_images(path):
             key = "/".join(PurePosixPath(name).parts[-3:])
             if key in detections:
-                raise Refusal(f"{where}: {key} stands there twice; keep one")
+                raise UserError(f"{where}: {key} stands there twice; keep one")
             about = f"{where}, {key}"
             detections[key] = [parse_detection(e, f"{about}, entry {i}", vocabulary) for i, e in enumerate(entries)]
         super().__init__(f"detections from {path.name}", detections)
@@ -51,7 +51,7 @@ def read_images(path: Path) -> Iterator[tuple[str, str, list[Any]]]:
         for where, line in read_lines(path, HOLDS):
             row = parse_object(line, where)
             if not isinstance(row.get("filename"), str) or not row.keys() & {"detections", "details"}:
-                raise Refusal(f"{where}: needs filename and detections (or details, as in results.jsonl)")
+                raise UserError(f"{where}: needs filename and detections (or details, as in results.jsonl)")
             yield where, row["filename"], as_entries(row.get("detections", row.get("details")), where)
 
 
@@ -59,7 +59,7 @@ def as_entries(entries: Any, where: str) -> list[Any]:
     if isinstance(entries, str):
         return from_details(parse_object(entries, f"{where}, details"), f"{where}, details")
     if not isinstance(entries, list):
-        raise Refusal(f"{where}: must be a list of detections")
+        raise UserError(f"{where}: must be a list of detections")
     return entries
 
 
@@ -68,18 +68,18 @@ def from_details(details: dict[str, Any], where: str) -> list[dict[str, Any]]:
     try:
         return [{"class": cls, "box": box[:4], "score": box[4]} for cls, boxes in details.items() for box in boxes]
     except (TypeError, IndexError, KeyError) as error:
-        raise Refusal(f"{where}: must hold lists of [x_0, y_0, x_1, y_1, score] by class") from error
+        raise UserError(f"{where}: must hold lists of [x_0, y_0, x_1, y_1, score] by class") from error
 
 
 def parse_detection(entry: Any, where: str, vocabulary: Vocabulary) -> Detection:
     if not isinstance(entry, dict) or not {"class", "box", "score"} <= entry.keys():
-        raise Refusal(f"{where}: needs class, box and score")
+        raise UserError(f"{where}: needs class, box and score")
     if entry["class"] not in vocabulary.classes:
-        raise Refusal(f"{where}: unknown class {entry['class']!r}; see fgm.text.geneval.vocabulary")
+        raise UserError(f"{where}: unknown class {entry['class']!r}; see fgm.data.text.geneval.vocabulary")
     if entry.get("color") not in (None, *vocabulary.colours):
-        raise Refusal(f"{where}: unknown color {entry['color']!r}; there are {', '.join(vocabulary.colours)}")
+        raise UserError(f"{where}: unknown color {entry['color']!r}; there are {', '.join(vocabulary.colours)}")
     try:
         x_0, y_0, x_1, y_1 = map(float, entry["box"])
         return Detection(entry["class"], (x_0, y_0, x_1, y_1), float(entry["score"]), colour=entry.get("color"))
     except (TypeError, ValueError) as error:
-        raise Refusal(f"{where}: box must be four finite numbers and score one in [0, 1]") from error
+        raise UserError(f"{where}: box must be four finite numbers and score one in [0, 1]") from error

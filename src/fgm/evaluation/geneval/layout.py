@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from PIL import ImageOps
 
-from fgm.errors import Refusal
+from fgm.data.pixels.png import opened, png_of, refusing_damage
+from fgm.data.text.geneval.prompts import Metadata, digest
 from fgm.evaluation.geneval.completeness import require_complete
 from fgm.evaluation.geneval.detections import Pixels
-from fgm.files import parse_object, read_text, write_bytes
-from fgm.pixels.png import opened, png_of, refusing_damage
-from fgm.text.geneval.prompts import Metadata, digest
+from fgm.utils.errors import UserError
+from fgm.utils.files import parse_object, read_text, write_bytes
 
 FOLDER, FILE = re.compile(r"\d{4,5}"), re.compile(r"\d+\.png")
 
@@ -50,7 +50,7 @@ def write_sample(directory: Path, index: int, ordinal: int, metadata: Metadata, 
     """Export one image and, before it, its prompt.
 
     Raises:
-        Refusal: the folder holds another prompt.
+        UserError: the folder holds another prompt.
     """
     folder = directory / f"{index:05d}"
     path = folder / "samples" / f"{ordinal:05d}.png"
@@ -67,10 +67,10 @@ def read_layout(directory: Path, prompts: Sequence[Metadata], per_prompt: int) -
     """All samples, by index and ordinal.
 
     Raises:
-        Refusal: a prompt or a sample is missing, too many or there twice, or a folder holds another prompt.
+        UserError: a prompt or a sample is missing, too many or there twice, or a folder holds another prompt.
     """
     if not directory.is_dir():
-        raise Refusal(f"{directory} is missing: it should hold folders such as 00000/samples")
+        raise UserError(f"{directory} is missing: it should hold folders such as 00000/samples")
     samples = sorted(
         Sample(int(path.parts[-3]), int(path.stem), path)
         for path in directory.glob("*/samples/*.png")
@@ -96,14 +96,14 @@ def require_prompt(folder: Path, metadata: Metadata) -> None:
     path = folder / "metadata.jsonl"
     row = parse_object(read_text(path, f"the metadata of {metadata.prompt!r}"), str(path))
     if row != json.loads(metadata.line()):
-        raise Refusal(f"{path}: is not the metadata of {metadata.prompt!r}; the images were made for other prompts")
+        raise UserError(f"{path}: is not the metadata of {metadata.prompt!r}; the images were made for other prompts")
 
 
 def read_png(path: Path) -> Pixels:
     """uint8 (h, w, 3), upright.
 
     Raises:
-        Refusal: the file is missing, truncated or no PNG.
+        UserError: the file is missing, truncated or no PNG.
     """
     with refusing_damage(path):
         return np.asarray(ImageOps.exif_transpose(opened(path.read_bytes())).convert("RGB"))

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from fgm.errors import Refusal
+from fgm.data.text.geneval.vocabulary import OBJECTS
 from fgm.evaluation.geneval.detections import Detection, Pixels
-from fgm.held_weights import MASK2FORMER, directory_hash, load_pretrained, require_directory
-from fgm.text.geneval.vocabulary import OBJECTS
+from fgm.utils.errors import UserError
+from fgm.utils.held_weights import MASK2FORMER, directory_hash, load_pretrained, require_directory
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 DIVISOR = 32
@@ -82,7 +82,7 @@ class Mask2FormerDetector:
         self.net = load_pretrained("Mask2FormerForUniversalSegmentation", folder, MASK2FORMER).to(device)
         labels = self.net.config.num_labels
         if labels != len(OBJECTS):
-            raise Refusal(
+            raise UserError(
                 f"{directory}: a network of {labels} classes, not COCO's {len(OBJECTS)}; put {MASK2FORMER} there"
             )
         self.device, self.sides, self.top, self.floor = device, (short_side, long_side), top, floor

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from fgm.data import prompted
-from fgm.errors import Refusal
+from fgm.data.pixels.quantise import quantise
+from fgm.data.text.geneval.prompts import Metadata, digest
+from fgm.data.text.sources import asked_of
 from fgm.evaluation.geneval.detections import ColourClassifier, Detector
 from fgm.evaluation.geneval.evaluate import GenEval
 from fgm.evaluation.geneval.rules import OFFICIAL, GenEvalRules
 from fgm.evaluation.prompted import PromptPanel, rounds
-from fgm.pixels.quantise import quantise
-from fgm.text.geneval.prompts import Metadata, digest
-from fgm.text.sources import asked_of
+from fgm.utils.errors import UserError
 
 
 class GenEvalPanel(PromptPanel):
@@ -36,7 +36,7 @@ class GenEvalPanel(PromptPanel):
         rules: the official ones unless stated.
 
     Raises:
-        Refusal: the metadata cannot be read, or data has no prompts.
+        UserError: the metadata cannot be read, or data has no prompts.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class GenEvalPanel(PromptPanel):
             by_tag.setdefault(prompt.tag, []).append((prompt, samples))
         super().__init__("geneval", rounds(by_tag, seed))
         if data is not None and self.words is None:
-            raise Refusal(f"GenEval asks for prompts, and {type(data).__name__} has none: take another evaluator")
+            raise UserError(f"GenEval asks for prompts, and {type(data).__name__} has none: take another evaluator")
 
     @cached_property
     def tokens(self) -> Tensor:

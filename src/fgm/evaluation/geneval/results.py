@@ -16,8 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgm.files import write_lines
-from fgm.text.geneval.prompts import Metadata
+from fgm.data.text.geneval.prompts import Metadata
+from fgm.utils.files import write_lines
 
 Details = dict[str, list[list[float]]]
 

@@ -24,10 +24,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated
 
-from fgm.errors import Refusal
+from fgm.data.text.geneval.prompts import Clause, Metadata
+from fgm.data.text.geneval.vocabulary import COLOURS, COUNTING
 from fgm.evaluation.geneval.detections import Box, Detection
-from fgm.text.geneval.prompts import Clause, Metadata
-from fgm.text.geneval.vocabulary import COLOURS, COUNTING
+from fgm.utils.errors import UserError
 
 Kept = dict[str, list[Detection]]
 
@@ -64,7 +64,7 @@ def judge(metadata: Metadata, detections: Iterable[Detection], rules: GenEvalRul
     """Whether the detections show what the prompt asks for.
 
     Raises:
-        Refusal: a clause names a colour, and a box that it sees has none.
+        UserError: a clause names a colour, and a box that it sees has none.
     """
     kept = keep(detections, metadata.tag, rules)
     groups: list[list[Detection] | None] = []
@@ -110,7 +110,7 @@ def miscoloured(clause: Clause, found: Sequence[Detection]) -> str:
         return ""
     colours = [detection.colour for detection in found]
     if None in colours:
-        raise Refusal(
+        raise UserError(
             f"a {clause.cls} has no colour, and the prompt asks for {clause.colour}: give a colour classifier"
         )
     right = colours.count(clause.colour)

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fgm.errors import Refusal
+from fgm.data.text.geneval.prompts import Metadata
 from fgm.evaluation.geneval.completeness import require_complete
 from fgm.evaluation.geneval.results import Result
 from fgm.evaluation.intervals import Array, Interval, bootstrap
-from fgm.records import Measurement
-from fgm.text.geneval.prompts import Metadata
+from fgm.utils.errors import UserError
+from fgm.utils.records import Measurement
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def summarise(results: Sequence[Result], prompts: Sequence[Metadata], per_prompt
     """The scores of a complete set of results.
 
     Raises:
-        Refusal: a prompt or sample is missing, too many or there twice, or a result belongs to another prompt.
+        UserError: a prompt or sample is missing, too many or there twice, or a result belongs to another prompt.
     """
     correct = correctness(results, prompts, per_prompt)
     shares = by_tag(correct.mean(1), prompts)
@@ -66,7 +66,7 @@ def correctness(results: Sequence[Result], prompts: Sequence[Metadata], per_prom
     for result in results:
         asked, judged = prompts[result.sample[0]], result.metadata
         if judged != asked:
-            raise Refusal(f"{result.filename}: was judged as {judged.prompt!r}, but asked for {asked.prompt!r}")
+            raise UserError(f"{result.filename}: was judged as {judged.prompt!r}, but asked for {asked.prompt!r}")
         correct[result.sample] = result.correct
     return correct
 

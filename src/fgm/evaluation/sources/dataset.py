@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from fgm.data import Data
-from fgm.errors import Refusal
+from fgm.data.pixels.folder import promised
+from fgm.data.pixels.quantise import quantise
 from fgm.evaluation.sources import Samples
-from fgm.pixels.folder import promised
-from fgm.pixels.quantise import quantise
-from fgm.streams import stream
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
 
 
 class DatasetSource:
@@ -45,20 +45,20 @@ def dataset_source(data: Data, name: str, split: str, n: int | None) -> DatasetS
     """A split where data has them; else n draws.
 
     Raises:
-        Refusal: no such split, no images, or an unlimited set without n.
+        UserError: no such split, no images, or an unlimited set without n.
     """
     if len(data.shape) != 3:
-        raise Refusal(f"data = {name}: holds points of shape {tuple(data.shape)}, not images")
+        raise UserError(f"data = {name}: holds points of shape {tuple(data.shape)}, not images")
     splits: dict[str, tuple[Tensor, Tensor]] | None = getattr(data, "split", None)
     if splits is None:
         if n is None:
-            raise Refusal(f"data = {name} is unlimited: say how many with n=")
+            raise UserError(f"data = {name} is unlimited: say how many with n=")
         return DatasetSource(torch.cat([drawn(data, i) for i in range(n)]), None, f"{name}, drawn", n)
     if split not in splits:
-        raise Refusal(f"split = {split}: {name} has {', '.join(splits)}")
+        raise UserError(f"split = {split}: {name} has {', '.join(splits)}")
     return DatasetSource(*splits[split], f"{name}, {split}", n)
 
 
 def drawn(data: Data, index: int) -> Tensor:
     """One image, (1, c, h, w)."""
-    return data.draw(1, stream("reference", index=index))[0]
+    return data.draw(1, keyed_generator("reference", index=index))[0]

@@ -3,8 +3,8 @@
 from hashlib import sha256
 from typing import Any
 
+from fgm.data.pixels.folder import PngFolder
 from fgm.evaluation.sources import Samples
-from fgm.pixels.folder import PngFolder
 
 
 class FolderSource(PngFolder):

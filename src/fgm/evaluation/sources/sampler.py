@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fgm.errors import Refusal
+from fgm.data.pixels.quantise import Mode, quantise
 from fgm.evaluation.conditioning import Conditioning
 from fgm.evaluation.sampling import Source, draw
 from fgm.evaluation.sources import Samples
-from fgm.pixels.quantise import Mode, quantise
+from fgm.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def require_finite(x: Tensor, start: int, name: str) -> None:
     """Refuse NaN and infinity, which quantising would turn into pixels."""
     broken = (~x.flatten(1).isfinite().all(1)).nonzero().flatten()
     if len(broken):
-        raise Refusal(
+        raise UserError(
             f"{name}: {len(broken)} of the samples {start} to {start + len(x) - 1} are not finite, number "
             f"{start + int(broken[0])} first; the weights have diverged: train again, with a lower learning rate"
         )

@@ -1,0 +1,76 @@
+"""python -m fgm.cli.ship experiment=<recipe> [evaluator=<name>]: put a finished run's weights among those of the suite.
+
+They are rounded to bfloat16, and the rounded ones are measured, by the recipe's own evaluation or the evaluator that is
+named: a distillation that takes them as its teacher with the same evaluation then need not measure them again.
+src/fgm/teachers/shipped says what is written.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fgm.cli.arguments import split
+from fgm.cli.config import parse_arguments
+from fgm.cli.evaluators import (
+    device_of_rank,
+    evaluator_settings,
+    make,
+    make_evaluation,
+    read_evaluator,
+    require_evaluator,
+)
+from fgm.cli.finished import SHIPPED_WEIGHTS, finished_run, sampler_source, weights_file
+from fgm.teachers import shipped
+from fgm.utils.errors import UserError, entry
+from fgm.utils.files import replacing, sha256_of
+from fgm.utils.printing import plain_console
+from fgm.utils.records import Measurement, write_json
+
+LARGEST = 8_000_000  # bytes
+
+
+def main(arguments: list[str]) -> None:
+    settings, rest = evaluator_settings(arguments)
+    config, own = finished_run(rest, {"evaluator": ""})
+    if SHIPPED_WEIGHTS in config:
+        raise UserError(f"{config['run_dir']} holds no finished run: make train EXP={config['recipe']}")
+    if own["evaluator"]:
+        asked = parse_arguments(split(rest, own)[1])
+        config = config | {"evaluation": read_evaluator(own["evaluator"], settings, *asked)}
+    require_evaluator(config["evaluation"])
+    file = shipped.weights(config["recipe"])
+    with replacing(file) as rounded:
+        round_weights(weights_file(config), rounded)
+        results = measured(config | {SHIPPED_WEIGHTS: str(rounded)})
+    row = json.loads((Path(config["run_dir"]) / "results.json").read_text())
+    told = {"sha256": sha256_of(file), "row": row | {"results": [m.row() for m in results]}, "config": config}
+    write_json(file.with_suffix(".json"), told)
+    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, measured; commit it with {file.stem}.json")
+
+
+def round_weights(trained: Path, file: Path) -> None:
+    """To bfloat16.
+
+    Raises:
+        UserError: the file would be larger than what a repository should carry.
+    """
+    import torch
+    from safetensors.torch import load_file, save
+
+    state = load_file(trained)
+    rounded = save({name: w.bfloat16() if w.dtype == torch.float32 else w for name, w in state.items()})
+    if len(rounded) > LARGEST:
+        raise UserError(f"{trained}: {len(rounded) / 1e6:.1f} MB in bfloat16, and at most 8 MB come with the suite")
+    file.write_bytes(rounded)
+
+
+def measured(config: dict[str, Any]) -> list[Measurement]:
+    """The rounded weights, as make eval does it."""
+    evaluation, data = make_evaluation(config["evaluation"]), make(config["data"], "data")
+    source = sampler_source(config, evaluation, data, evaluation.n, evaluation.seed, device_of_rank())
+    plan, _ = evaluation.plan(source, Path(config["run_dir"]))
+    return evaluation.measure(source, plan, console=plain_console())
+
+
+if __name__ == "__main__":
+    entry(main, __doc__)

@@ -1,0 +1,151 @@
+"""Flow matching and Flow Generator Matching, as pure functions of tensors.
+
+With u the teacher's velocity, v the online velocity and c the conditional velocity, all at (x_t, t), where x_t comes
+from the generator's sample (arXiv 2410.19310, eq. 4.11 and 4.12):
+
+    L_1 = |u - v|^2
+    L_2 = 2 <u - v, v - c>
+    L   = lambda_1 L_1 + L_2
+
+The quantity we want small is E|u - v_theta|^2 with v_theta = E[c | x_t], which depends on the generator. By the flow
+product identity E[f(x_t) . v_theta(x_t)] = E[f(x_t) . c], the gradient of E[L_1 + L_2], taken through x_t and c with
+the weights inside u and v held fixed, is the gradient of that quantity, as long as v = v_theta.
+
+    lambda_1 = 1     the exact gradient; then L = |u - c|^2 - |v - c|^2
+    lambda_1 = 0     what FGM uses on CIFAR-10
+    lambda_1 = 2 - 2 alpha     SiD with its alpha (arXiv 2404.04057); its best runs have alpha = 1.2
+    u, v detached, lambda_1 = 0     the DMD direction, -2 alpha'_t (u - v) in x_0 (arXiv 2311.18828)
+
+Two terms use real images. RealUID (arXiv 2509.22459, section 3) mixes them into flow matching by two coefficients a, b
+in (0, 1]; with p_theta, p the laws of x_t from generated and from real x_0, and u the real one's velocity,
+
+    min over theta, max over v of   E_theta[ <u - v, a (u + v) - 2 b c> ] + E[ <u - v, (1 - a) (u + v) - 2 (1 - b) c> ]
+
+whose inner optimum and remaining objective are, writing both as integrals over x_t and completing the square,
+
+    v*  = (b p_theta v_theta + (1 - b) p u) / (a p_theta + (1 - a) p)
+    J   = integral of (a p_theta + (1 - a) p) |u - v*|^2
+
+so that v* = u and J = 0 where the generator's law is the data's; a = b = 1 is FGM. Only its first mean moves theta.
+
+Adversarial terms (arXiv 1406.2661; softplus as in DMD2, arXiv 2405.14867) read a discriminator's logits l at x_t, whose
+optimum is log p / p_theta; a real image costs softplus(-l), a generated one softplus(l), and the generator pays
+softplus(-l).
+
+The VALUE of L is not progress: with v exact, E[L_2] = 0 and single batches of it are negative half of the time.
+Watch |u - v|^2 and the samples.
+
+Shapes: every tensor (batch, *dims), every result (batch,). Norms and products are MEANS over dims, so that a number
+does not change its scale with the resolution.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from fgm.flow.paths import ProbabilityPath
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b>: mean over dims of the product, (batch,)."""
+    return (a * b).flatten(1).mean(1)
+
+
+def squared_norm(a: Tensor) -> Tensor:
+    return inner(a, a)
+
+
+def flow_matching(v: Tensor, c: Tensor) -> Tensor:
+    """|v - c|^2, whose minimiser over v(x_t) is E[c | x_t] (arXiv 2210.02747)."""
+    return squared_norm(v - c)
+
+
+def fgm_terms(u: Tensor, v: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """L_1 and L_2 (eq. 4.11, 4.12)."""
+    return squared_norm(u - v), 2 * inner(u - v, v - c)
+
+
+def fgm(u: Tensor, v: Tensor, c: Tensor, lambda_1: float = 1.0, detach: bool = False) -> Tensor:
+    """lambda_1 L_1 + L_2. With detach, nothing flows through the networks, and only L_2's path through c is left."""
+    if detach:
+        u, v = u.detach(), v.detach()
+    l_1, l_2 = fgm_terms(u, v, c)
+    return lambda_1 * l_1 + l_2
+
+
+def realuid_matching(v: Tensor, c: Tensor, a: float, b: float) -> Tensor:
+    """a |v - (b/a) c|^2, what the online network minimises: with (a, b) on generated, (1 - a, 1 - b) on real x_t.
+
+    With a = 0 its limit up to a constant, -2 b <v, c>.
+    """
+    return a * flow_matching(v, b / a * c) if a else -2 * b * inner(v, c)
+
+
+def realuid(u: Tensor, v: Tensor, c: Tensor, a: float, b: float, lambda_1: float = 1.0, detach: bool = False) -> Tensor:
+    """lambda_1 a |u - v|^2 + 2 <u - v, a v - b c>, what the generator minimises.
+
+    With lambda_1 = 1 it is a |u - (b/a) c|^2 - a |v - (b/a) c|^2, and its mean's gradient that of J. a = b = 1 is fgm.
+    """
+    if detach:
+        u, v = u.detach(), v.detach()
+    return lambda_1 * a * squared_norm(u - v) + 2 * inner(u - v, a * v - b * c)
+
+
+def real_loss(logits: Tensor) -> Tensor:
+    """softplus(-l), mean over a sample's logits: (batch, k) -> (batch,). The generator's loss too."""
+    return softplus(-logits).flatten(1).mean(1)
+
+
+def fake_loss(logits: Tensor) -> Tensor:
+    """softplus(l), mean over a sample's logits: (batch, k) -> (batch,)."""
+    return softplus(logits).flatten(1).mean(1)
+
+
+def r1(logits: Tensor, *inputs: Tensor) -> Tensor:
+    """|grad l|^2 of a sample's mean logit by its inputs, summed over their dims (arXiv 1801.04406), (batch,).
+
+    inputs: (batch, *dims) with requires_grad, of which row i alone enters row i of logits; the result has a graph.
+    """
+    gradients = torch.autograd.grad(logits.flatten(1).mean(1).sum(), inputs, create_graph=True)
+    return torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
+
+
+# Weightings w(t): functions of the path and t, (batch,) -> (batch,).
+
+
+def velocity_weight(path: ProbabilityPath, t: Tensor) -> Tensor:
+    """1: the loss as the paper writes it, in velocities."""
+    del path
+    return torch.ones_like(t)
+
+
+def x_0_weight(path: ProbabilityPath, t: Tensor) -> Tensor:
+    """(sigma/kappa)^2: the same loss between x_0-predictions, since u - v = -(kappa/sigma)(x_0^u - x_0^v)."""
+    k = path.coefficients(t)
+    return (k.sigma / k.kappa) ** 2
+
+
+def sid_dit_weight(path: ProbabilityPath, t: Tensor) -> Tensor:
+    """(1 - t) on x_0-predictions, as SiD-DiT trains Stable Diffusion 3 (arXiv 2509.25127)."""
+    return (1 - t) * x_0_weight(path, t)
+
+
+# Normalisers: a scale for each sample, without gradient, from the three x_0 at hand, (batch, *dims) -> (batch,).
+
+
+def no_normaliser(x_0: Tensor, teacher_x_0: Tensor, online_x_0: Tensor) -> Tensor:
+    """1."""
+    del teacher_x_0, online_x_0
+    return x_0.new_ones(len(x_0))
+
+
+def dmd_normaliser(x_0: Tensor, teacher_x_0: Tensor, online_x_0: Tensor) -> Tensor:
+    """1 / mean|x_0 - x_0^u|, as DMD2 and SiD scale their losses; floored as SiD does."""
+    del online_x_0
+    return 1 / (x_0 - teacher_x_0).detach().abs().flatten(1).mean(1).clamp_min(1e-5)
+
+
+def unit_normaliser(x_0: Tensor, teacher_x_0: Tensor, online_x_0: Tensor) -> Tensor:
+    """1 / |x_0^u - x_0^v|: a distance in place of its square (arXiv 2509.22459, A.4)."""
+    del x_0
+    return 1 / squared_norm(teacher_x_0 - online_x_0).detach().sqrt().clamp_min(1e-5)

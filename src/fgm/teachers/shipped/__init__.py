@@ -1,0 +1,26 @@
+"""Weights that come with the suite, so that a clone draws and distils at once; `python -m fgm.cli.ship` puts them here.
+
+<recipe>.safetensors    what the recipe's run exported, rounded to bfloat16
+<recipe>.json           sha256 of that file; row: the run's row of runs.jsonl with results measured on the rounded
+                        weights; config: the run's
+README.md               the card: what they draw, how they were made, what was measured, licence
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+DIRECTORY = Path(__file__).parent
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in DIRECTORY.glob("*.safetensors"))
+
+
+def weights(recipe: str) -> Path:
+    return DIRECTORY / f"{recipe}.safetensors"
+
+
+def run(recipe: str) -> dict[str, Any]:
+    """sha256, row and config."""
+    return json.loads((DIRECTORY / f"{recipe}.json").read_text())

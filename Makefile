@@ -68,8 +68,8 @@ report: setup ## page, plots and table of a study: SWEEP=t_star; outputs/t_star/
 dashboard: setup ## make or update a study's W&B dashboard: SWEEP=t_star, ARGS="entity=<team>"; without an account, a file
 	@$(RUN) fgm.cli.dashboard sweep=$(SWEEP) $(ARGS)
 
-study-identity: setup ## FGM's gradient beside the one it stands for, by fit of the online network: ARGS="cases=gaussian,mixture"
-	@$(RUN) fgm.cli.study_identity $(ARGS)
+study-identity: setup ## compare FGM's gradient with the exact one, by fit of the online network: ARGS="cases=gaussian,mixture"
+	@$(BIN)/python experiments/identity/study.py $(ARGS)
 
 # One thread: the tests compare bits between processes, and a sum split over two threads rounds otherwise.
 test: setup ## the whole test suite, on the CPU

@@ -19,7 +19,6 @@ from fgm.analysis.memory_rows import table_of
 from fgm.analysis.run_table import newest, rows_of
 from fgm.cli.arguments import read_settings, yes
 from fgm.cli.overview import pages_told, recipes_told, studies_told
-from fgm.cli.studies.identity.table import table_of_identity
 from fgm.cli.studies.table import table_of_study
 from fgm.utils.errors import UserError, entry
 from fgm.utils.records import read_rows
@@ -74,11 +73,9 @@ def table(recipes: list[str], experiments: Path, metrics: list[str] | None = Non
 
 
 def lines_of(name: str, runs: list[dict[str, Any]], metrics: list[str]) -> list[str]:
-    """By the kind of their rows: of a bench, the identity's study, a sweep's study, or a recipe's own runs."""
+    """By the kind of their rows: of a bench, a sweep's study, or a recipe's own runs."""
     if "subject" in runs[-1]:
         return table_of(runs)
-    if "case" in runs[-1]:
-        return table_of_identity(runs)
     if "study" in runs[-1]:
         return table_of_study(runs, metrics)
     return rows_of(name, [with_metrics(run, metrics) for run in newest(runs)])

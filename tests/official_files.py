@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fgm.data.pixels.png import encode
+from fgm.data.pixels import encode_png
 from fgm.utils.random import keyed_generator
 
 
@@ -81,7 +81,7 @@ def write_zip(path: Path, n: int = 12, size: int = 64, labels: Any = "given", od
     told = [[name, i % 1000] for i, name in enumerate(names)] if labels == "given" else labels
     with zipfile.ZipFile(path, "w") as archive:
         for i, name in enumerate(names):
-            archive.writestr(name, encode(images[i, :, 1:] if i == odd else images[i]))
+            archive.writestr(name, encode_png(images[i, :, 1:] if i == odd else images[i]))
         archive.writestr("dataset.json", json.dumps({"labels": told}))
     return images
 
@@ -95,7 +95,7 @@ def write_parquet(directory: Path, files: int = 2, size: int = 32, label: int = 
     folder.mkdir(parents=True, exist_ok=True)
     parts = {f"train-{i:05d}-of-{files:05d}": part for i, part in enumerate(images.chunk(files))}
     for name, part in (parts | {"test-00000-of-00001": images[:6]}).items():
-        pngs = [{"bytes": encode(image), "path": None} for image in part]
+        pngs = [{"bytes": encode_png(image), "path": None} for image in part]
         rows = pyarrow.table({"img": pngs, "label": [0, 1, 2, 3, 4, label]})
         pyarrow.parquet.write_table(rows, folder / f"{name}.parquet")
     return images
@@ -106,7 +106,7 @@ def write_folder(directory: Path, n: int = 8, labelled: bool = True) -> Tensor:
     images = bytes_of(n, 3, 4, 6, role="folder")
     directory.mkdir()
     for i, image in enumerate(images):
-        (directory / f"{i}.png").write_bytes(encode(image))
+        (directory / f"{i}.png").write_bytes(encode_png(image))
     if labelled:
         told = [[f"{i}.png", i] for i in range(n)]
         (directory / "dataset.json").write_text(json.dumps({"labels": told}))

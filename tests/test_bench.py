@@ -16,7 +16,7 @@ from fgm.analysis.memory_rows import table_of
 from fgm.cli.benchmarks.evaluation import Bench
 from fgm.cli.benchmarks.extractors import extractor_of
 from fgm.cli.benchmarks.timing import interleaved, ratios
-from fgm.data.digits import Digits
+from fgm.data.images import Digits
 from fgm.evaluation.conditioning import balanced
 from fgm.evaluation.sampling import Source
 from fgm.evaluation.sources.sampler import SamplerSource

@@ -43,7 +43,7 @@ BAD = {
         ["experiment=cifar10_edm_fgm"],
         "there is no checkpoint edm-cifar10-32x32-uncond-vp.pkl; it",
     ),
-    "missing data": (["experiment=fashion_teacher", "data.directory=/nowhere"], "no fashion-mnist: train-images"),
+    "missing data": (["experiment=fashion_teacher", "data.directory=/nowhere"], "fashion-mnist needs train-images"),
     "missing Inception": (
         ["evaluation=fid_edm", "evaluation.panel.extractor.weights=/no/w.pth"],
         "no Inception weights",

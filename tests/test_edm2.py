@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 from torch.testing import assert_close
 
-from fgm.data.digits import Digits
+from fgm.data.images import Digits
 from fgm.flow.paths import RectifiedPath
 from fgm.flow.times import Uniform
 from fgm.networks.constraints import Constrained, constrain, constrained

@@ -13,7 +13,7 @@ from tiny_runs import Said, refused, rescale, results_of, run_dir
 
 import fgm.cli.evaluate
 import fgm.cli.export
-from fgm.data.pixels.quantise import dequantise
+from fgm.data.pixels import dequantise
 from fgm.data.shapes.dataset import Shapes
 from fgm.data.text.geneval.prompts import read_prompts
 from fgm.data.text.shapes.metadata import every, metadata

@@ -45,9 +45,9 @@ BY = "samples_dir={png} evaluator="
 EVALUATE = {
     "truncated PNG": (
         "samples_dir={cut} evaluator=digits outputs={tmp}/out",
-        r"000007\.png: is no whole PNG \(truncated\)",
+        r"000007\.png: damaged PNG \(truncated\)",
     ),
-    "fewer than promised": (f"{BY}digits n=61", "holds 60 PNGs, and n = 61 are promised"),
+    "fewer than promised": (f"{BY}digits n=61", "60 PNGs, but n = 61 needed"),
     "too few to measure": (
         f"{BY}digits n=20 outputs={{tmp}}/out",
         "fd in the 32 features of small-classifier needs 33 samples or more, not 20",
@@ -82,7 +82,7 @@ EVALUATE = {
         "evaluator.n=5: is a setting of evaluator=<name>, and none is given",
     ),
     "no evaluator": ("samples_dir={png}", "evaluator= is missing"),
-    "no folder": ("samples_dir={png}x evaluator=digits", "is no folder"),
+    "no folder": ("samples_dir={png}x evaluator=digits", "no such folder"),
     "unknown setting": ("samples_dir={png} evaluater=digits", "there is no setting evaluater; did you mean evaluator"),
     "no value": ("{run} n", "'n' is not of the form key=value"),
     "no number": ("{run} n=many", "n = many must be a whole number from 1"),

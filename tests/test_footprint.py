@@ -219,7 +219,7 @@ def test_prompts_are_counted_at_their_own_length(model: Path) -> None:
 
 
 def test_data_that_are_not_there_are_one_line() -> None:
-    with pytest.raises(UserError, match="nowhere is no folder"):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
         without_files(read_recipe("cifar10_fgm_gan", ["data=image_folder", "data.directory=nowhere"]))
 
 

@@ -20,11 +20,11 @@ import fgm.cli.train
 from fgm.cli import teacher
 from fgm.cli.config import read_recipe
 from fgm.cli.run_config import read_yaml, write_yaml
-from fgm.data.cifar10 import Cifar10
+from fgm.data.folders import ImageZip
 from fgm.data.latents import Latents
+from fgm.data.published import CIFAR10
 from fgm.data.text.index import PromptCache
 from fgm.data.text.sources import JsonLines, TextFile
-from fgm.data.zipped import ZippedImages
 from fgm.evaluation.features.inception import Inception
 from fgm.evaluation.features.registered import Registered
 from fgm.evaluation.features.transformer import Clip, Dinov2
@@ -121,8 +121,8 @@ DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "teacher of rectified flow's": ("t.pth", lambda f: rectified_flow.pretrained(str(f), small_ddpmpp())),
     "latents": ("x.safetensors", lambda f: Latents(str(f))),
     "latents in a folder": ("x/0.safetensors", lambda f: Latents(str(f.parent))),
-    "zip of images": ("x.zip", lambda f: ZippedImages(str(f))),
-    "CIFAR-10's archive": ("cifar-10-python.tar.gz", lambda f: Cifar10(str(f.parent)).split),
+    "zip of images": ("x.zip", lambda f: ImageZip(str(f))),
+    "CIFAR-10's archive": ("cifar-10-python.tar.gz", lambda f: CIFAR10(str(f.parent)).split),
     "prompts": ("p.jsonl", lambda f: JsonLines(str(f)).read()),
     "index of encoded prompts": ("c/index.json", lambda f: cache(f.parent).require()),
     "encoded prompts": ("c/00000.safetensors", lambda f: cache_of_shard(f).require()),

@@ -61,9 +61,9 @@ def test_real_images_that_do_not_fit_are_refused_in_one_line() -> None:
 
 
 def test_a_folder_that_is_not_there_is_refused_before_a_teacher_is_trained() -> None:
-    node = "{_target_: fgm.data.images.ImageFolder, directory: /no/pngs}"
+    node = "{_target_: fgm.data.folders.ImageFolder, directory: /no/pngs}"
     for method in ("fgm_gan", "fgm_realdata"):
         name = {"fgm_gan": "adversary", "fgm_realdata": "real_data"}[method]
         config = read_recipe("digits_fgm", [f"method={method}", f"method.{name}.data={node}", "outputs=/no/outputs"])
-        with pytest.raises(UserError, match=r"^/no/pngs is no folder: it should hold PNGs$"):
+        with pytest.raises(UserError, match=r"^/no/pngs: no such folder of PNGs$"):
             build(config, Console(quiet=True))

@@ -13,7 +13,7 @@ from tiny_runs import Said, light, refused
 
 import fgm.cli.reference
 import fgm.cli.score
-from fgm.data.digits import Digits
+from fgm.data.images import Digits
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import draw_scenes
 from fgm.data.text.geneval.grammar import generate_prompts
@@ -146,7 +146,7 @@ REFERENCE = {
     "unlimited": (["data=shapes"], "data = shapes is unlimited: say how many with n="),
     "unknown split": (["data=digits", "split=validation"], "split = validation: digits has train, test"),
     "neither": ([], "give data=<name> or samples_dir=<folder>"),
-    "too many": (["data=digits", "n=5000"], "holds 1433 images, and n = 5000 are promised"),
+    "too many": (["data=digits", "n=5000"], "1433 images, but n = 5000 needed"),
     "no features": (
         ["data=digits", "evaluator=shape_eval", "evaluator.panel.size=32", "evaluator.panel.shapes=4"],
         "evaluator = shape_eval has no features; choose one that has, such as digits",

@@ -14,7 +14,7 @@ from torch import Tensor
 from fgm.cli import export, sample, train
 from fgm.cli.build import build
 from fgm.cli.config import read_recipe
-from fgm.data.pixels.png import decode
+from fgm.data.pixels import decode_png
 from fgm.training.checkpoints import LAST
 from fgm.training.fit import fit
 
@@ -121,6 +121,6 @@ def require_drawn(run: list[str], tmp_path: Path) -> None:
     asked = ["format=geneval", f"metadata={tmp_path / 'metadata.jsonl'}", "samples=2"]
     export.main([*run, *asked, f"out={tmp_path / 'geneval'}"])
     pictures = sorted((tmp_path / "geneval" / "00000" / "samples").iterdir())
-    assert [decode(picture.read_bytes(), picture).shape for picture in pictures] == [(3, 32, 32)] * 2
+    assert [decode_png(picture.read_bytes(), picture).shape for picture in pictures] == [(3, 32, 32)] * 2
     export.main([*run, "format=diffusers", f"out={tmp_path / 'pipeline'}"])
     assert (tmp_path / "pipeline" / "transformer" / "diffusion_pytorch_model.safetensors").stat().st_size > 0

@@ -1,27 +1,26 @@
-"""A set draws by a generator of any device: what of it lives on a GPU is drawn, moved and mixed as a GPU lets it be."""
+"""Data sets draw with a generator on any device: a fake GPU refuses every mix of devices that a real one refuses."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_image_sets import SETS
+from test_images import SETS
 from test_latents import latents
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from fgm.data.digits import Digits
+from fgm.data.images import CachedDataset, Digits
 from fgm.data.latents import Latents
 from fgm.data.points import Checkerboard, Ring, Spirals, TwoMoons
-from fgm.data.pool import Pool
 from fgm.data.shapes.dataset import Shapes
 
 GPU, HOST = torch.device("cuda"), torch.device("cpu")
 
 
 class OnGpu(Tensor):
-    """A tensor that says that it lives there, as all that is made of it does."""
+    """A tensor that claims to be on the GPU, as does everything computed from it."""
 
 
 class GpuGenerator(torch.Generator):
@@ -49,7 +48,7 @@ class FakeGpu(TorchFunctionMode):
 
 MADE: dict[str, Any] = {
     "digits": Digits, "ring": Ring, "checkerboard": Checkerboard, "two moons": TwoMoons, "spirals": Spirals,
-    "shapes": Shapes, "pool": lambda: Pool(Shapes(), n=8),
+    "shapes": Shapes, "cached": lambda: CachedDataset(Shapes(), n=8),
 }  # fmt: skip
 
 
@@ -61,12 +60,12 @@ def made(name: str, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", [*MADE, *SETS, "latents"])
-def test_conditions_lie_on_the_generators_device_and_draws_there_or_on_the_host(name: str, tmp_path: Path) -> None:
+def test_conditions_are_on_the_generators_device_and_draws_there_or_on_the_cpu(name: str, tmp_path: Path) -> None:
     data, (noise, twin, other) = made(name, tmp_path), (GpuGenerator().manual_seed(seed) for seed in (0, 0, 1))
     with FakeGpu():
         x_0, labels = data.draw(5, noise)
         again, elsewhere = (data.draw(5, generator)[0] for generator in (twin, other))
-        asked = data.conditions(5, noise)
+        conditions = data.conditions(5, noise)
     assert torch.equal(x_0, again) and not torch.equal(x_0, elsewhere)
     assert x_0.shape == (5, *data.shape) and x_0.dtype == torch.float32
-    assert (asked is None) == (labels is None) and isinstance(asked, OnGpu | None)
+    assert (conditions is None) == (labels is None) and isinstance(conditions, OnGpu | None)

@@ -1,4 +1,4 @@
-"""Caches of latents: what is drawn is what lies there, and what is broken is refused."""
+"""Files of latents: draws are their rows, and damaged files are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def test_latents_of_several_files_are_drawn_with_their_conditions(tmp_path: Path
     assert torch.equal(one.rows("latents", torch.arange(3)), x[5:])
 
 
-def test_what_the_autoencoder_encodes_is_a_cache(tmp_path: Path) -> None:
+def test_encoded_images_are_latents(tmp_path: Path) -> None:
     vae().save_pretrained(tmp_path / "model" / "vae")
     autoencoder, images = Autoencoder(str(tmp_path / "model")), torch.rand(3, 3, SIZE, SIZE) * 2 - 1
     z = autoencoder.encode(images)
@@ -54,14 +54,17 @@ ONES = torch.ones(3, 4, 2, 2)
 
 
 BROKEN = {
-    "nan": ({"latents": ONES * float("nan")}, r"1.safetensors: latent 0 is not finite, one of 3; encode"),
-    "inf": ({"latents": ONES.index_fill(0, torch.tensor(2), float("inf"))}, r"latent 2 is not finite, one of 1;"),
+    "nan": ({"latents": ONES * float("nan")}, r"1.safetensors: 3 latents are not finite, the first is 0; encode"),
+    "inf": (
+        {"latents": ONES.index_fill(0, torch.tensor(2), float("inf"))},
+        r"1 latents are not finite, the first is 2;",
+    ),
     "odd": (
         {"latents": ONES.repeat(1, 1, 2, 1)},
-        r"has .*latents \(3, 4, 4, 2\) float32, and .* all files must be alike",
+        r"latents \(3, 4, 4, 2\) float32, but 0.safetensors: ",
     ),
-    "flat": ({"latents": ONES[..., 0, 0]}, r"needs a tensor `latents`, .* it has .*latents \(3, 4\) float32"),
-    "bytes": ({"latents": ONES.byte()}, r"height, width\) and float; it has .* uint8"),
+    "flat": ({"latents": ONES[..., 0, 0]}, r"needs float `latents` .* has .*latents \(3, 4\) float32"),
+    "bytes": ({"latents": ONES.byte()}, r"height, width\); has .* uint8"),
     "short": ({"conditions": torch.ones(2, 1, dtype=torch.int64)}, r"must be int64 with a row for each latent"),
 }
 
@@ -75,10 +78,10 @@ def test_broken_latents_are_refused_in_one_line(changes: dict[str, Tensor], mess
 
 
 def test_missing_and_truncated_caches_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no safetensors files of latents"):
+    with pytest.raises(UserError, match="no safetensors files of latents"):
         Latents(str(tmp_path))
     latents(tmp_path / "cache")
     file = tmp_path / "cache" / "0.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(UserError, match=r"0.safetensors: is no whole safetensors file"):
+    with pytest.raises(UserError, match=r"0.safetensors: damaged safetensors file"):
         Latents(str(tmp_path / "cache"))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fgm.data.pixels.quantise import dequantise, quantise
+from fgm.data.pixels import dequantise, quantise
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.features.convolutions import RandomConvolutions
 from fgm.evaluation.features.extractor import exact

@@ -38,50 +38,50 @@ def test_a_description_names_the_pixels_and_the_labels(tmp_path: Path) -> None:
 def truncate(folder: Path) -> str:
     path = folder / "000013.png"
     path.write_bytes(path.read_bytes()[:-20])
-    return r"000013\.png: is no whole PNG \(truncated\); make it again"
+    return r"000013\.png: damaged PNG \(truncated\); create it again"
 
 
 def no_png(folder: Path) -> str:
     (folder / "000013.png").write_text("hello")
-    return r"000013\.png: is no whole PNG \(does not decode\)"
+    return r"000013\.png: damaged PNG \(does not decode\)"
 
 
 def corrupt(folder: Path) -> str:
     content = bytearray((folder / "000013.png").read_bytes())
     content[50] ^= 255
     (folder / "000013.png").write_bytes(bytes(content))
-    return r"000013\.png: is no whole PNG \(does not decode\)"
+    return r"000013\.png: damaged PNG \(does not decode\)"
 
 
 def another_size(folder: Path) -> str:
     png(folder / "000013.png", size=(9, 8))
-    return r"000013\.png: is grey 9 x 8, and 000000\.png is grey 8 x 8; all images must be of one kind and size"
+    return r"000013\.png: is grey 9 x 8, but 000000\.png is grey 8 x 8"
 
 
 def colour_among_grey(folder: Path) -> str:
     png(folder / "000013.png", "RGB")
-    return r"000013\.png: is RGB 8 x 8, and 000000\.png is grey 8 x 8"
+    return r"000013\.png: is RGB 8 x 8, but 000000\.png is grey 8 x 8"
 
 
 def alpha(folder: Path) -> str:
     png(folder / "000013.png", "RGBA")
-    return r"000013\.png: is RGBA, and only 8-bit grey and RGB are measured"
+    return r"000013\.png: has mode RGBA; convert"
 
 
 def jpeg(folder: Path) -> str:
     png(folder / "000025.jpg", "L")
-    return r"000025\.jpg: is no PNG, and would be left out"
+    return r"000025\.jpg: not a PNG"
 
 
 def unlabelled(folder: Path) -> str:
     png(folder / "new.png")
-    return r"dataset\.json: tells no label of new\.png"
+    return r"dataset\.json: no label for new\.png"
 
 
 def half_labels(folder: Path) -> str:
     labels = [[f"{i:06d}.png", i / 2] for i in range(25)]
     (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
-    return r"dataset\.json: labels must be a list of \[name, whole number\]"
+    return r"dataset\.json: labels must be a list of \[name, integer\]"
 
 
 DAMAGES = (truncate, no_png, corrupt, another_size, colour_among_grey, alpha, jpeg, unlabelled, half_labels)
@@ -98,25 +98,25 @@ def test_an_image_that_does_not_fit_is_named(damage: Callable[[Path], str], tmp_
 def test_grey_among_rgb_is_refused(tmp_path: Path) -> None:
     png(tmp_path / "a.png", "RGB")
     png(tmp_path / "b.png", "L")
-    with pytest.raises(UserError, match=r"b\.png: is grey 8 x 8, and a\.png is RGB 8 x 8"):
+    with pytest.raises(UserError, match=r"b\.png: is grey 8 x 8, but a\.png is RGB 8 x 8"):
         FolderSource(tmp_path)
 
 
 def test_fewer_images_than_promised_are_refused(tmp_path: Path) -> None:
     exported(tmp_path / "out")
-    with pytest.raises(UserError, match="out holds 25 PNGs, and n = 26 are promised"):
+    with pytest.raises(UserError, match="out: 25 PNGs, but n = 26 needed"):
         FolderSource(tmp_path / "out", n=26)
     (tmp_path / "none").mkdir()
-    with pytest.raises(UserError, match="none holds 0 PNGs, and at least one is needed"):
+    with pytest.raises(UserError, match="none: 0 PNGs, but at least one needed"):
         FolderSource(tmp_path / "none")
 
 
 def test_subfolders_are_read_when_asked_for(tmp_path: Path) -> None:
     out = exported(tmp_path / "out", "edm")
-    with pytest.raises(UserError, match="holds PNGs in subfolders alone: give recursive=true"):
+    with pytest.raises(UserError, match="PNGs only in subfolders; give recursive=true"):
         FolderSource(out)
     assert FolderSource(out, recursive=True).n == 25
-    with pytest.raises(UserError, match="nowhere is no folder"):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
         FolderSource(tmp_path / "nowhere")
 
 

@@ -157,7 +157,7 @@ def test_a_truncated_png_is_refused_wherever_it_ends(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match=re.escape(f"{path}: is no whole PNG")):
+        with pytest.raises(UserError, match=re.escape(f"{path}: damaged PNG")):
             read_png(path)
     path.write_bytes(whole)
     assert np.array_equal(read_png(path), noise(0, 0))
@@ -167,7 +167,7 @@ def test_other_files_are_no_png(tmp_path: Path) -> None:
     Image.fromarray(noise(0, 0)).save(tmp_path / "0.jpg", "JPEG")
     (tmp_path / "0.jpg").rename(tmp_path / "0.png")
     for path in (tmp_path / "0.png", tmp_path / "nowhere.png", tmp_path):
-        with pytest.raises(UserError, match="is no whole PNG"):
+        with pytest.raises(UserError, match="damaged PNG"):
             read_png(path)
 
 
@@ -177,7 +177,7 @@ def test_a_picture_that_is_larger_than_any_is_refused_unopened(tmp_path: Path) -
     content[16:24] = 2 * (200_000).to_bytes(4)
     content[29:33] = crc32(content[12:29]).to_bytes(4)
     (tmp_path / "0.png").write_bytes(content)
-    with pytest.raises(UserError, match=r"0\.png: is no whole PNG \(does not decode\)"):
+    with pytest.raises(UserError, match=r"0\.png: damaged PNG \(does not decode\)"):
         read_png(tmp_path / "0.png")
 
 

@@ -12,7 +12,7 @@ from geneval_files import write_layout, write_prompts
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fgm.data.digits import Digits
+from fgm.data.images import Digits
 from fgm.data.shapes.dataset import Shapes
 from fgm.data.text.geneval.grammar import generate_prompts
 from fgm.evaluation import Asking, measure

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fgm.cli.signatures import check, parameters
-from fgm.data.digits import Digits
+from fgm.data.images import Digits
 from fgm.evaluation import measure
 from fgm.evaluation.bank import FeatureBank
 from fgm.evaluation.evaluation import Evaluation

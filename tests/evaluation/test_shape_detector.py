@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from fgm.data.pixels.quantise import quantise
+from fgm.data.pixels import quantise
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import Scenes, canvas_of, fill
 from fgm.data.text.geneval.prompts import parse_metadata

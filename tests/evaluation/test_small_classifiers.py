@@ -7,9 +7,9 @@ import torch
 from official_files import idx, write_fashion
 from torch import Tensor
 
-from fgm.data.digits import Digits
-from fgm.data.fashion import Fashion
-from fgm.data.pixels.quantise import dequantise
+from fgm.data.images import Digits
+from fgm.data.pixels import dequantise
+from fgm.data.published import FashionMNIST
 from fgm.evaluation import measure
 from fgm.evaluation.classifier import RECIPES, Space, accuracy, classifier, main, train_classifier
 from fgm.evaluation.features.small import SmallClassifier
@@ -28,14 +28,14 @@ def bars(n: int, role: str) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Fashion:
+def data(tmp_path: Path) -> FashionMNIST:
     write_fashion(tmp_path)
     for name, role in (("train", "a"), ("t10k", "b")):
         images, labels = bars(200, role)
         for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
             (tmp_path / f"{name}-{kind}-ubyte").write_bytes(idx(array))
             (tmp_path / f"{name}-{kind}-ubyte.gz").unlink(missing_ok=True)
-    return Fashion(str(tmp_path))
+    return FashionMNIST(str(tmp_path))
 
 
 @pytest.mark.parametrize("space, name, side, dim", [
@@ -62,7 +62,7 @@ def test_the_shipped_classifier_is_what_its_recipe_trains() -> None:
     assert accuracy(again, *scans) == pytest.approx(accuracy(shipped, *scans), abs=0.03)
 
 
-def test_its_recipe_learns_what_pictures_tell_and_standardises(data: Fashion) -> None:
+def test_its_recipe_learns_what_pictures_tell_and_standardises(data: FashionMNIST) -> None:
     """Bars at ten places are read without error after forty steps; features have moments 0 and 1 on the split."""
     net = train_classifier(RECIPES["fashion"], data, iterations=40, batch_size=64)
     images, labels = data.split["test"]
@@ -71,7 +71,7 @@ def test_its_recipe_learns_what_pictures_tell_and_standardises(data: Fashion) ->
     assert features.mean(0).abs().max() < 1e-4 and (features.std(0) - 1).abs().max() < 1e-3
 
 
-def test_the_panel_tells_held_out_pictures_from_blurred_ones_and_noise(data: Fashion) -> None:
+def test_the_panel_tells_held_out_pictures_from_blurred_ones_and_noise(data: FashionMNIST) -> None:
     panel = FashionPanel(data)
     bounds = {(m.protocol.partition(";")[0], m.metric): m.value for m in panel.bounds()}
     real, blurred, noise = (

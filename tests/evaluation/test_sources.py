@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fgm.data.digits import Digits
-from fgm.data.pixels.quantise import dequantise, quantise
+from fgm.data.images import Digits
+from fgm.data.pixels import dequantise, quantise
 from fgm.data.shapes.dataset import Shapes
 from fgm.data.text.geneval.grammar import generate_prompts
 from fgm.evaluation.conditioning import balanced, drawn

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fgm.data.digits import Digits
+from fgm.data.images import Digits
 from fgm.evaluation import measure
 from fgm.evaluation.images import DigitPanel
 from fgm.evaluation.panel import blur

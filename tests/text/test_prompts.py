@@ -9,7 +9,7 @@ from tiny_sd3 import SIZE
 from torch import Tensor
 
 from fgm.data import prompted
-from fgm.data.pixels.quantise import quantise
+from fgm.data.pixels import quantise
 from fgm.data.prompts import Prompts
 from fgm.data.text.index import PromptCache
 from fgm.evaluation import Asking, measure

@@ -20,7 +20,6 @@ from fgm.cli.recording import diary, provenance
 from fgm.cli.run_config import read_yaml, write_yaml
 from fgm.evaluation.preflight import require_files
 from fgm.teachers import shipped
-from fgm.utils.archives import require_data
 from fgm.utils.errors import UserError, entry, rank, resumable
 from fgm.utils.files import require_place
 from fgm.utils.printing import plain_console
@@ -48,7 +47,6 @@ def train(config: dict[str, Any]) -> None:
     require_extras(config)
     teacher.require(config["teacher"])
     cache_prompts.require(config)
-    require_data(config)
     require_files(config["evaluation"])
     console.print(f"{config['recipe']}: {run_dir}")
     from fgm.cli.build import build_module, build_run  # torch and Lightning, from here on

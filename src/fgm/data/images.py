@@ -1,60 +1,198 @@
-"""A folder of PNGs as a data set: real images for a teacher, for an adversary, or for RealUID's data term."""
+"""Labelled images in memory: the base class of finite image sets, digits, and a cache of an unlimited set."""
 
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Annotated
 
+import numpy as np
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 
-from fgm.data import measured_std
-from fgm.data.held import mirrored, with_replacement
-from fgm.data.pixels.folder import PngFolder
-from fgm.data.pixels.quantise import dequantise
+from fgm.data import Data, PromptCodec, Split
+from fgm.data.pixels import dequantise, quantise
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
 
-MEASURED = 2000  # images from which std is taken
+STD_IMAGES = 10_000  # number of images that std is measured on
+CACHE_CHUNK = 10_000  # images that a CachedDataset draws at once
+TEST_SHARE = 5  # every fifth digit of a class belongs to the test split
 
 
-class ImageFolder:
-    """Images in [-1, 1], held in memory as bytes and drawn with replacement.
+class InMemoryImages(Data):
+    """Draws with replacement from a training split that lives on the generator's device.
 
     Args:
-        directory: holds the PNGs.
-        recursive: whether to look into subfolders.
-        flips: whether every second image that is drawn is mirrored left to right.
-
-    Raises:
-        UserError: see PngFolder.
+        num_classes: number of classes; 0 for an unconditional set.
+        flips: whether each image that is drawn is mirrored left to right with probability 1/2.
     """
 
-    def __init__(self, directory: str, recursive: bool = False, flips: bool = False) -> None:
-        self.folder, self.flips = PngFolder(directory, recursive=recursive), flips
-        self.shape, labels = self.folder.shape, self.folder.labels
-        self.num_classes = 0 if labels is None else int(labels.max()) + 1
+    def __init__(self, num_classes: int = 0, flips: bool = False) -> None:
+        self.num_classes, self.flips = num_classes, flips
+        self.copies: dict[str, Split] = {}
 
-    @cached_property
-    def held(self) -> Tensor:
-        """All images, uint8 (n, c, h, w)."""
-        return self.folder.read(range(self.folder.n))
+    @property
+    @abstractmethod
+    def split(self) -> Mapping[str, Split]:
+        """Images, uint8 or float in [-1, 1], and labels or None; keyed train and, if there is one, test."""
 
     @cached_property
     def std(self) -> float:
-        return measured_std(self.reference, MEASURED)
+        return dequantise(self.split["train"][0][:STD_IMAGES]).std().item()
 
-    def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
-        chosen, labels = with_replacement(self.folder.n, n, generator), self.folder.labels
-        x_0 = dequantise(self.held[chosen])
-        return mirrored(x_0, generator) if self.flips else x_0, None if labels is None else labels[chosen]
+    def draw(self, n: int, generator: Generator) -> Split:
+        images, labels = self.on(generator.device)
+        chosen = torch.randint(len(images), (n,), generator=generator, device=generator.device)
+        x_0 = dequantise(images[chosen])
+        return mirror(x_0, generator) if self.flips else x_0, None if labels is None else labels[chosen]
 
-    @property
-    def split(self) -> dict[str, tuple[Tensor, Tensor | None]]:
-        """What distances are taken from, keyed train: all images, never flipped."""
-        return {"train": (self.held, self.folder.labels)}
+    def on(self, device: torch.device) -> Split:
+        """Return the training split on a device; it is copied there once."""
+        if str(device) not in self.copies:
+            images, labels = self.split["train"]
+            self.copies[str(device)] = images.to(device), None if labels is None else labels.to(device)
+        return self.copies[str(device)]
 
     def conditions(self, n: int, generator: Generator) -> Tensor | None:
-        """The labels of n images."""
-        labels = self.folder.labels
-        return None if labels is None else labels[with_replacement(self.folder.n, n, generator)].to(generator.device)
+        return uniform_labels(self.num_classes, n, generator)
 
     def reference(self, n: int, generator: Generator) -> Tensor:
-        """Images in an order of chance, none twice while there are others."""
-        order = torch.randperm(self.folder.n, generator=generator, device=generator.device).cpu()
-        return dequantise(self.held[order[:n]])
+        """Return test images; if there are classes, image i is of class i modulo their number."""
+        del generator
+        images, labels = self.split["test"]
+        return dequantise(images[:n] if labels is None else images[class_by_class(labels, self.num_classes, n)])
+
+
+class Digits(InMemoryImages):
+    """scikit-learn's digits: 1,797 handwritten digits, grey (1, 8, 8) in [-1, 1], ten classes.
+
+    The split is fixed and stratified: 1,433 to train on and 364 to test.
+    """
+
+    shape = (1, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__(num_classes=10)
+
+    @cached_property
+    def split(self) -> dict[str, Split]:
+        from sklearn.datasets import load_digits  # takes a second to import
+
+        pixels, digits = map(np.asarray, load_digits(return_X_y=True))
+        images, labels = torch.tensor(pixels / 8 - 1, dtype=torch.float32), torch.tensor(digits)
+        test = torch.zeros(len(labels), dtype=torch.bool)
+        for label in range(10):
+            test[(labels == label).nonzero()[::TEST_SHARE, 0]] = True
+        images = images.reshape(-1, *self.shape)
+        return {name: (images[mask], labels[mask]) for name, mask in (("train", ~test), ("test", test))}
+
+
+@dataclass(frozen=True)
+class CachedDataset(Data):
+    """n examples of an unlimited set, rendered once and kept as uint8 on the training device.
+
+    Worth it if a GPU is faster than the renderer. Examples are drawn with replacement.
+
+    Args:
+        data: images in [-1, 1] with conditions.
+        n: number of examples.
+        seed: seed of the examples.
+    """
+
+    data: Data
+    n: Annotated[int, Field(ge=10_000)] = 200_000
+    seed: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.data.shape
+
+    @property
+    def num_classes(self) -> int:  # type: ignore[override]
+        return self.data.num_classes
+
+    @property
+    def std(self) -> float:  # type: ignore[override]
+        return self.data.std
+
+    @property
+    def prompts(self) -> PromptCodec | None:
+        return self.data.prompts
+
+    @cached_property
+    def examples(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Images, uint8, and conditions by device."""
+        sizes = [min(CACHE_CHUNK, self.n - start) for start in range(0, self.n, CACHE_CHUNK)]
+        chunks = [self.data.draw(size, keyed_generator(self.seed, "pool", index=i)) for i, size in enumerate(sizes)]
+        images = torch.cat([quantise(x) for x, _ in chunks])
+        return {"cpu": (images, torch.cat([condition for _, condition in chunks if condition is not None]))}
+
+    def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        device = str(generator.device)
+        if device not in self.examples:
+            images, conditions = self.examples["cpu"]
+            self.examples[device] = images.to(device), conditions.to(device)
+        images, conditions = self.examples[device]
+        chosen = torch.randint(len(images), (n,), generator=generator, device=generator.device)
+        return dequantise(images[chosen]), conditions[chosen]
+
+    def conditions(self, n: int, generator: Generator) -> Tensor:
+        return self.draw(n, generator)[1]
+
+    def reference(self, n: int, generator: Generator) -> Tensor:
+        return self.data.reference(n, generator)
+
+
+def class_by_class(labels: Tensor, num_classes: int, n: int) -> Tensor:
+    """Return n indices into labels, the i-th of class i modulo num_classes; classes without examples are skipped."""
+    members = [(labels == label).nonzero()[:, 0] for label in range(num_classes)]
+    rows = [members[i % num_classes] for i in range(n)]
+    return torch.stack([row[i // num_classes % len(row)] for i, row in enumerate(rows) if len(row)])
+
+
+def mirror(x: Tensor, generator: Generator) -> Tensor:
+    """Mirror each image left to right with probability 1/2."""
+    flip = torch.rand(len(x), generator=generator, device=generator.device) < 0.5
+    return torch.where(flip[:, None, None, None].to(x.device), x.flip(-1), x)
+
+
+def random_indices(count: int, n: int, generator: Generator) -> Tensor:
+    """Return n indices below count on the CPU, drawn with replacement."""
+    return torch.randint(count, (n,), generator=generator, device=generator.device).cpu()
+
+
+def uniform_labels(num_classes: int, n: int, generator: Generator) -> Tensor | None:
+    """Return n labels (n,), or None if there are no classes."""
+    if not num_classes:
+        return None
+    return torch.randint(num_classes, (n,), generator=generator, device=generator.device)
+
+
+def stack_images(images: list[Tensor], shape: tuple[int, ...], name: Callable[[int], str]) -> Tensor:
+    """Return images as (n, *shape).
+
+    Raises:
+        UserError: image i is of another shape; the message calls it name(i).
+    """
+    for i, image in enumerate(images):
+        if image.shape != shape:
+            raise UserError(f"{name(i)} has shape {tuple(image.shape)}, expected {shape}")
+    return torch.stack(images)
+
+
+def checked_labels(labels: Tensor, n: int, num_classes: int, path: Path | str) -> Tensor:
+    """Return the labels of n images as int64.
+
+    Raises:
+        UserError: their number is not n, or one is out of range.
+    """
+    if labels.shape != (n,):
+        raise UserError(f"{path}: {labels.numel()} labels for {n} images")
+    wrong = ((labels < 0) | (labels >= num_classes)).nonzero()
+    if len(wrong):
+        i = int(wrong[0])
+        raise UserError(f"{path}: label {i} is {int(labels[i])}; expected 0 to {num_classes - 1}")
+    return labels.to(torch.int64)

@@ -1,11 +1,11 @@
-"""Latents of an autoencoder, encoded once and kept in safetensors files, as a data set.
+"""Latents of an autoencoder, encoded once and stored in safetensors files, as a data set.
 
-    latents       (n, channels, height, width), any float type: x_0 as the network knows it. For Stable Diffusion 3 that
+    latents       (n, channels, height, width), any float type: x_0 as the network takes it. For Stable Diffusion 3 that
                   is (latent - shift_factor) scaling_factor, with both from the autoencoder's config.json
-    conditions    (n, ...) int64: what each was drawn under, in the form in which the network takes it; may be missing
+    conditions    (n, ...) int64, optional: the condition of each latent, as the network takes it
 
-A directory's files count in the order of their names. They are mapped into memory, not read, but for one look at
-every number when the set is opened. Images (n, 3, size, size) in [-1, 1] become such a file by
+A directory's files are concatenated in the order of their names, and memory-mapped. Make such a file from images
+(n, 3, size, size) in [-1, 1] by
 
     latents = fgm.networks.latents.Autoencoder("<SD3's directory>").cuda().encode(images)
     safetensors.torch.save_file({"latents": latents.cpu().contiguous()}, "latents/00000.safetensors")
@@ -18,97 +18,85 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Generator, Tensor
 
-from fgm.data import measured_std
-from fgm.data.held import with_replacement
+from fgm.data import Data, measured_std
+from fgm.data.images import random_indices
 from fgm.utils.errors import UserError
 
-MEASURED = 1000  # latents from which std is taken
+STD_LATENTS = 1000  # number of latents that std is measured on
 
 
-class Latents:
-    """Latents drawn with replacement, float32.
+class Latents(Data):
+    """Latents (n, c, h, w), float32, drawn with replacement.
 
     Args:
         path: a safetensors file, or a directory of them.
 
     Raises:
-        UserError: none are there, one is damaged, not finite, or unlike the others.
+        UserError: no files, a damaged one, values that are not finite, or files of different shapes.
     """
 
     num_classes = 0
 
     def __init__(self, path: str) -> None:
-        self.files = files_of(Path(path))
-        self.parts = [read(file) for file in self.files]
-        for file, part in zip(self.files, self.parts, strict=True):
-            require_alike(file, part, self.files[0], self.parts[0])
+        files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else [Path(path)]
+        if not files or not files[0].is_file():
+            raise UserError(f"{path}: no safetensors files of latents; encode the images first")
+        self.parts = [read_latents(file) for file in files]
+        for file, part in zip(files, self.parts, strict=True):
+            if shapes(part) != shapes(self.parts[0]):
+                raise UserError(f"{file}: {describe(part)}, but {files[0].name}: {describe(self.parts[0])}")
         self.shape, self.conditioned = tuple(self.parts[0]["latents"].shape[1:]), "conditions" in self.parts[0]
         self.ends = torch.tensor([len(part["latents"]) for part in self.parts]).cumsum(0)
 
-    @property
-    def n(self) -> int:
-        return int(self.ends[-1])
-
     @cached_property
     def std(self) -> float:
-        return measured_std(self.reference, MEASURED)
+        return measured_std(self.reference, STD_LATENTS)
 
-    def rows(self, name: str, chosen: Tensor) -> Tensor:
-        """Those of latents or conditions, by their numbers over all files."""
-        owners = torch.bucketize(chosen, self.ends, right=True)
-        firsts = torch.cat([self.ends.new_zeros(1), self.ends[:-1]])
-        places = zip(owners.tolist(), (chosen - firsts[owners]).tolist(), strict=True)
+    def rows(self, name: str, indices: Tensor) -> Tensor:
+        """Return rows of latents or conditions by their indices over all files."""
+        owners = torch.bucketize(indices, self.ends, right=True)
+        starts = torch.cat([self.ends.new_zeros(1), self.ends[:-1]])
+        places = zip(owners.tolist(), (indices - starts[owners]).tolist(), strict=True)
         return torch.stack([self.parts[owner][name][row] for owner, row in places])
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
-        chosen = with_replacement(self.n, n, generator)
+        chosen = random_indices(int(self.ends[-1]), n, generator)
         return self.rows("latents", chosen).float(), self.rows("conditions", chosen) if self.conditioned else None
 
     def conditions(self, n: int, generator: Generator) -> Tensor | None:
-        """Those of n latents."""
+        """Return the conditions of n random latents."""
         if not self.conditioned:
             return None
-        return self.rows("conditions", with_replacement(self.n, n, generator)).to(generator.device)
+        return self.rows("conditions", random_indices(int(self.ends[-1]), n, generator)).to(generator.device)
 
     def reference(self, n: int, generator: Generator) -> Tensor:
         return self.draw(n, generator)[0]
 
 
-def files_of(path: Path) -> list[Path]:
-    found = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] * path.is_file()
-    if not found:
-        raise UserError(f"{path} holds no safetensors files of latents: encode the images first")
-    return found
-
-
-def read(file: Path) -> dict[str, Tensor]:
-    """The tensors of one file."""
+def read_latents(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of one file, memory-mapped, after a check of their types, shapes and values."""
     try:
         with safe_open(file, "pt") as opened:
             part = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: is no whole safetensors file ({error}); encode its images again") from error
+        raise UserError(f"{file}: damaged safetensors file ({error}); encode its images again") from error
     latents, conditions = part.get("latents"), part.get("conditions")
     if latents is None or latents.ndim != 4 or not latents.is_floating_point() or not len(latents):
-        raise UserError(
-            f"{file}: needs a tensor `latents`, (n, channels, height, width) and float; it has {told(part)}"
-        )
+        raise UserError(f"{file}: needs float `latents` (n, channels, height, width); has {describe(part)}")
     if conditions is not None and (len(conditions) != len(latents) or conditions.dtype != torch.int64):
-        raise UserError(f"{file}: `conditions` must be int64 with a row for each latent; it has {told(part)}")
+        raise UserError(f"{file}: `conditions` must be int64 with a row for each latent; has {describe(part)}")
     broken = (~latents.flatten(1).isfinite().all(1)).nonzero()
     if len(broken):
         raise UserError(
-            f"{file}: latent {int(broken[0])} is not finite, one of {len(broken)}; encode those images again"
+            f"{file}: {len(broken)} latents are not finite, the first is {int(broken[0])}; encode them again"
         )
     return part
 
 
-def require_alike(file: Path, part: dict[str, Tensor], first_file: Path, first: dict[str, Tensor]) -> None:
-    shapes = [{name: tuple(tensor.shape[1:]) for name, tensor in p.items()} for p in (part, first)]
-    if shapes[0] != shapes[1]:
-        raise UserError(f"{file}: has {told(part)}, and {first_file.name} {told(first)}; all files must be alike")
+def shapes(part: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape[1:]) for name, tensor in part.items()}
 
 
-def told(part: dict[str, Tensor]) -> str:
+def describe(part: dict[str, Tensor]) -> str:
     kinds = [f"{name} {tuple(tensor.shape)} {str(tensor.dtype)[6:]}" for name, tensor in part.items()]
-    return ", ".join(kinds) or "nothing"
+    return ", ".join(kinds) or "no tensors"

@@ -1,7 +1,7 @@
 """Distributions of points in the plane, unlimited and drawn on the fly."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
@@ -9,20 +9,20 @@ from typing import Annotated
 import torch
 from torch import Generator, Tensor
 
-from fgm.data import measured_std
+from fgm.data import Data, measured_std
 from fgm.flow.analytic import GaussianMixture, ring
 from fgm.utils.random import on_host
 
 
-class Points(ABC):
-    """Unlabelled points (n, 2)."""
+class Points(Data):
+    """Unlabelled points (n, 2); `mixture` is their density if it is known."""
 
     shape = (2,)
     num_classes = 0
 
     @abstractmethod
     def points(self, n: int, generator: Generator) -> Tensor:
-        """(n, 2), made on the host as the generator is."""
+        """Return points (n, 2), from a generator on the CPU."""
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, None]:
         return self.points(n, on_host(generator)), None

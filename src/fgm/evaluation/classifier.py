@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fgm.data.digits import Digits
-from fgm.data.fashion import Fashion
-from fgm.data.pixels.quantise import dequantise
+from fgm.data.images import Digits
+from fgm.data.pixels import dequantise
+from fgm.data.published import FashionMNIST
 from fgm.utils.errors import UserError, entry, hint
 from fgm.utils.random import keyed_generator
 
@@ -61,7 +61,9 @@ class Recipe:
 
 RECIPES: dict[Space, Recipe] = {
     "digits": Recipe("small-classifier", "digit_classifier.safetensors", Digits, 8, (16, 32), False, 32, 1500),
-    "fashion": Recipe("fashion-classifier", "fashion_classifier.safetensors", Fashion, 28, (32, 64), True, 64, 2500),
+    "fashion": Recipe(
+        "fashion-classifier", "fashion_classifier.safetensors", FashionMNIST, 28, (32, 64), True, 64, 2500
+    ),
 }
 
 

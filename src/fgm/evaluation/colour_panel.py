@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fgm.data.pixels.quantise import dequantise, quantise
+from fgm.data.pixels import dequantise, quantise
 from fgm.data.text.index import PromptCache
 from fgm.evaluation import Rows
 from fgm.utils.records import Measurement

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from fgm.data.pixels.png import LABELS, encode, labels_json
+from fgm.data.pixels import LABELS, encode_png, labels_json
 from fgm.data.text.geneval.prompts import Metadata
 from fgm.evaluation.geneval.layout import write_sample
 from fgm.evaluation.layouts import NAMES, whole_or_absent
@@ -28,7 +28,7 @@ def write_images(folder: Path, names: Sequence[str], samples: Samples) -> None:
     for name, image in zip(names, samples.x, strict=True):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode(image))
+        path.write_bytes(encode_png(image))
 
 
 def export_geneval(source: SampleSource, out: Path, prompts: Sequence[Metadata], per_prompt: int, step: int) -> None:

@@ -4,8 +4,8 @@ Reference: the training split, as CIFAR-10's protocols have it. Floor: the held-
 held-out images blurred by a 3 x 3 box. Samples are quantised to uint8 first, as a PNG would be.
 """
 
-from fgm.data.digits import Digits
-from fgm.data.fashion import Fashion
+from fgm.data.images import Digits
+from fgm.data.published import FashionMNIST
 from fgm.evaluation.features.small import SmallClassifier
 from fgm.evaluation.metrics import SYMPTOMS
 from fgm.evaluation.panel import DISTANCES, FeaturePanel
@@ -26,8 +26,10 @@ class FashionPanel(FeaturePanel):
     """Distances, accuracy and signs of failure of samples (n, 1, 28, 28).
 
     Args:
-        data: Fashion-MNIST; without it, from where Debian or the cache has it.
+        data: FashionMNIST-MNIST; without it, from where Debian or the cache has it.
     """
 
-    def __init__(self, data: Fashion | None = None) -> None:
-        super().__init__(SmallClassifier("fashion"), data or Fashion(), metrics=METRICS, kid_subsets=10, batch=1000)
+    def __init__(self, data: FashionMNIST | None = None) -> None:
+        super().__init__(
+            SmallClassifier("fashion"), data or FashionMNIST(), metrics=METRICS, kid_subsets=10, batch=1000
+        )

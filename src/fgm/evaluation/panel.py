@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from fgm.data.pixels.quantise import Mode, dequantise, quantise
+from fgm.data.pixels import Mode, dequantise, quantise
 from fgm.evaluation import Rows
 from fgm.evaluation.bank import FeatureBank
 from fgm.evaluation.bias import bias_table, is_small

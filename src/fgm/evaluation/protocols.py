@@ -15,7 +15,7 @@ it is an fd, and what is missing stands in its protocol.
 from dataclasses import dataclass
 from typing import Literal
 
-from fgm.data.pixels.quantise import Mode
+from fgm.data.pixels import Mode
 from fgm.evaluation.features import FeatureExtractor
 from fgm.utils.errors import UserError
 from fgm.utils.held_weights import INCEPTION_HASH

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fgm.data.pixels.quantise import Mode, dequantise, quantise
+from fgm.data.pixels import Mode, dequantise, quantise
 from fgm.evaluation.bank import FeatureBank
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.moments import Gaussian, load_moments
@@ -55,7 +55,7 @@ def real_images(data: Any, part: str) -> tuple[Tensor, Tensor | None]:
 
 
 def has_split(data: Any) -> bool:
-    return hasattr(data, "split")
+    return getattr(data, "split", None) is not None
 
 
 def has_held_out(data: Any) -> bool:

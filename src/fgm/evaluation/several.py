@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fgm.data.pixels.quantise import Mode
+from fgm.data.pixels import Mode
 from fgm.evaluation import Asking, Panel, Rows
 from fgm.evaluation.panel import FeaturePanel
 from fgm.utils.errors import UserError

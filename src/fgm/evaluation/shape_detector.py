@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fgm.data.pixels.quantise import quantise
+from fgm.data.pixels import quantise
 from fgm.data.text.shapes.vocabulary import COLOUR_NAMES, EASY, PALETTE, SHAPE_NAMES
 from fgm.evaluation import Rows
 from fgm.evaluation.geneval.detections import Detection

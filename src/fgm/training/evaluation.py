@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 
 from fgm.data import Data
-from fgm.data.pixels.quantise import dequantise
+from fgm.data.pixels import dequantise
 from fgm.evaluation import Asking
 from fgm.evaluation.evaluation import Evaluation
 from fgm.evaluation.pictures import captioned_grid, gallery, picture

@@ -25,7 +25,7 @@ from torch import Tensor
 from fgm.cli.benchmarks.fidelity import calculation
 from fgm.cli.benchmarks.timing import Times, ratios
 from fgm.data import Data
-from fgm.data.pixels.quantise import quantise
+from fgm.data.pixels import quantise
 from fgm.evaluation.evaluation import whole_batches
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.panel import FeaturePanel

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from torch import Generator, Tensor
 
-from fgm.data import measured_std
+from fgm.data import Data, PromptCodec, measured_std
 from fgm.data.shapes.render import render
 from fgm.data.shapes.scenes import draw_scenes
 from fgm.data.text.shapes.grammar import draw_captions
@@ -16,7 +16,7 @@ from fgm.utils.random import on_host
 
 
 @dataclass(frozen=True)
-class Shapes:
+class Shapes(Data):
     """Captioned renders, unlimited.
 
     Args:
@@ -37,6 +37,10 @@ class Shapes:
         """Images (n, 3, size, size) and tokens (n, LENGTH), made on the host."""
         scenes = draw_scenes(n, on_host(generator), self.size, self.shapes)
         return render(scenes, self.size), scenes.captions.tokens()
+
+    @property
+    def prompts(self) -> PromptCodec:
+        return self
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """The condition of each prompt, (n, LENGTH)."""

@@ -5,7 +5,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from fgm.data.pixels.quantise import dequantise
+from fgm.data.pixels import dequantise
 from fgm.evaluation.features.extractor import NetworkExtractor, three_channels, weights_hash
 
 

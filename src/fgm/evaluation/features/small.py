@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from fgm.data.pixels.quantise import dequantise
+from fgm.data.pixels import dequantise
 from fgm.evaluation.classifier import RECIPES, Classifier, Space, classifier
 from fgm.evaluation.features.extractor import NetworkExtractor
 from fgm.utils.errors import UserError

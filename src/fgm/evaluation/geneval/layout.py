@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import ImageOps
 
-from fgm.data.pixels.png import opened, png_of, refusing_damage
+from fgm.data.pixels import damaged_png, encode_array, open_png
 from fgm.data.text.geneval.prompts import Metadata, digest
 from fgm.evaluation.geneval.completeness import require_complete
 from fgm.evaluation.geneval.detections import Pixels
@@ -59,7 +59,7 @@ def write_sample(directory: Path, index: int, ordinal: int, metadata: Metadata, 
         require_prompt(folder, metadata)
     else:
         write_bytes(folder / "metadata.jsonl", metadata.line().encode())
-    write_bytes(path, png_of(pixels))
+    write_bytes(path, encode_array(pixels))
     return path
 
 
@@ -105,5 +105,5 @@ def read_png(path: Path) -> Pixels:
     Raises:
         UserError: the file is missing, truncated or no PNG.
     """
-    with refusing_damage(path):
-        return np.asarray(ImageOps.exif_transpose(opened(path.read_bytes())).convert("RGB"))
+    with damaged_png(path):
+        return np.asarray(ImageOps.exif_transpose(open_png(path.read_bytes())).convert("RGB"))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fgm.data import prompted
-from fgm.data.pixels.quantise import quantise
+from fgm.data.pixels import quantise
 from fgm.data.text.geneval.prompts import Metadata, digest
 from fgm.data.text.sources import asked_of
 from fgm.evaluation.geneval.detections import ColourClassifier, Detector

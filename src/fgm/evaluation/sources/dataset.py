@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fgm.data import Data
-from fgm.data.pixels.folder import promised
-from fgm.data.pixels.quantise import quantise
+from fgm.data.folders import available
+from fgm.data.pixels import quantise
 from fgm.evaluation.sources import Samples
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
@@ -27,7 +27,7 @@ class DatasetSource:
     nfe, weights = 0, "real"
 
     def __init__(self, images: Tensor, labels: Tensor | None, name: str, n: int | None = None) -> None:
-        self.n, self.name = promised(n, len(images), name), name
+        self.n, self.name = available(n, len(images), name), name
         self.images = quantise(images[: self.n])
         self.labels = None if labels is None else labels[: self.n]
 

@@ -3,7 +3,7 @@
 from hashlib import sha256
 from typing import Any
 
-from fgm.data.pixels.folder import PngFolder
+from fgm.data.folders import PngFolder
 from fgm.evaluation.sources import Samples
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fgm.data.pixels.quantise import Mode, quantise
+from fgm.data.pixels import Mode, quantise
 from fgm.evaluation.conditioning import Conditioning
 from fgm.evaluation.sampling import Source, draw
 from fgm.evaluation.sources import Samples

@@ -29,7 +29,7 @@ def settings_of(root: Path) -> list[str]:
         "data.cache.max_length=24", "data.cache.dtype=float32", "trainer.accelerator=cpu", "trainer.precision=32-true",
         "training.cycles=2", "training.batch_size=2", "training.warmup=0", "training.save_every=1",
         "training.log_every=1", "optimizer.lr=1e-3", "method.teacher_steps=2", "evaluation.n=5",
-        "evaluation.n_training=3", "evaluation.every=2", f"experiments={root / 'experiments'}",
+        "evaluation.n_in_training=3", "evaluation.every=2", f"experiments={root / 'experiments'}",
         f"outputs={root / 'outputs'}",
     ]  # fmt: skip
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from two_ranks import distillation
 
 from fgm.data.points import Ring
-from fgm.evaluation.evaluation import Evaluation
-from fgm.evaluation.points import PointPanel
+from fgm.evaluation.evaluator import Evaluator
+from fgm.evaluation.point_metrics import PointMetrics
 from fgm.training.fit import Hardware, Run, fit
 from fgm.training.strategies import SINGLE, DistributedCopies
 from fgm.training.world import WorldChange
@@ -38,7 +38,7 @@ def train(folder: Path, cycles: int, pause: float = 0.0, change: WorldChange = "
     world = int(os.environ.get("WORLD_SIZE", "1"))
     with (folder / "said.txt").open("a") as said:
         console = Console(file=said, soft_wrap=True, quiet=rank() > 0)
-        plan = Evaluation(PointPanel(Ring()), every=0, n_training=64, batch=32)
+        plan = Evaluator(PointMetrics(Ring()), every=0, n_in_training=64, batch=32)
         engine = SINGLE if world == 1 else DistributedCopies()
         config = {"config_digest": "0"}
         fit(module, Run(folder, "test", "csv", config, Hardware("cpu", world), plan, console, engine, change))

@@ -18,7 +18,7 @@ from fgm.cli.benchmarks.extractors import extractor_of
 from fgm.cli.benchmarks.timing import interleaved, ratios
 from fgm.data.images import Digits
 from fgm.evaluation.conditioning import balanced
-from fgm.evaluation.sampling import Source
+from fgm.evaluation.sampling import Sampler
 from fgm.evaluation.sources.sampler import SamplerSource
 
 TINY = ["subject=evaluation", "n=40", "repetitions=3", "network.width=16", "network.depth=1", "evaluation.batch=20"]
@@ -66,7 +66,7 @@ def test_both_sides_measure_the_same_distances(tmp_path: Path) -> None:
         def forward(self, z: Tensor, condition: Tensor) -> Tensor:
             return z / 2
 
-    noise, cpu = Source("noise", Noise(), 1, "raw"), torch.device("cpu")
+    noise, cpu = Sampler("noise", Noise(), 1, "raw"), torch.device("cpu")
     source = SamplerSource(noise, 0, 60, (1, 8, 8), balanced(10), cpu, 20)
     arms = Bench(source, Digits(), extractor_of("small"), ("fd", "kid"), tmp_path).arms()
     theirs: Any = arms["fidelity"]()

@@ -45,15 +45,15 @@ BAD = {
     ),
     "missing data": (["experiment=fashion_teacher", "data.directory=/nowhere"], "fashion-mnist needs train-images"),
     "missing Inception": (
-        ["evaluation=fid_edm", "evaluation.panel.extractor.weights=/no/w.pth"],
+        ["evaluation=fid_edm", "evaluation.suite.extractor.weights=/no/w.pth"],
         "no Inception weights",
     ),
     "missing reference": (
-        ["evaluation=random_features", "+evaluation.panel.reference=/no/edm.npz"],
+        ["evaluation=random_features", "+evaluation.suite.reference=/no/edm.npz"],
         "there is no file /no/edm.npz",
     ),
     "no such protocol": (
-        ["evaluation=fid_edm", "evaluation.panel.protocol=fid"],
+        ["evaluation=fid_edm", "evaluation.suite.protocol=fid"],
         "must be one of edm, torch-fidelity, clean-legacy",
     ),
     "no such target": (

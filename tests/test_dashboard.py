@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from fgm.cli.config import read_recipe
 from fgm.cli.train import final_part
 from fgm.data.shapes.dataset import Shapes
-from fgm.evaluation.evaluation import Evaluation, Mode
-from fgm.evaluation.shape_eval import ShapeEvalPanel
+from fgm.evaluation.evaluator import Evaluator, Mode
+from fgm.evaluation.shape_eval import ShapeEvalMetric
 from fgm.flow.paths import RectifiedPath
 from fgm.flow.times import Uniform
 from fgm.networks import VelocityModel
@@ -81,7 +81,7 @@ class Pictures(Logger):
 
 
 class Scripted:
-    """A panel whose measurements are written beforehand; it asks for nothing, and of samples it sees their number."""
+    """A suite whose measurements are written beforehand; it asks for nothing, and of samples it sees their number."""
 
     def __init__(self, values: list[float], metric: str = "fd") -> None:
         self.values, self.metric = iter(values), metric
@@ -89,34 +89,34 @@ class Scripted:
     def identity(self) -> dict[str, Any]:
         return {}
 
-    def rows(self, x_0: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    def features(self, x_0: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         return {"seen": torch.ones(len(x_0))}
 
-    def judge(self, rows: dict[str, Tensor]) -> list[Measurement]:
-        return [Measurement(self.metric, next(self.values), len(rows["seen"]), "scripted")]
+    def compute(self, features: dict[str, Tensor]) -> list[Measurement]:
+        return [Measurement(self.metric, next(self.values), len(features["seen"]), "scripted")]
 
-    def bounds(self) -> list[Measurement]:
+    def reference_values(self) -> list[Measurement]:
         return []
 
 
-def fit(run_dir: Path, panel: Any, shown: list[Logger], monkeypatch: Any, **options: Any) -> tuple[Distillation, str]:
+def fit(run_dir: Path, suite: Any, shown: list[Logger], monkeypatch: Any, **options: Any) -> tuple[Distillation, str]:
     torch.manual_seed(0)
     schedule = replace(SCHEDULE, cycles=options.pop("cycles", SCHEDULE.cycles))
     setting = Setting(0, schedule, Tint, RectifiedPath(), Uniform(), partial(adam, lr=0.1), Canvas(), Tint())
     console = Console(file=io.StringIO(), width=400)
     module = Distillation(setting, 0.9, online_start="random", teacher_steps=2)
-    if isinstance(panel, Scripted):
+    if isinstance(suite, Scripted):
         monkeypatch.setattr(Evaluate, "show", lambda *_: None)
     monkeypatch.setattr(fitting, "loggers", lambda *_: [RunCsvLogger(run_dir, 0), *shown])
-    plan = Evaluation(panel, **{"every": 2, "n_training": 12} | options)
+    plan = Evaluator(suite, **{"every": 2, "n_in_training": 12} | options)
     fitting.fit(
         module, fitting.Run(run_dir, "test", "csv", {"config_digest": "0"}, fitting.Hardware("cpu"), plan, console)
     )
     return module, console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def small_panel() -> ShapeEvalPanel:
-    return ShapeEvalPanel(prompts_per_tag=2, images_per_tag=2)
+def small_suite() -> ShapeEvalMetric:
+    return ShapeEvalMetric(prompts_per_tag=2, images_per_tag=2)
 
 
 # pictures
@@ -138,14 +138,14 @@ def test_a_runs_summary_names_what_the_run_is_for_whatever_its_calls(
 
 def test_grids_and_prompts_are_shown_and_metrics_csv_is_as_without_them(tmp_path: Path, monkeypatch: Any) -> None:
     tabled, plain = Pictures(tables=True), Pictures(tables=False)
-    fit(tmp_path / "shown", small_panel(), [tabled, plain], monkeypatch, cycles=2)
-    fit(tmp_path / "alone", small_panel(), [], monkeypatch, cycles=2)
+    fit(tmp_path / "shown", small_suite(), [tabled, plain], monkeypatch, cycles=2)
+    fit(tmp_path / "alone", small_suite(), [], monkeypatch, cycles=2)
     files = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("shown", "alone")]
     assert files[0] == files[1] and b"eval/shapeeval_unseen" not in files[0] and b"eval/shapeeval," in files[0]
     assert tabled.images == [("eval/samples", 1, [str(tmp_path / "shown" / "samples" / "000002.png")])]
     ((key, step, table),) = tabled.tables
     assert (key, step, len(table)) == ("eval/prompts", 1, 12)
-    assert [row[1] for row in table] == small_panel().prompts(torch.arange(12))
+    assert [row[1] for row in table] == small_suite().prompts(torch.arange(12))
     assert all(row[0] == 2 and row[2] is False and row[3] and row[4].shape == (32, 32, 3) for row in table)
     assert [key for key, _, _ in plain.images] == ["eval/samples", "eval/prompts"]
     assert [key for key, _, _ in tabled.images] == ["eval/samples"]
@@ -203,7 +203,7 @@ def test_the_weights_of_the_best_measurement_are_kept(mode: str, cycle: int, tmp
 
     monkeypatch.setattr(Evaluate, "measure", remembering)
     values = {2: 3.0, 4: 1.0, 6: 2.0}
-    fit(tmp_path, Scripted([*values.values()]), [], monkeypatch, best="fd", best_mode=mode)
+    fit(tmp_path, Scripted([*values.values()]), [], monkeypatch, monitor="fd", mode=mode)
     record, weights = best(tmp_path)
     expected = {"cycle": cycle, "metric": "fd", "value": values[cycle], "n": 12, "protocol": "scripted", "mode": mode}
     assert record == expected
@@ -229,17 +229,17 @@ def test_a_resumed_run_keeps_the_best_so_far_and_another_protocol_starts_anew(tm
 
 
 def test_a_metric_that_is_not_measured_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
-    with pytest.raises(UserError, match=r"evaluation\.best = kid is not measured here; there are fd"):
-        fit(tmp_path, Scripted([1.0]), [], monkeypatch, best="kid")
+    with pytest.raises(UserError, match=r"evaluation\.monitor = kid is not measured here; there are fd"):
+        fit(tmp_path, Scripted([1.0]), [], monkeypatch, monitor="kid")
     with pytest.raises(UserError, match=r"give evaluation\.every"):
-        Evaluation(Scripted([]), every=0, best="fd")
+        Evaluator(Scripted([]), every=0, monitor="fd")
 
 
 def test_the_best_is_a_setting_of_every_recipe_and_no_part_of_what_is_measured_at_its_end() -> None:
-    config = read_recipe("digits_fgm", ["evaluation.best=fd", "evaluation.best_mode=min"])
-    assert config["evaluation"]["best"] == "fd" and final_part(config) == final_part(read_recipe("digits_fgm", []))
+    config = read_recipe("digits_fgm", ["evaluation.monitor=fd", "evaluation.mode=min"])
+    assert config["evaluation"]["monitor"] == "fd" and final_part(config) == final_part(read_recipe("digits_fgm", []))
     with pytest.raises(UserError, match="must be one of min, max"):
-        read_recipe("digits_fgm", ["evaluation.best=fd", "evaluation.best_mode=least"])
+        read_recipe("digits_fgm", ["evaluation.monitor=fd", "evaluation.mode=least"])
 
 
 def test_nothing_is_kept_unless_asked_for_and_thresholds_are_told(tmp_path: Path, monkeypatch: Any) -> None:

@@ -22,7 +22,7 @@ from fgm.cli.overview import header, measured, page_line, study_line
 from fgm.cli.studies.definition import read_sweep
 from fgm.cli.table import BLOCK, DOCUMENTS, OVERVIEW, ROOT, render
 from fgm.evaluation import measure
-from fgm.evaluation.symptoms import THRESHOLDS
+from fgm.evaluation.diagnostics import THRESHOLDS
 from fgm.teachers.shipped import names as shipped
 from fgm.teachers.shipped import run as shipped_run
 from fgm.utils.errors import UserError
@@ -132,7 +132,7 @@ def test_a_path_of_ones_own_is_one_file(own: Any, float64: None) -> None:
 
 
 def test_a_metric_of_ones_own_is_one_file(own: Any) -> None:
-    found = {m.metric: m for m in measure(own("evaluation", "my_panel").panel, torch.tensor([[3.0, 4.0], [0.0, 1.0]]))}
+    found = {m.metric: m for m in measure(own("evaluation", "radii").suite, torch.tensor([[3.0, 4.0], [0.0, 1.0]]))}
     assert found["radius"].value == 3.0 and found["radius"].n == 2 and "sliced_w2" in found
 
 

@@ -18,9 +18,9 @@ from fgm.data.shapes.dataset import Shapes
 from fgm.data.text.geneval.prompts import read_prompts
 from fgm.data.text.shapes.metadata import every, metadata
 from fgm.data.text.shapes.vocabulary import decode
+from fgm.evaluation.feature_metrics import DISTANCES
 from fgm.evaluation.geneval.layout import read_layout
-from fgm.evaluation.panel import DISTANCES
-from fgm.evaluation.sampling import Source
+from fgm.evaluation.sampling import Sampler
 from fgm.evaluation.shape_prompts import VOCABULARY
 from fgm.evaluation.sources.folder import FolderSource
 from fgm.evaluation.sources.sampler import SamplerSource
@@ -63,7 +63,7 @@ def test_an_evaluation_tells_its_provenance_and_comes_again_from_its_shards(
     source = first["evaluation"]["source"]
     assert source["seed"] == 7 and first["evaluation"]["index_range"] == [0, 40] and source["nfe"] == 1
     assert len(source["weights_sha256"]) == 64 and first["env"]["world_size"] == 1
-    assert first["evaluation"]["panel"]["extractor"]["id"] == "small-classifier"
+    assert first["evaluation"]["suite"]["extractor"]["id"] == "small-classifier"
     assert all(r["protocol"] and r["n"] for r in first["results"])
 
 
@@ -120,7 +120,7 @@ def test_prompts_reach_their_own_folders(
     digits_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
     def echo(config: dict, evaluation: Any, data: Shapes, n: int, seed: int, device: torch.device) -> SamplerSource:
-        return evaluation.source(Source("echo", Echo(), 1, "ema"), data, device, n, seed)
+        return evaluation.source(Sampler("echo", Echo(), 1, "ema"), data, device, n, seed)
 
     monkeypatch.setattr(fgm.cli.export, "make", lambda node, what: Shapes())
     monkeypatch.setattr(fgm.cli.export, "sampler_source", echo)

@@ -70,12 +70,12 @@ EVALUATE = {
     ),
     "files that an evaluator needs": (
         f"{BY}geneval data=shapes",
-        "^error: evaluator.panel.metadata = None: give prompts/evaluation_metadata.jsonl",
+        "^error: evaluator.suite.metadata = None: give prompts/evaluation_metadata.jsonl",
     ),
     "unknown data": (f"{BY}points data=rings", "data = rings: unknown; did you mean ring"),
     "unknown evaluator setting": (
-        f"{BY}digits evaluator.panel.weight=x",
-        "there is no setting evaluator.panel.weight",
+        f"{BY}digits evaluator.suite.weight=x",
+        "there is no setting evaluator.suite.weight",
     ),
     "setting of no evaluator": (
         "{run} evaluator.n=5",
@@ -103,17 +103,21 @@ def test_a_complaint_names_settings_as_the_command_takes_them_and_modules_as_the
     line = {"tag": "single_object", "include": [{"class": "unicorn", "count": 1}], "prompt": "a photo of a unicorn"}
     (tmp_path / "prompts.jsonl").write_text(json.dumps(line))
     detector = {"_target_": "fgm.evaluation.shape_detector.ShapeDetector"}
-    panel = {"_target_": "fgm.evaluation.geneval.panel.GenEvalPanel", "detector": detector}
+    suite = {"_target_": "fgm.evaluation.geneval.panel.GenEvalMetric", "detector": detector}
     node = {
-        "_target_": "fgm.evaluation.evaluation.Evaluation",
-        "panel": panel | {"metadata": str(tmp_path / "prompts.jsonl")},
+        "_target_": "fgm.evaluation.evaluator.Evaluator",
+        "suite": suite | {"metadata": str(tmp_path / "prompts.jsonl")},
     }
-    with pytest.raises(UserError, match=r"unknown class 'unicorn'; see fgm\.text\.geneval\.vocabulary$"):
+    with pytest.raises(UserError, match=r"unknown class 'unicorn'; see fgm\.data\.text\.geneval\.vocabulary$"):
         make_evaluation(node)
     inception = {"_target_": "fgm.evaluation.features.inception.Inception", "weights": "nowhere"}
-    features = {"_target_": "fgm.evaluation.panel.FeaturePanel", "extractor": inception, "reference": "r.npz"}
-    with pytest.raises(UserError, match=r"give evaluator\.panel\.extractor\.weights=<path>"):
-        make_evaluation(node | {"panel": features})
+    features = {
+        "_target_": "fgm.evaluation.feature_metrics.FeatureMetrics",
+        "extractor": inception,
+        "reference": "r.npz",
+    }
+    with pytest.raises(UserError, match=r"give evaluator\.suite\.extractor\.weights=<path>"):
+        make_evaluation(node | {"suite": features})
 
 
 @pytest.mark.parametrize("case", ["truncated PNG", "unknown evaluator"])

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from toy_trainings import SCHEDULE, distillation, network, same_bits, whole_and_resumed
 
 from fgm.evaluation.conditioning import balanced
-from fgm.evaluation.sampling import draw_samples, generator_source
+from fgm.evaluation.sampling import draw_samples, generator_sampler
 from fgm.flow.analytic import gaussian
 from fgm.flow.paths import RectifiedPath
 from fgm.networks import VelocityModel
@@ -84,7 +84,7 @@ def test_missing_or_surplus_noises_are_refused() -> None:
 
 
 def test_a_sample_depends_on_its_index_alone() -> None:
-    source = generator_source(FewStepGenerator(network(), PATH, 0.9, steps=4), "ema")
+    source = generator_sampler(FewStepGenerator(network(), PATH, 0.9, steps=4), "ema")
     assert (source.nfe, source.name) == (4, "4 steps, ema")
     whole, parts = (draw_samples(source, 5, 10, (2,), balanced(0).conditions, CPU, batch)[0] for batch in (10, 3))
     assert_close(whole, parts)

@@ -168,12 +168,12 @@ def built(recipe: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -
     architecture, size = read_recipe(recipe, small)["network"].get("architecture", ""), 64 if "64" in recipe else 32
     kind = (Edm2UNet, size, EDM2) if architecture.startswith("edm2") else (SongUNet, size, EDM)
     monkeypatch.setitem(ARCHITECTURES, architecture, kind)
-    panel = ["evaluation=random_features", "evaluation.n=40", "evaluation.panel.metrics=[fd]",
-             "+evaluation.panel.protocol=edm", "method.teacher_steps=2"]  # fmt: skip
+    suite = ["evaluation=random_features", "evaluation.n=40", "evaluation.suite.metrics=[fd]",
+             "+evaluation.suite.protocol=edm", "method.teacher_steps=2"]  # fmt: skip
     quick = ["training.cycles=2", "training.warmup=0", "evaluation.every=0", "trainer.accelerator=cpu", "logger=csv",
              "trainer.precision=32-true", f"outputs={tmp}", f"experiments={tmp / 'e'}"]  # fmt: skip
-    panel = [] if recipe.startswith("fashion") else panel[: 4 if recipe.endswith("teacher") else 5]
-    config = read_recipe(recipe, [*panel, *small, *quick, *more])
+    suite = [] if recipe.startswith("fashion") else suite[: 4 if recipe.endswith("teacher") else 5]
+    config = read_recipe(recipe, [*suite, *small, *quick, *more])
     if "recipe" in (config["teacher"] or {}):
         config["teacher"] = config["network"]
     module, run = build(config, Console(quiet=True))

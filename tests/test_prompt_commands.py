@@ -24,7 +24,7 @@ def test_an_exported_folder_knows_its_questions_and_scores_what_memory_does(
     fgm.cli.export.main([*run, "format=png", f"out={tmp_path / 'png'}"])
     told = json.loads((tmp_path / "png" / "dataset.json").read_text())["labels"]
     assert [label for _, label in told] == list(range(24))
-    settings = ["evaluator.panel.prompts_per_tag=4", "evaluator.panel.images_per_tag=4"]
+    settings = ["evaluator.suite.prompts_per_tag=4", "evaluator.suite.images_per_tag=4"]
     fgm.cli.evaluate.main([
         f"samples_dir={tmp_path / 'png'}", "evaluator=shape_eval", "data=shapes", *settings, f"outputs={tmp_path}",
     ])  # fmt: skip
@@ -32,7 +32,7 @@ def test_an_exported_folder_knows_its_questions_and_scores_what_memory_does(
     values = [{r["metric"]: (r["value"], r["n"]) for r in told["results"] if r["weights"] in ("ema", "folder")}
               for told in (memory, folder)]  # fmt: skip
     assert values[0] == values[1] and values[0]["shapeeval"][1] == 24 and "stray" in values[0]
-    assert memory["evaluation"]["panel"]["asked"] == folder["evaluation"]["panel"]["asked"]
+    assert memory["evaluation"]["suite"]["asked"] == folder["evaluation"]["suite"]["asked"]
 
 
 def test_samples_are_drawn_by_prompt_or_each_of_its_own(run: list[str], tmp_path: Path, capsys: Said) -> None:

@@ -19,7 +19,7 @@ from fgm.data.shapes.scenes import draw_scenes
 from fgm.data.text.geneval.grammar import generate_prompts
 from fgm.data.text.shapes.metadata import metadata
 from fgm.evaluation.exporting import export_images
-from fgm.evaluation.images import DigitPanel
+from fgm.evaluation.images import DigitMetrics
 from fgm.evaluation.shape_eval import RULES
 from fgm.evaluation.sources.dataset import dataset_source
 from fgm.utils.random import keyed_generator
@@ -27,11 +27,11 @@ from fgm.utils.random import keyed_generator
 PROMPTS = generate_prompts(seed=2)[::60]
 
 
-def test_a_reference_holds_the_moments_of_the_panel(tmp_path: Path, capsys: Said) -> None:
+def test_a_reference_holds_the_moments_of_the_suite(tmp_path: Path, capsys: Said) -> None:
     fgm.cli.reference.main(["data=digits", f"out={tmp_path / 'refs.npz'}"])
     with np.load(tmp_path / "refs.npz") as moments:
         assert set(moments) == {"mu", "sigma", "n"} and moments["n"] == len(Digits().split["train"][0])
-        expected = DigitPanel().reference.moments
+        expected = DigitMetrics().reference.moments
         np.testing.assert_allclose(moments["mu"], expected.mean.numpy(), atol=1e-6)
         np.testing.assert_allclose(moments["sigma"], expected.covariance.numpy(), atol=1e-5)
     assert "mu and sigma of 1433 images, 32 features of digits" in capsys.readouterr().out
@@ -44,7 +44,7 @@ def test_a_reference_of_a_folder_is_that_of_its_images(tmp_path: Path) -> None:
     asked = [f"samples_dir={tmp_path / 'png'}", "recursive=true", "n=50", f"out={tmp_path / 'refs.npz'}"]
     fgm.cli.reference.main(asked)
     with np.load(tmp_path / "refs.npz") as moments:
-        features = DigitPanel().rows(source.take(range(50)).x, None)["features"].double().numpy()
+        features = DigitMetrics().features(source.take(range(50)).x, None)["features"].double().numpy()
         np.testing.assert_allclose(moments["mu"], features.mean(0), atol=1e-12)
         np.testing.assert_allclose(moments["sigma"], np.cov(features, rowvar=False), atol=1e-10)
 
@@ -74,7 +74,7 @@ def test_a_layout_is_scored_from_detections(geneval: list[str], tmp_path: Path, 
     told = json.loads((tmp_path / "layout" / "score" / "results.json").read_text())
     (row,), evaluation = told["results"], told["evaluation"]
     assert told["schema"] == 1 and evaluation["source"]["kind"] == "geneval" and told["env"]["torch_fidelity"]
-    assert len(evaluation["panel"]["detections_sha256"]) == len(evaluation["panel"]["metadata_sha256"]) == 64
+    assert len(evaluation["suite"]["detections_sha256"]) == len(evaluation["suite"]["metadata_sha256"]) == 64
     assert (row["value"], row["n"], row["weights"]) == (0.5, 2 * len(PROMPTS), "folder") and row["ci95"][0] <= 0.5
     verdicts = (tmp_path / "layout" / "score" / "results.jsonl").read_text().splitlines()
     assert len(verdicts) == 2 * len(PROMPTS)
@@ -97,7 +97,7 @@ def test_shapes_are_scored_by_their_exact_detector(tmp_path: Path, capsys: Said)
     )
     assert "shapeeval 1.0000" in capsys.readouterr().out
     (row,) = json.loads((tmp_path / "layout" / "score" / "results.json").read_text())["results"]
-    assert row["protocol"].startswith(f"{RULES.protocol}; "), "the rules of the panel, under the panel's name"
+    assert row["protocol"].startswith(f"{RULES.protocol}; "), "the rules of the suite, under the suite's name"
 
 
 def unknown_class(geneval: list[str], tmp_path: Path) -> list[str]:
@@ -148,7 +148,7 @@ REFERENCE = {
     "neither": ([], "give data=<name> or samples_dir=<folder>"),
     "too many": (["data=digits", "n=5000"], "1433 images, but n = 5000 needed"),
     "no features": (
-        ["data=digits", "evaluator=shape_eval", "evaluator.panel.size=32", "evaluator.panel.shapes=4"],
+        ["data=digits", "evaluator=shape_eval", "evaluator.suite.size=32", "evaluator.suite.shapes=4"],
         "evaluator = shape_eval has no features; choose one that has, such as digits",
     ),
     "no npz": (["data=digits", "out=refs.npy"], "must end with .npz"),

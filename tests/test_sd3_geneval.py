@@ -51,9 +51,9 @@ def asking(root: Path) -> list[str]:
     n = len(ASKED)
     return [
         *given, f"data.cache.directory={root / 'asked'}", "evaluation=geneval", "evaluation.every=1",
-        f"evaluation.panel.metadata={root / 'metadata.jsonl'}", "evaluation.panel.samples=1", "evaluation.batch=4",
-        f"evaluation.panel.detector={{_target_:{__name__}.SeesNothing}}", "evaluation.panel.colours=null",
-        f"evaluation.n={n}", "evaluation.n_training=6",
+        f"evaluation.suite.metadata={root / 'metadata.jsonl'}", "evaluation.suite.samples=1", "evaluation.batch=4",
+        f"evaluation.suite.detector={{_target_:{__name__}.SeesNothing}}", "evaluation.suite.colours=null",
+        f"evaluation.n={n}", "evaluation.n_in_training=6",
     ]  # fmt: skip
 
 

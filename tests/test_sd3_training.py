@@ -17,7 +17,7 @@ from fgm.cli import train
 from fgm.cli.build import build
 from fgm.cli.config import read_recipe
 from fgm.cli.finished import finished_run, load_source
-from fgm.evaluation.sampling import Source, draw_samples
+from fgm.evaluation.sampling import Sampler, draw_samples
 from fgm.networks.sd3 import SD3Velocity
 from fgm.training.checkpoints import LAST
 
@@ -49,7 +49,7 @@ def test_teacher_generator_and_online_share_the_encoded_prompts(settings: list[s
     assert len({id(net.transformer) for net in nets}) == 4  # the start is the teacher
 
 
-def drawn(source: Source, shape: tuple[int, ...]) -> Tensor:
+def drawn(source: Sampler, shape: tuple[int, ...]) -> Tensor:
     return draw_samples(source, 1, 3, shape, lambda indices: 1 + indices, torch.device("cpu"))[0]
 
 

@@ -1,4 +1,4 @@
-"""Rows become tables, plots and pages: what is best, how far seeds differ, what failed, and what a hand has written."""
+"""Features become tables, plots and pages: what is best, how far seeds differ, what failed, and what a hand has written."""
 
 import base64
 import json

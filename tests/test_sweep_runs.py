@@ -23,7 +23,7 @@ from fgm.cli.studies.points import Point
 from fgm.cli.studies.process import Outcome, Processes
 from fgm.cli.studies.rows import studies_of
 from fgm.cli.studies.table import table_of_study
-from fgm.evaluation.points import PointPanel
+from fgm.evaluation.point_metrics import PointMetrics
 from fgm.utils.errors import RESUMABLE, UserError
 from fgm.utils.records import read_rows
 
@@ -168,7 +168,7 @@ def test_killed_half_way_and_started_again_it_gives_the_same_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Processes, "code_of", forked)
-    monkeypatch.setattr(PointPanel, "bounds", lambda panel: [])  # seconds a run
+    monkeypatch.setattr(PointMetrics, "reference_values", lambda suite: [])  # seconds a run
     three = (0.5, 0.7, 0.9)
     whole, cut = (points_of(tmp_path / name, [3], "mixture_fgm", *TINY, values=three) for name in ("whole", "cut"))
     undisturbed = in_process(whole)

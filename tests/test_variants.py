@@ -12,13 +12,13 @@ from fgm.cli.build import build
 from fgm.cli.config import read_recipe
 from fgm.cli.finished import finished_run, load_source
 from fgm.evaluation.conditioning import balanced
-from fgm.evaluation.sampling import Source, draw_samples
+from fgm.evaluation.sampling import Sampler, draw_samples
 from fgm.training.checkpoints import LAST
 from fgm.utils.errors import UserError
 
 TINY = [
     "training.cycles=3", "training.batch_size=8", "training.log_every=1", "evaluation.every=2", "evaluation.n=40",
-    "evaluation.n_training=40", "method.teacher_steps=2", "logger=csv",
+    "evaluation.n_in_training=40", "method.teacher_steps=2", "logger=csv",
     'teacher.overrides=["training.cycles=2","training.batch_size=8","evaluation.n=40"]',
 ]  # fmt: skip
 VARIANTS = {
@@ -38,7 +38,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [f"outputs={root}/outputs", f"experiments={root}/experiments"]
 
 
-def drawn(source: Source) -> torch.Tensor:
+def drawn(source: Sampler) -> torch.Tensor:
     return draw_samples(source, 1, 8, (1, 8, 8), balanced(10).conditions, torch.device("cpu"))[0]
 
 

@@ -44,7 +44,7 @@ def finished(outputs: Path, recipe: str, overrides: list[str]) -> list[str]:
 
 SHAPES = [
     "data=shapes", "network=mmdit_shapes", "evaluation=shape_eval", "method.generator_start=random", "evaluation.n=24",
-    "evaluation.batch=12", "evaluation.panel.prompts_per_tag=4", "evaluation.panel.images_per_tag=4",
+    "evaluation.batch=12", "evaluation.suite.prompts_per_tag=4", "evaluation.suite.images_per_tag=4",
     "network.width=16", "network.depth=1", "network.heads=2",
 ]  # fmt: skip
 

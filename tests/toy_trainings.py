@@ -14,8 +14,8 @@ from rich.console import Console
 from torch import Tensor
 
 from fgm.data.points import Ring
-from fgm.evaluation.evaluation import Evaluation
-from fgm.evaluation.points import PointPanel
+from fgm.evaluation.evaluator import Evaluator
+from fgm.evaluation.point_metrics import PointMetrics
 from fgm.flow.analytic import ring
 from fgm.flow.paths import RectifiedPath
 from fgm.flow.times import LogitNormal
@@ -54,7 +54,7 @@ def distillation(**options: Any) -> Distillation:
 
 def place(run_dir: Path, console: Console | None = None, hardware: Hardware | None = None, **evaluation: Any) -> Run:
     """On a CPU, without a measurement on the way, unless told otherwise."""
-    plan = Evaluation(PointPanel(Ring()), **{"every": 0, "n_training": 64} | evaluation)
+    plan = Evaluator(PointMetrics(Ring()), **{"every": 0, "n_in_training": 64} | evaluation)
     console, hardware = console or Console(file=io.StringIO()), hardware or Hardware("cpu")
     return Run(run_dir, "test", "csv", {"config_digest": "0"}, hardware, plan, console)
 

@@ -16,8 +16,8 @@ from rich.console import Console
 from torch import Generator, Tensor
 
 from fgm.data.points import Ring
-from fgm.evaluation.evaluation import Evaluation
-from fgm.evaluation.points import PointPanel
+from fgm.evaluation.evaluator import Evaluator
+from fgm.evaluation.point_metrics import PointMetrics
 from fgm.flow.paths import RectifiedPath
 from fgm.flow.times import LogitNormal
 from fgm.networks.mlp import VelocityMLP
@@ -79,7 +79,7 @@ class FullBatch(Distillation):
 
 def run(module: Method, folder: Path, strategy: Any, devices: int, every: int = 0, precision: Any = "32-true") -> None:
     console = Console(quiet=rank() > 0)
-    plan = Evaluation(PointPanel(Ring()), every=every, n_training=64, batch=32)
+    plan = Evaluator(PointMetrics(Ring()), every=every, n_in_training=64, batch=32)
     hardware = Hardware("cpu", devices, precision)
     fit(module, Run(folder, "test", "csv", {"config_digest": "0"}, hardware, plan, console, strategy))  # type: ignore[arg-type]
 

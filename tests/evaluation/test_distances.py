@@ -1,4 +1,4 @@
-"""Distances of points and of Gaussians are closed forms and independent implementations; their panel sees failures."""
+"""Distances of points and of Gaussians are closed forms and independent implementations; their suite sees failures."""
 
 import math
 
@@ -12,7 +12,7 @@ from fgm.data.points import Ring
 from fgm.evaluation import measure
 from fgm.evaluation.distances import energy_distance, mmd, sliced_w2
 from fgm.evaluation.frechet import FeatureStatistics, frechet_distance
-from fgm.evaluation.points import PointPanel, mode_shares
+from fgm.evaluation.point_metrics import PointMetrics, mode_shares
 from fgm.flow.analytic import ring
 from fgm.utils.random import keyed_generator
 
@@ -70,16 +70,16 @@ def test_mmd_is_unbiased_and_sees_a_shift() -> None:
     assert mmd(normal(200, 2), normal(200, 2, 1) + 1) > 10 * np.std(same)
 
 
-def test_the_point_panel_sees_each_failure() -> None:
+def test_the_point_suite_sees_each_failure() -> None:
     data = Ring()
-    panel, x = PointPanel(data), data.points(20_000, keyed_generator("test", index=9))
-    good = {m.metric: m.value for m in measure(panel, x)}
-    dropped = {m.metric: m.value for m in measure(panel, x[mode_of(x) != 0])}
-    narrow = {m.metric: m.value for m in measure(panel, sharpened(x))}
+    suite, x = PointMetrics(data), data.points(20_000, keyed_generator("test", index=9))
+    good = {m.metric: m.value for m in measure(suite, x)}
+    dropped = {m.metric: m.value for m in measure(suite, x[mode_of(x) != 0])}
+    narrow = {m.metric: m.value for m in measure(suite, sharpened(x))}
     assert dropped["mode_kl"] == pytest.approx(math.log(8 / 7), abs=0.01) and good["mode_kl"] < 0.001
     assert dropped["mode_share_error"] == 1
     assert narrow["nll_gap"] < -0.5 < abs(good["nll_gap"]) + 0.1
-    floor = {m.metric: m.value for m in panel.bounds()}
+    floor = {m.metric: m.value for m in suite.reference_values()}
     assert good["sliced_w2"] < 2 * floor["sliced_w2"] < dropped["sliced_w2"]
 
 

@@ -125,7 +125,7 @@ def test_missing_inception_weights_are_one_line_within_two_seconds(tmp_path: Pat
     assert time.perf_counter() - began < 2
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     for told in (
-        f"{tmp_path}/hub/checkpoints/weights-inception-2015-12-05-6726825d.pth", "evaluation.panel.extractor.weights=",
+        f"{tmp_path}/hub/checkpoints/weights-inception-2015-12-05-6726825d.pth", "evaluation.suite.extractor.weights=",
         "nothing is downloaded", "SmallClassifier", "Dinov2", "RandomConvolutions",
     ):  # fmt: skip
         assert told in done.stderr
@@ -165,7 +165,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments, message", [
     (("inception-v3-compta",), "did you mean inception-v3-compat"),
-    (("vgg16",), "would be downloaded: give evaluation.panel.extractor.weights"),
+    (("vgg16",), "would be downloaded: give evaluation.suite.extractor.weights"),
     (("vgg16", None, "none.pth"), "no weights of vgg16 at none.pth"),
     (("clip-vit-b-32",), "take Dinov2 or Clip from a local directory"),
 ])  # fmt: skip

@@ -21,13 +21,13 @@ from torchmetrics.image.kid import KernelInceptionDistance
 import fgm.cli.evaluate
 from fgm.cli.benchmarks.extractors import UntrainedInception
 from fgm.evaluation.bank import FeatureBank
+from fgm.evaluation.feature_metrics import FeatureMetrics
 from fgm.evaluation.features.inception import Inception
 from fgm.evaluation.features.registered import Registered
 from fgm.evaluation.frechet import frechet_distance
 from fgm.evaluation.kernel import kid
 from fgm.evaluation.moments import Moments
 from fgm.evaluation.neighbours import neighbours
-from fgm.evaluation.panel import FeaturePanel
 from fgm.utils.random import keyed_generator
 
 SHARED = {"cuda": False, "cache": False, "verbose": False, "save_cpu_ram": True, "batch_size": 8}
@@ -168,9 +168,9 @@ def test_behind_a_firewall_one_local_file_suffices(
     monkeypatch.setattr(socket, "socket", closed)
     real = {"train": (blobs(FEW, 1, 60) / 127.5 - 1, None)}
     monkeypatch.setattr("fgm.evaluation.references.real_images", lambda data, part: real[part])
-    monkeypatch.setattr(FeaturePanel, "bounds", lambda self: [])
-    evaluator = ["evaluator=fid_fidelity", f"evaluator.panel.extractor.weights={random_inception}", "data=digits"]
-    fewer = ["evaluator.panel.metrics=[kid]", "evaluator.panel.kid_subsets=2"]
+    monkeypatch.setattr(FeatureMetrics, "reference_values", lambda self: [])
+    evaluator = ["evaluator=fid_fidelity", f"evaluator.suite.extractor.weights={random_inception}", "data=digits"]
+    fewer = ["evaluator.suite.metrics=[kid]", "evaluator.suite.kid_subsets=2"]
     pictures = f"samples_dir={folder(blobs(FEW, 0, 50), tmp_path / 'png')}"
     fgm.cli.evaluate.main([pictures, *evaluator, *fewer, f"outputs={tmp_path}"])
     (path,) = tmp_path.glob("evaluation/*/results.json")

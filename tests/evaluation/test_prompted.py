@@ -1,4 +1,4 @@
-"""Panels that ask: order, score and interval; GenEval as a panel agrees with GenEval on a folder; several panels."""
+"""Metrics of prompts: order, score and interval; GenEval as a suite agrees with GenEval on a folder; several suites."""
 
 from collections import Counter
 from pathlib import Path
@@ -15,19 +15,19 @@ from torch import Tensor
 from fgm.data.images import Digits
 from fgm.data.shapes.dataset import Shapes
 from fgm.data.text.geneval.grammar import generate_prompts
-from fgm.evaluation import Asking, measure
-from fgm.evaluation.evaluation import Evaluation
+from fgm.evaluation import PromptMetric, measure
+from fgm.evaluation.evaluator import Evaluator
+from fgm.evaluation.feature_metrics import FeatureMetrics
 from fgm.evaluation.features.convolutions import RandomConvolutions
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.evaluation.geneval.evaluate import GenEval
 from fgm.evaluation.geneval.layout import read_layout
-from fgm.evaluation.geneval.panel import GenEvalPanel
+from fgm.evaluation.geneval.panel import GenEvalMetric
 from fgm.evaluation.geneval.scores import summarise
-from fgm.evaluation.panel import FeaturePanel
 from fgm.evaluation.preflight import require_files
-from fgm.evaluation.prompted import rounds, tag_scores
+from fgm.evaluation.prompt_score import rounds, tag_scores
 from fgm.evaluation.several import several
-from fgm.evaluation.shape_eval import ShapeEvalPanel
+from fgm.evaluation.shape_eval import ShapeEvalMetric
 from fgm.evaluation.shards import save_shard
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
@@ -48,15 +48,15 @@ class ByShade:
 
 
 @pytest.fixture(scope="module")
-def panel(tmp_path_factory: pytest.TempPathFactory) -> GenEvalPanel:
+def suite(tmp_path_factory: pytest.TempPathFactory) -> GenEvalMetric:
     path = tmp_path_factory.mktemp("prompts") / "metadata.jsonl"
     write_prompts(path, PROMPTS)
-    return GenEvalPanel(str(path), ByShade(), samples=2)
+    return GenEvalMetric(str(path), ByShade(), samples=2)
 
 
-def answer(panel: GenEvalPanel, question: int) -> Tensor:
+def answer(suite: GenEvalMetric, question: int) -> Tensor:
     """The first clause of a question, drawn for ByShade; every fifth picture is empty."""
-    first = panel.asked[question].include[0]
+    first = suite.asked[question].include[0]
     x = torch.zeros(3, 4, 4, dtype=torch.uint8)
     x[0, 0, 0], x[1, 0, 0] = CLASSES.index(first.cls), first.count if question % 5 else 0
     return x
@@ -69,19 +69,19 @@ def test_the_order_of_asking_serves_tags_of_unlike_sizes() -> None:
     assert {order[0], order[2]} == {"a0", "a1"} and order[4] == "a0"
 
 
-def test_all_prompts_are_asked_and_a_short_beginning_is_balanced(panel: GenEvalPanel) -> None:
-    assert Counter(panel.asked) == dict.fromkeys(PROMPTS, 2)
-    tags = Counter(panel.asked[i].tag for i in panel.questions(torch.arange(30)).tolist())
+def test_all_prompts_are_asked_and_a_short_beginning_is_balanced(suite: GenEvalMetric) -> None:
+    assert Counter(suite.asked) == dict.fromkeys(PROMPTS, 2)
+    tags = Counter(suite.asked[i].tag for i in suite.prompt_ids(torch.arange(30)).tolist())
     assert set(tags.values()) == {5} and len(tags) == 6
-    assert panel.questions(torch.tensor([2 * len(PROMPTS) + 3])).tolist() == [3]
+    assert suite.prompt_ids(torch.tensor([2 * len(PROMPTS) + 3])).tolist() == [3]
 
 
-def test_a_panels_score_is_that_of_the_folder(panel: GenEvalPanel, tmp_path: Path) -> None:
+def test_a_suites_score_is_that_of_the_folder(suite: GenEvalMetric, tmp_path: Path) -> None:
     """The same pictures, as an official layout and as samples in memory in the order of asking."""
-    questions = torch.arange(len(panel.asked))
-    images = torch.stack([answer(panel, i) for i in questions.tolist()])
+    questions = torch.arange(len(suite.asked))
+    images = torch.stack([answer(suite, i) for i in questions.tolist()])
     places: dict[Any, list[int]] = {}
-    for i, prompt in enumerate(panel.asked):
+    for i, prompt in enumerate(suite.asked):
         places.setdefault(prompt, []).append(i)
 
     def draw(index: int, ordinal: int) -> np.ndarray:
@@ -89,7 +89,7 @@ def test_a_panels_score_is_that_of_the_folder(panel: GenEvalPanel, tmp_path: Pat
 
     write_layout(tmp_path, PROMPTS, draw, per_prompt=2)
     folder = summarise(GenEval(ByShade()).evaluate(read_layout(tmp_path, PROMPTS, 2), PROMPTS), PROMPTS, 2)
-    memory = {m.metric: m for m in measure(panel, images, questions)}
+    memory = {m.metric: m for m in measure(suite, images, questions)}
     assert 0 < folder.overall < 1 and memory["geneval"].value == pytest.approx(folder.overall, abs=1e-12)
     for tag, value in folder.tags.items():
         assert memory[f"geneval_{tag}"].value == pytest.approx(value, abs=1e-12)
@@ -97,14 +97,14 @@ def test_a_panels_score_is_that_of_the_folder(panel: GenEvalPanel, tmp_path: Pat
     assert low < folder.overall < high and memory["geneval"].n == 2 * len(PROMPTS)
 
 
-def test_a_subset_says_so_and_no_labels_are_refused(panel: GenEvalPanel) -> None:
-    images = torch.stack([answer(panel, i) for i in range(12)])
-    (score, *_) = measure(panel, images, torch.arange(12))
+def test_a_subset_says_so_and_no_labels_are_refused(suite: GenEvalMetric) -> None:
+    images = torch.stack([answer(suite, i) for i in range(12)])
+    (score, *_) = measure(suite, images, torch.arange(12))
     assert "12 prompts, " in score.protocol and score.protocol.endswith(f" of {len(PROMPTS)}")
     with pytest.raises(UserError, match="geneval needs samples of its own prompts"):
-        measure(panel, images)
+        measure(suite, images)
     with pytest.raises(UserError, match="Digits has none"):
-        GenEvalPanel("grammar", ByShade(), data=Digits())
+        GenEvalMetric("grammar", ByShade(), data=Digits())
 
 
 def test_the_mean_over_tags_is_unweighted() -> None:
@@ -114,45 +114,45 @@ def test_the_mean_over_tags_is_unweighted() -> None:
 
 
 @pytest.mark.parametrize("change, message", [
-    ({}, "evaluation.panel.metadata = None: give prompts/evaluation_metadata.jsonl"),
-    ({"metadata": "grammar"}, "evaluation.panel.detector.directory = None: put facebook/mask2former"),
+    ({}, "evaluation.suite.metadata = None: give prompts/evaluation_metadata.jsonl"),
+    ({"metadata": "grammar"}, "evaluation.suite.detector.directory = None: put facebook/mask2former"),
 ])  # fmt: skip
 def test_missing_files_of_geneval_are_told_before_torch(change: dict[str, str], message: str) -> None:
     from fgm.cli.config import read_recipe
 
     node = read_recipe("digits_fgm", ["evaluation=geneval", "data=shapes"])["evaluation"]
     with pytest.raises(UserError, match=message):
-        require_files(node | {"panel": node["panel"] | change})
+        require_files(node | {"suite": node["suite"] | change})
 
 
-def test_several_panels_are_their_parts(tmp_path: Path) -> None:
-    shapes, size = ShapeEvalPanel(prompts_per_tag=4, images_per_tag=4), 8
-    pixels = FeaturePanel(RandomConvolutions(size), FEW, metrics=("fd", "power"))
+def test_several_suites_are_their_parts(tmp_path: Path) -> None:
+    shapes, size = ShapeEvalMetric(prompts_per_tag=4, images_per_tag=4), 8
+    pixels = FeatureMetrics(RandomConvolutions(size), FEW, metrics=("fd", "power"))
     both, questions = several({"shapes": shapes, "pixels": pixels}), torch.arange(24)
-    assert isinstance(both, Asking) and torch.equal(both.conditions(questions), shapes.conditions(questions))
-    truth = shapes.truth(questions)
+    assert isinstance(both, PromptMetric) and torch.equal(both.conditions(questions), shapes.conditions(questions))
+    truth = shapes.ground_truth(questions)
     alone = measure(shapes, truth, questions) + measure(pixels, truth, questions)
     assert measure(both, truth, questions) == alone
-    rows = both.rows(truth, questions)
+    rows = both.features(truth, questions)
     save_shard(tmp_path / "shard.safetensors", range(24), rows)
     kept = load_file(tmp_path / "shard.safetensors")
     assert kept.keys() == rows.keys() and all(torch.equal(kept[n], row.to(kept[n].dtype)) for n, row in rows.items())
-    assert not isinstance(several({"pixels": pixels}), Asking)
-    with pytest.raises(UserError, match="a and b ask questions of their own"):
+    assert not isinstance(several({"pixels": pixels}), PromptMetric)
+    with pytest.raises(UserError, match="a and b have prompts of their own"):
         several({"a": shapes, "b": shapes})
 
 
 def test_too_few_samples_for_one_of_several_are_refused_before_anything_is_trained() -> None:
-    pixels = FeaturePanel(RandomConvolutions(8), FEW, metrics=("fd",))
-    both = several({"shapes": ShapeEvalPanel(prompts_per_tag=4, images_per_tag=4), "pixels": pixels})
+    pixels = FeatureMetrics(RandomConvolutions(8), FEW, metrics=("fd",))
+    both = several({"shapes": ShapeEvalMetric(prompts_per_tag=4, images_per_tag=4), "pixels": pixels})
     with pytest.raises(UserError, match="fd in the 8 features of random-convolutions needs 9 samples or more, not 8"):
-        Evaluation(both, n=8, every=0)
-    assert Evaluation(both, n=9, every=0).n == 9
+        Evaluator(both, n=8, every=0)
+    assert Evaluator(both, n=9, every=0).n == 9
 
 
-def test_a_metric_that_two_panels_have_is_named_after_the_second() -> None:
-    panels = {n: FeaturePanel(RandomConvolutions(8, s), FEW, metrics=("kid",)) for n, s in {"a": 0, "b": 1}.items()}
+def test_a_metric_that_two_suites_have_is_named_after_the_second() -> None:
+    suites = {n: FeatureMetrics(RandomConvolutions(8, s), FEW, metrics=("kid",)) for n, s in {"a": 0, "b": 1}.items()}
     x = FEW.split["test"][0]
-    one, other = measure(several(panels), x)
+    one, other = measure(several(suites), x)
     assert (one.metric, other.metric) == ("kid", "b_kid") and one.protocol != other.protocol
-    assert [m.value for m in (one, other)] == [measure(p, x)[0].value for p in panels.values()]
+    assert [m.value for m in (one, other)] == [measure(p, x)[0].value for p in suites.values()]

@@ -1,4 +1,4 @@
-"""What a value is called, when it is refused, and that the panel does what its parts do."""
+"""What a value is called, when it is refused, and that the suite does what its parts do."""
 
 import logging
 from dataclasses import replace
@@ -13,13 +13,13 @@ from fgm.cli.signatures import check, parameters
 from fgm.data.images import Digits
 from fgm.evaluation import measure
 from fgm.evaluation.bank import FeatureBank
-from fgm.evaluation.evaluation import Evaluation
+from fgm.evaluation.evaluator import Evaluator
+from fgm.evaluation.feature_metrics import FeatureMetrics
 from fgm.evaluation.features.convolutions import RandomConvolutions
 from fgm.evaluation.features.small import SmallClassifier
 from fgm.evaluation.frechet import frechet_distance
-from fgm.evaluation.images import DigitPanel
+from fgm.evaluation.images import DigitMetrics
 from fgm.evaluation.moments import save_moments
-from fgm.evaluation.panel import FeaturePanel
 from fgm.evaluation.protocols import PUBLISHED, protocol_of
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
@@ -47,8 +47,8 @@ def pictures(n: int, index: int = 0) -> Tensor:
     return Noise().draw(n, keyed_generator("protocols", index=index))[0]
 
 
-def panel(**settings: object) -> FeaturePanel:
-    return FeaturePanel(**({"extractor": RandomConvolutions(8), "data": Noise(), "kid_subsets": 3} | settings))
+def suite(**settings: object) -> FeatureMetrics:
+    return FeatureMetrics(**({"extractor": RandomConvolutions(8), "data": Noise(), "kid_subsets": 3} | settings))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -70,12 +70,12 @@ def test_quantisation_and_resize_stand_in_the_label() -> None:
     assert protocol_of("own", SmallClassifier()).label(SmallClassifier(), 9) == "small-classifier-843d80fd, uint8"
 
 
-def test_the_panel_is_its_parts() -> None:
+def test_the_suite_is_its_parts() -> None:
     x, extractor = pictures(300), RandomConvolutions(8)
-    measured = {m.metric: m for m in measure(panel(metrics=("fd", "fd_infinity", "kid", "cmmd", "coverage")), x, None)}
+    measured = {m.metric: m for m in measure(suite(metrics=("fd", "fd_infinity", "kid", "cmmd", "coverage")), x, None)}
     assert list(measured) == ["fd", "fd_infinity", "kid", "rbf_mmd", "coverage"]
     bank = FeatureBank.of(extractor, (x * 127.5 + 127.5).round().byte(), 100)
-    reference = panel().reference
+    reference = suite().reference
     assert measured["fd"].value == pytest.approx(frechet_distance(bank.statistics, reference.moments), rel=1e-9)
     assert measured["fd"].protocol == f"random-convolutions-{extractor.sha256}, uint8, 2000 draws"
     assert measured["kid"].protocol.endswith("2000 draws, 3 subsets of 300")
@@ -87,23 +87,23 @@ def test_the_panel_is_its_parts() -> None:
 
 
 def test_a_distance_to_a_file_is_that_to_the_data_behind_it(tmp_path: Path) -> None:
-    save_moments(panel().reference.moments, tmp_path / "noise.npz")
-    from_data = measure(panel(metrics=("fd",)), pictures(200), None)[0]
-    from_file = measure(panel(metrics=("fd",), reference=str(tmp_path / "noise.npz")), pictures(200), None)[0]
+    save_moments(suite().reference.moments, tmp_path / "noise.npz")
+    from_data = measure(suite(metrics=("fd",)), pictures(200), None)[0]
+    from_file = measure(suite(metrics=("fd",), reference=str(tmp_path / "noise.npz")), pictures(200), None)[0]
     assert from_file.value == pytest.approx(from_data.value, abs=1e-12)
     assert "uint8, noise.npz " in from_file.protocol
-    assert panel(metrics=("fd",), data=None, reference=str(tmp_path / "noise.npz")).bounds() == []
+    assert suite(metrics=("fd",), data=None, reference=str(tmp_path / "noise.npz")).reference_values() == []
 
 
 def test_floor_and_ceilings_are_ordered() -> None:
     """For uniform noise the ceiling of clipped normal noise is near and the blurred one far."""
-    bounds = {m.protocol.partition(";")[0]: m.value for m in panel(metrics=("fd",)).bounds()}
+    bounds = {m.protocol.partition(";")[0]: m.value for m in suite(metrics=("fd",)).reference_values()}
     assert bounds["floor: held-out pictures"] < bounds["ceiling: noise"] < bounds["ceiling: blurred pictures"]
 
 
 def test_random_convolutions_see_a_blur_of_digits() -> None:
     data = SimpleNamespace(split=Digits().split)
-    fd = {m.protocol.partition(";")[0]: m.value for m in panel(data=data, metrics=("fd",)).bounds()}
+    fd = {m.protocol.partition(";")[0]: m.value for m in suite(data=data, metrics=("fd",)).reference_values()}
     assert 100 * fd["floor: held-out pictures"] < min(fd["ceiling: blurred pictures"], fd["ceiling: noise"])
 
 
@@ -114,10 +114,10 @@ def test_batches_do_not_change_a_bank() -> None:
     assert torch.equal(whole.some(5), whole.some(5)) and len(whole.some(50)) == 20
 
 
-def test_the_digit_panel_reports_as_it_did_and_more() -> None:
+def test_the_digit_suite_reports_as_it_did_and_more() -> None:
     """fd and accuracy keep their names, protocols and n, since rows with them are recorded."""
     x, labels = Digits().split["test"]
-    told = {m.metric: m for m in measure(DigitPanel(), x, labels)}
+    told = {m.metric: m for m in measure(DigitMetrics(), x, labels)}
     symptoms = ["class_tv", "diversity", "power_low", "power_mid", "power_high"]
     assert list(told) == ["fd", "kid", "precision", "recall", "density", "coverage", "accuracy", *symptoms]
     assert told["fd"].protocol == "small-classifier-843d80fd, uint8, training split"
@@ -125,11 +125,11 @@ def test_the_digit_panel_reports_as_it_did_and_more() -> None:
     assert told["fd"].value == pytest.approx(0.087867, rel=1e-3)
     assert told["accuracy"].value == pytest.approx(0.975275, rel=1e-4)
     assert told["precision"].value > 0.8 and told["recall"].value > 0.8 and told["kid"].value < 0.02
-    assert [m.metric for m in measure(DigitPanel(), x, None)] == [name for name in told if name != "accuracy"]
+    assert [m.metric for m in measure(DigitMetrics(), x, None)] == [name for name in told if name != "accuracy"]
 
 
 def test_few_samples_are_warned_of_once_with_a_bias_table(caplog: pytest.LogCaptureFixture) -> None:
-    subject = panel(metrics=("fd",))
+    subject = suite(metrics=("fd",))
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             measure(subject, pictures(100), None)
@@ -147,39 +147,39 @@ def test_few_samples_are_warned_of_once_with_a_bias_table(caplog: pytest.LogCapt
     ({"reference": "none.npz"}, "kid compares features one by one"),
     ({"reference": "none.npz", "metrics": ("fd",)}, "there is no reference file none.npz"),
 ])  # fmt: skip
-def test_a_panel_that_cannot_be_is_refused(settings: dict[str, object], message: str) -> None:
+def test_a_suite_that_cannot_be_is_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        panel(**settings)
+        suite(**settings)
 
 
 def test_too_few_or_broken_samples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fd in the 8 features of random-convolutions needs 9 samples or more, not 8"):
-        measure(panel(), pictures(8), None)
-    assert measure(panel(metrics=("kid",)), pictures(8), None)[0].n == 8
+        measure(suite(), pictures(8), None)
+    assert measure(suite(metrics=("kid",)), pictures(8), None)[0].n == 8
     with pytest.raises(UserError, match="not finite: the generator has diverged"):
-        measure(panel(), pictures(20) / 0, None)
+        measure(suite(), pictures(20) / 0, None)
     small = replace(FeatureBank.of(RandomConvolutions(8), (pictures(8) * 127 + 128).byte()).statistics)
     save_moments(small, tmp_path / "small.npz")
     with pytest.raises(UserError, match="8 real images cannot fill a covariance of 8 features"):
-        panel(metrics=("fd",), reference=str(tmp_path / "small.npz"))
+        suite(metrics=("fd",), reference=str(tmp_path / "small.npz"))
     with pytest.raises(UserError, match="fd_infinity in the 8 features of random-convolutions needs 32"):
-        measure(panel(metrics=("fd_infinity",)), pictures(31), None)
+        measure(suite(metrics=("fd_infinity",)), pictures(31), None)
     with pytest.raises(UserError, match="fd in the 8 features"):  # before anything is trained
-        Evaluation(panel(), n=100, every=10, n_training=8)
-    assert Evaluation(panel(), n=100, every=0, n_training=8).n == 100
+        Evaluator(suite(), n=100, every=10, n_in_training=8)
+    assert Evaluator(suite(), n=100, every=0, n_in_training=8).n == 100
 
 
 def test_bounds_leave_out_what_the_held_out_part_cannot_fill() -> None:
     x, labels = Digits().split["test"]
     data = SimpleNamespace(split={"train": Digits().split["train"], "test": (x[:20], labels[:20])})
     metrics = ("fd", "kid", "accuracy")
-    bounds = FeaturePanel(SmallClassifier(), data, metrics=metrics, kid_subsets=2).bounds()
+    bounds = FeatureMetrics(SmallClassifier(), data, metrics=metrics, kid_subsets=2).reference_values()
     assert [m.metric for m in bounds] == ["kid", "accuracy"] * 3
 
 
-def test_a_config_of_a_panel_is_checked_without_importing_it() -> None:
+def test_a_config_of_a_suite_is_checked_without_importing_it() -> None:
     node = {
-        "_target_": "fgm.evaluation.panel.FeaturePanel", "protocol": "edm", "metrics": ["fd"], "reference": "edm.npz",
+        "_target_": "fgm.evaluation.feature_metrics.FeatureMetrics", "protocol": "edm", "metrics": ["fd"], "reference": "edm.npz",
         "extractor": {"_target_": "fgm.evaluation.features.inception.Inception", "weights": None},
     }  # fmt: skip
     check(node)

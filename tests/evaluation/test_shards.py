@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 
 from fgm.evaluation import measure
 from fgm.evaluation.conditioning import balanced
-from fgm.evaluation.images import DigitPanel
+from fgm.evaluation.images import DigitMetrics
 from fgm.evaluation.provenance import definition, key_of, record
-from fgm.evaluation.sampling import Source
+from fgm.evaluation.sampling import Sampler
 from fgm.evaluation.shards import Plan, evaluate, merged
 from fgm.evaluation.sources.sampler import SamplerSource
-from fgm.utils.comm import Comm, Local, TorchDistributed, comm_of_environment, on_first, together
+from fgm.utils.distributed import ProcessGroup, Ranks, SingleProcess, on_all_ranks, on_rank_zero, ranks_of_environment
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 from fgm.utils.records import Measurement
@@ -47,7 +47,7 @@ class Tanh(torch.nn.Module):
 
 
 def source(net: torch.nn.Module | None = None) -> SamplerSource:
-    return SamplerSource(Source("tanh", net or Tanh(), 1, "ema"), 3, N, (1, 8, 8), balanced(10), CPU, 10)
+    return SamplerSource(Sampler("tanh", net or Tanh(), 1, "ema"), 3, N, (1, 8, 8), balanced(10), CPU, 10)
 
 
 def plan(directory: Path) -> Plan:
@@ -67,7 +67,7 @@ def one_thread() -> Iterator[None]:
 def reference(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Measurement]]:
     """One process, without a break."""
     directory = tmp_path_factory.mktemp("reference")
-    return directory, evaluate(source(), DigitPanel(), plan(directory), Local())
+    return directory, evaluate(source(), DigitMetrics(), plan(directory), SingleProcess())
 
 
 def assert_same(directory: Path, reference: Path) -> None:
@@ -103,7 +103,7 @@ def kill_in_second_shard(directory: Path) -> None:
         if len(drawn) == 4:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    evaluate(source(Tanh(stop)), DigitPanel(), plan(directory), Local())
+    evaluate(source(Tanh(stop)), DigitMetrics(), plan(directory), SingleProcess())
 
 
 def test_a_killed_evaluation_goes_on_with_the_same_bits(
@@ -113,10 +113,10 @@ def test_a_killed_evaluation_goes_on_with_the_same_bits(
     assert [p.name for p in (tmp_path / "shards").iterdir()] == ["00000000-00000020.safetensors"]
     drawn: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        evaluate(source(Tanh(interrupt_after(drawn, 3))), DigitPanel(), plan(tmp_path), Local())
+        evaluate(source(Tanh(interrupt_after(drawn, 3))), DigitMetrics(), plan(tmp_path), SingleProcess())
     assert len(list((tmp_path / "shards").iterdir())) == 2
     drawn.clear()
-    resumed = evaluate(source(Tanh(interrupt_after(drawn, 99))), DigitPanel(), plan(tmp_path), Local())
+    resumed = evaluate(source(Tanh(interrupt_after(drawn, 99))), DigitMetrics(), plan(tmp_path), SingleProcess())
     assert resumed == reference[1] and len(drawn) == 1
     assert_same(tmp_path, reference[0])
 
@@ -134,29 +134,32 @@ def interrupt_after(drawn: list[int], batches: int) -> Callable[[torch.Tensor], 
 def test_a_damaged_shard_is_computed_again(
     damage: str, reference: tuple[Path, list[Measurement]], tmp_path: Path
 ) -> None:
-    evaluate(source(), DigitPanel(), plan(tmp_path), Local())
+    evaluate(source(), DigitMetrics(), plan(tmp_path), SingleProcess())
     one, other = (plan(tmp_path).file(shard) for shard in plan(tmp_path).shards()[:2])
     content = {"truncated": one.read_bytes()[:-7], "emptied": b"", "of another range": other.read_bytes()}[damage]
     one.write_bytes(content)
     assert plan(tmp_path).missing() == [range(20)]
-    assert evaluate(source(), DigitPanel(), plan(tmp_path), Local()) == reference[1]
+    assert evaluate(source(), DigitMetrics(), plan(tmp_path), SingleProcess()) == reference[1]
     assert_same(tmp_path, reference[0])
 
 
 def test_a_finished_evaluation_draws_nothing(reference: tuple[Path, list[Measurement]]) -> None:
     drawn: list[int] = []
-    assert evaluate(source(Tanh(interrupt_after(drawn, 1))), DigitPanel(), plan(reference[0]), Local()) == reference[1]
+    assert (
+        evaluate(source(Tanh(interrupt_after(drawn, 1))), DigitMetrics(), plan(reference[0]), SingleProcess())
+        == reference[1]
+    )
     assert not drawn
 
 
-def test_a_panel_hears_the_rows_of_all_samples_in_their_order(reference: tuple[Path, list[Measurement]]) -> None:
+def test_a_suite_hears_the_rows_of_all_samples_in_their_order(reference: tuple[Path, list[Measurement]]) -> None:
     rows = merged(plan(reference[0]))
     assert rows["labels"].tolist() == [i % 10 for i in range(N)]
     assert rows["features"].dtype == torch.float32 and rows["features"].shape == (N, 32)
     first = load_file(plan(reference[0]).file(range(20)))
     assert torch.equal(rows["features"][:20], first["features"])
-    panel, samples = DigitPanel(), source().take(range(N))
-    whole = {m.metric: m.value for m in measure(panel, samples.x, samples.labels)}
+    suite, samples = DigitMetrics(), source().take(range(N))
+    whole = {m.metric: m.value for m in measure(suite, samples.x, samples.labels)}
     assert {m.metric: m.value for m in reference[1]} == pytest.approx(whole, rel=1e-5)
 
 
@@ -169,20 +172,20 @@ class Doubled(Tanh):
 def two_ranks(directory: Path) -> None:
     """What both ranks of a group do; however they end, the group is closed by then."""
     try:
-        with comm_of_environment() as comm:
-            assert isinstance(comm, TorchDistributed) and comm.world == 2
-            measure_twice(comm, directory)
+        with ranks_of_environment() as ranks:
+            assert isinstance(ranks, ProcessGroup) and ranks.world_size == 2
+            measure_twice(ranks, directory)
     finally:
         assert not torch.distributed.is_initialized()
 
 
-def measure_twice(comm: Comm, directory: Path) -> None:
+def measure_twice(ranks: Ranks, directory: Path) -> None:
     """The second time, the samples of rank 1 are not finite."""
-    measured = [m.row() for m in evaluate(source(), DigitPanel(), plan(directory / "good"), comm)]
-    (directory / f"said-by-{comm.rank}.json").write_text(json.dumps(measured))
-    broken = source(Tanh(lambda condition: None) if comm.rank == 0 else NaN())
+    measured = [m.row() for m in evaluate(source(), DigitMetrics(), plan(directory / "good"), ranks)]
+    (directory / f"said-by-{ranks.rank}.json").write_text(json.dumps(measured))
+    broken = source(Tanh(lambda condition: None) if ranks.rank == 0 else NaN())
     try:
-        evaluate(broken, DigitPanel(), plan(directory / "broken"), comm)
+        evaluate(broken, DigitMetrics(), plan(directory / "broken"), ranks)
     except UserError as refusal:
         (directory / "refusal").write_text(str(refusal))
 
@@ -215,18 +218,18 @@ def test_a_complaint_of_one_rank_ends_all(ranks: Path) -> None:
 class Two:
     """The wire as rank 0 of two sees it."""
 
-    rank, world = 0, 2
+    rank, world_size = 0, 2
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         return [value, None]
 
 
-@pytest.mark.parametrize("comm", [Local(), Two()], ids=["alone", "of two"])
-def test_too_few_samples_are_a_refusal(comm: Comm, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [SingleProcess(), Two()], ids=["alone", "of two"])
+def test_too_few_samples_are_a_refusal(ranks: Ranks, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs 33 samples or more, not 20"):
-        on_first(comm, lambda: DigitPanel().judge({"features": torch.zeros(20, 32)}))
+        on_rank_zero(ranks, lambda: DigitMetrics().compute({"features": torch.zeros(20, 32)}))
     with pytest.raises(UserError, match="n = 51: the source holds 50 samples"):
-        evaluate(source(), DigitPanel(), replace(plan(tmp_path), n=51), comm)
+        evaluate(source(), DigitMetrics(), replace(plan(tmp_path), n=51), ranks)
 
 
 def test_a_complaint_without_words_is_a_complaint() -> None:
@@ -234,30 +237,30 @@ def test_a_complaint_without_words_is_a_complaint() -> None:
         raise ValueError
 
     with pytest.raises(UserError, match=r"^ValueError\(\)$"):
-        together(Local(), work)
+        on_all_ranks(SingleProcess(), work)
 
 
 def test_a_line_is_told_for_every_shard_where_there_is_no_terminal(tmp_path: Path) -> None:
     for expected in (["samples 0 to 19", "samples 20 to 39", "samples 40 to 49"], ["3 of 3 shards are there already"]):
         console = Console(file=StringIO(), width=200)
-        evaluate(source(), DigitPanel(), plan(tmp_path), Local(), console)
+        evaluate(source(), DigitMetrics(), plan(tmp_path), SingleProcess(), console)
         lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
         assert [line.partition(":")[0] for line in lines] == expected
 
 
 def test_on_a_terminal_there_is_a_bar(tmp_path: Path) -> None:
     console = Console(file=StringIO(), width=200, force_terminal=True)
-    evaluate(source(), DigitPanel(), plan(tmp_path), Local(), console)
+    evaluate(source(), DigitMetrics(), plan(tmp_path), SingleProcess(), console)
     assert "evaluating" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_the_key_changes_with_all_that_defines_the_samples_and_the_rows() -> None:
-    parts: dict[str, Any] = {"source": source().describe(), "panel": {"name": "a"}, "n": N, "shard_size": SHARD}
+    parts: dict[str, Any] = {"source": source().describe(), "suite": {"name": "a"}, "n": N, "shard_size": SHARD}
     others = [
         {"source": replace(source(), seed=4).describe()},
         {"source": replace(source(), identity={"config_digest": "1" * 12}).describe()},
         {"source": source(Doubled()).describe()},
-        {"panel": {"name": "b"}},
+        {"suite": {"name": "b"}},
         {"n": N + 1},
         {"shard_size": 10},
     ]

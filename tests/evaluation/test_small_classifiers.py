@@ -1,4 +1,4 @@
-"""The small classifiers: feature spaces of digits and of clothes, their recipes, and what their panels say."""
+"""The small classifiers: feature spaces of digits and of clothes, their recipes, and what their suites say."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from fgm.data.pixels import dequantise
 from fgm.data.published import FashionMNIST
 from fgm.evaluation import measure
 from fgm.evaluation.classifier import RECIPES, Space, accuracy, classifier, main, train_classifier
+from fgm.evaluation.feature_metrics import blur
 from fgm.evaluation.features.small import SmallClassifier
-from fgm.evaluation.images import METRICS, DigitPanel, FashionPanel
-from fgm.evaluation.panel import blur
+from fgm.evaluation.images import METRICS, DigitMetrics, FashionMetrics
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 
@@ -71,22 +71,22 @@ def test_its_recipe_learns_what_pictures_tell_and_standardises(data: FashionMNIS
     assert features.mean(0).abs().max() < 1e-4 and (features.std(0) - 1).abs().max() < 1e-3
 
 
-def test_the_panel_tells_held_out_pictures_from_blurred_ones_and_noise(data: FashionMNIST) -> None:
-    panel = FashionPanel(data)
-    bounds = {(m.protocol.partition(";")[0], m.metric): m.value for m in panel.bounds()}
+def test_the_suite_tells_held_out_pictures_from_blurred_ones_and_noise(data: FashionMNIST) -> None:
+    suite = FashionMetrics(data)
+    bounds = {(m.protocol.partition(";")[0], m.metric): m.value for m in suite.reference_values()}
     real, blurred, noise = (
         bounds[k, "fd"] for k in ("floor: held-out pictures", "ceiling: blurred pictures", "ceiling: noise")
     )
     assert real < 0.2 * min(blurred, noise)
     images, labels = data.split["test"]
-    told = measure(panel, dequantise(images), labels)
+    told = measure(suite, dequantise(images), labels)
     assert {m.metric for m in told} == {*METRICS, "power_low", "power_mid", "power_high"} - {"power"}
     (fd,) = (m.protocol for m in told if m.metric == "fd")
-    assert fd.startswith(f"fashion-classifier-{panel.extractor.sha256}, uint8") and "training split" in fd
+    assert fd.startswith(f"fashion-classifier-{suite.extractor.sha256}, uint8") and "training split" in fd
 
 
-def test_the_digit_panel_orders_real_blurred_and_noise() -> None:
-    bounds = {(m.protocol.partition(";")[0], m.metric): m.value for m in DigitPanel().bounds()}
+def test_the_digit_suite_orders_real_blurred_and_noise() -> None:
+    bounds = {(m.protocol.partition(";")[0], m.metric): m.value for m in DigitMetrics().reference_values()}
     assert bounds["floor: held-out scans", "fd"] < 0.1 * bounds["ceiling: blurred scans", "fd"]
     assert bounds["floor: held-out scans", "accuracy"] > 0.95 > bounds["ceiling: noise", "accuracy"]
 

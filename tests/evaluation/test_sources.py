@@ -15,7 +15,7 @@ from fgm.data.text.geneval.grammar import generate_prompts
 from fgm.evaluation.conditioning import balanced, drawn
 from fgm.evaluation.exporting import export_geneval, export_images
 from fgm.evaluation.geneval.layout import describe, read_layout
-from fgm.evaluation.sampling import Source, draw_samples
+from fgm.evaluation.sampling import Sampler, draw_samples
 from fgm.evaluation.sources import SampleSource
 from fgm.evaluation.sources.dataset import DatasetSource, dataset_source
 from fgm.evaluation.sources.folder import FolderSource
@@ -42,7 +42,7 @@ class Mixer(torch.nn.Module):
 
 
 def sampler(n: int = 25, shape: tuple[int, ...] = (1, 8, 8), batch: int = 10, classes: int = 10) -> SamplerSource:
-    return SamplerSource(Source("mixer", Mixer(shape), 1, "ema"), 7, n, shape, balanced(classes), CPU, batch)
+    return SamplerSource(Sampler("mixer", Mixer(shape), 1, "ema"), 7, n, shape, balanced(classes), CPU, batch)
 
 
 def exported(source: SampleSource, out: Path, layout: str = "png") -> Path:
@@ -81,7 +81,7 @@ def test_captions_are_a_function_of_seed_and_index() -> None:
             return dequantise(tokens.to(torch.uint8)).view(-1, 1, 3, 4)
 
     one, other = (
-        SamplerSource(Source("words", Words(), 1, "ema"), s, 6, (1, 3, 4), drawn(Shapes(), s), CPU, 3) for s in (1, 2)
+        SamplerSource(Sampler("words", Words(), 1, "ema"), s, 6, (1, 3, 4), drawn(Shapes(), s), CPU, 3) for s in (1, 2)
     )
     assert torch.equal(one.take(range(3, 6)).x, everything(one)[3:]) and one.take(range(6)).labels is None
     assert everything(one).flatten(1).unique(dim=0).shape[0] > 3

@@ -6,9 +6,7 @@ from torch import Tensor
 
 from fgm.data.images import Digits
 from fgm.evaluation import measure
-from fgm.evaluation.images import DigitPanel
-from fgm.evaluation.panel import blur
-from fgm.evaluation.symptoms import (
+from fgm.evaluation.diagnostics import (
     BANDS,
     complaints,
     diversity,
@@ -17,6 +15,8 @@ from fgm.evaluation.symptoms import (
     radial_power,
     total_variation,
 )
+from fgm.evaluation.feature_metrics import blur
+from fgm.evaluation.images import DigitMetrics
 from fgm.utils.random import keyed_generator
 from fgm.utils.records import Measurement
 
@@ -115,5 +115,5 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_is_seen_by_the_number_meant_for_it(fault: str) -> None:
     x, labels, metric = FAULTS[fault]
-    seen = complaints(measure(DigitPanel(), x.float(), labels))
+    seen = complaints(measure(DigitMetrics(), x.float(), labels))
     assert (seen == []) if not metric else any(line.startswith(metric) for line in seen)

@@ -123,14 +123,14 @@ def generator_of(config: dict[str, Any]) -> tuple[Any, str]:
     run_dir = Path(config["run_dir"])
     if (run_dir / "results.json").exists():
         return load_source(read_config(run_dir / "config.yaml", config) | {"run_dir": str(run_dir)}), "finished run"
-    from fgm.evaluation.sampling import Source
+    from fgm.evaluation.sampling import Sampler
     from fgm.networks.generator import FewStepGenerator
 
     node, path = config["method"], make(config["path"], "path")
     t_star, c_in = node.get("t_star", 1.0), node.get("c_in", "one")
     net = make(config["network"], "network")
     generator = FewStepGenerator(net, path, t_star, c_in, make(config["data"], "data").std).eval()
-    return Source("one step, untrained", generator, 1, "raw"), "untrained network"
+    return Sampler("one step, untrained", generator, 1, "raw"), "untrained network"
 
 
 def tell(

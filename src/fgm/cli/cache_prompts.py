@@ -2,7 +2,7 @@
 
 Training reads what this writes, and never an encoder. The same command again goes on at the shard where it stopped, or
 says that it is done. The recipe's settings: data.cache.prompts (which prompts), data.cache.directory, data.cache.model.
-With evaluation=geneval evaluation.panel.metadata=<file> GenEval's prompts are encoded too, and not trained on.
+With evaluation=geneval evaluation.suite.metadata=<file> GenEval's prompts are encoded too, and not trained on.
 """
 
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ def require_asked(node: Any, cache: PromptCache, index: Index) -> None:
     """Refuse a GenEval whose prompts are not encoded, in training or at its end, before anything is trained."""
     if not isinstance(node, dict):
         return
-    if str(node.get("_target_", "")).endswith(".GenEvalPanel"):
+    if str(node.get("_target_", "")).endswith(".GenEvalMetric"):
         missing = set(Asked(node["metadata"], node.get("seed", 0)).read()) - set(index.prompts)
         if missing:
             raise UserError(

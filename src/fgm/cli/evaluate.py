@@ -88,20 +88,20 @@ def measure_folder(arguments: list[str]) -> None:
 
 def measure(ready: Callable[[], tuple[Any, list[Any]]], cut: int | None, place: Path, title: str = "") -> None:
     """Every source that ready() gives with its evaluation, on all ranks; rank 0 writes results.json beside each."""
-    from fgm.utils.comm import comm_of_environment, together
+    from fgm.utils.distributed import on_all_ranks, ranks_of_environment
 
-    with comm_of_environment() as comm:
-        evaluation, sources = together(comm, ready)
+    with ranks_of_environment() as ranks:
+        evaluation, sources = on_all_ranks(ranks, ready)
         repeated: list[list[Measurement]] = []
         for source in sources:
             began = time.perf_counter()
-            plan, told = together(comm, partial(evaluation.plan, source, place, cut))
+            plan, told = on_all_ranks(ranks, partial(evaluation.plan, source, place, cut))
             found = len(plan.shards()) - len(plan.missing())
-            repeated.append(evaluation.measure(source, plan, comm, plain_console()))
+            repeated.append(evaluation.measure(source, plan, ranks, plain_console()))
             timing = {"wall": round(time.perf_counter() - began, 2), "shards": len(plan.shards()), "found": found}
-            if comm.rank == 0:
-                results = repeated[-1] + (spread(repeated) or evaluation.panel.bounds())
-                conclude(told, results, plan, (device_of_rank(), comm.world), timing, title)
+            if ranks.rank == 0:
+                results = repeated[-1] + (spread(repeated) or evaluation.suite.reference_values())
+                conclude(told, results, plan, (device_of_rank(), ranks.world_size), timing, title)
 
 
 def spread(repeated: list[list[Measurement]]) -> list[Measurement]:

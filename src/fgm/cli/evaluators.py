@@ -51,9 +51,9 @@ def evaluator_of_folder(name: str, settings: list[str], data: str) -> dict[str, 
         choice({"data": data}, "data", names("data"))
         return read_evaluator(name, settings, RECIPE, [f"data={data}"])
     choice({"evaluator": name}, "evaluator", names("evaluation"))
-    text, reference = (CONFIGS / "evaluation" / f"{name}.yaml").read_text(), f"{PREFIX}panel.reference="
+    text, reference = (CONFIGS / "evaluation" / f"{name}.yaml").read_text(), f"{PREFIX}suite.reference="
     if any(setting.startswith(reference) for setting in settings):
-        settings = [*settings, f"{PREFIX}panel.data=null"]
+        settings = [*settings, f"{PREFIX}suite.data=null"]
     own = {setting.partition("=")[0].rpartition(".")[2] for setting in settings}
     if set(re.findall(r"(\w+): \$\{data[.}]", text)) - own:
         raise UserError(

@@ -52,21 +52,21 @@ def recipe_asked(recipe: str, overrides: list[str], own: Iterable[str]) -> dict[
 
 
 def load_source(config: dict[str, Any]) -> Any:
-    """What the run is for, as a Source: the averaged generator, or the teacher's ODE."""
+    """What the run is for, as a Sampler: the averaged generator, or the teacher's ODE."""
     from hydra.utils import instantiate
 
-    from fgm.evaluation.sampling import generator_source, many_step
+    from fgm.evaluation.sampling import generator_sampler, ode_sampler
     from fgm.networks.generator import FewStepGenerator
     from fgm.networks.guidance import guided
 
     weights, method, path = weights_file(config), config["method"], instantiate(config["path"])
     if "t_star" not in method:
         net = teacher.from_file(str(weights), config["network"])
-        return many_step(guided(net, method.get("guidance", 1.0)), path, method["steps"][0])
+        return ode_sampler(guided(net, method.get("guidance", 1.0)), path, method["steps"][0])
     std, steps = instantiate(config["data"]).std, method.get("steps", 1)
     net = adapted(config) if method.get("adapters") else architecture(config)
     net = teacher.from_file(str(weights), net)
-    return generator_source(FewStepGenerator(net, path, method["t_star"], method["c_in"], std, steps).eval(), "ema")
+    return generator_sampler(FewStepGenerator(net, path, method["t_star"], method["c_in"], std, steps).eval(), "ema")
 
 
 def weights_file(config: dict[str, Any]) -> Path:

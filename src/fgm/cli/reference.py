@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     data = read_data(own["data"]) if own["data"] else None
     node = read_evaluator(own["evaluator"], settings, RECIPE, [])
     source = folder(own["samples_dir"], n, recursive) if data is None else dataset(data, own, n)
-    statistics = moments(source, feature_panel(node, own["evaluator"]))
+    statistics = moments(source, feature_suite(node, own["evaluator"]))
     save(out, statistics)
     print(f"{out}: mu and sigma of {statistics.n} images, {len(statistics.mean)} features of {own['evaluator']}")
 
@@ -51,25 +51,25 @@ def dataset(node: dict[str, Any], own: dict[str, str], n: int | None) -> Any:
     return dataset_source(make(node, "data"), own["data"], own["split"], n)
 
 
-def feature_panel(node: dict[str, Any], name: str) -> Any:
+def feature_suite(node: dict[str, Any], name: str) -> Any:
     """
     Raises:
         UserError: the evaluator of that name compares no features.
     """
-    from fgm.evaluation.panel import FeaturePanel
+    from fgm.evaluation.feature_metrics import FeatureMetrics
 
-    panel = make_evaluation(node).panel
-    if not isinstance(panel, FeaturePanel):
+    suite = make_evaluation(node).suite
+    if not isinstance(suite, FeatureMetrics):
         raise UserError(f"evaluator = {name} has no features; choose one that has, such as digits")
-    return panel
+    return suite
 
 
-def moments(source: Any, panel: Any) -> Any:
+def moments(source: Any, suite: Any) -> Any:
     """FeatureStatistics of all images of a source, step by step."""
     from fgm.evaluation.frechet import FeatureStatistics
     from fgm.evaluation.sources import in_steps
 
-    parts = (FeatureStatistics.of(panel.rows(samples.x, None)["features"]) for _, samples in in_steps(source, STEP))
+    parts = (FeatureStatistics.of(suite.features(samples.x, None)["features"]) for _, samples in in_steps(source, STEP))
     return reduce(add, parts)
 
 

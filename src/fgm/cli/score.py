@@ -126,8 +126,8 @@ def write(
 
     files = ("metadata", "detections") if own["detector"] == "json" else ("metadata",)
     hashes = {f"{key}_sha256": sha256_of(Path(own[key])) for key in files if own[key] != GRAMMAR}
-    panel = {"metric": measurement.metric, "protocol": measurement.protocol} | hashes
-    evaluation = definition(source, panel, len(results), len(results))
+    suite = {"metric": measurement.metric, "protocol": measurement.protocol} | hashes
+    evaluation = definition(source, suite, len(results), len(results))
     told = record(evaluation, [measurement], device_of_rank(), 1, {"wall": round(seconds, 2)})
     out.mkdir(parents=True, exist_ok=True)
     write_results(out / "results.jsonl", results)

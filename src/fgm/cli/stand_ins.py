@@ -17,7 +17,7 @@ from fgm.utils.random import keyed_generator
 
 OBJECTS = "fgm.cli.benchmarks.stand_ins"
 WITH_WEIGHTS = (f"{OBJECTS}.random_weights", "fgm.networks.guidance.Guided")
-NOTHING = {"_target_": "fgm.evaluation.evaluation.Evaluation", "panel": {"_target_": "builtins.object"}, "every": 0}
+NOTHING = {"_target_": "fgm.evaluation.evaluator.Evaluator", "suite": {"_target_": "builtins.object"}, "every": 0}
 
 
 def untrained(config: dict[str, Any]) -> dict[str, Any]:

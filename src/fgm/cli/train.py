@@ -126,7 +126,7 @@ def known_measurements(config: dict[str, Any]) -> list[Measurement]:
 
 def final_part(config: dict[str, Any]) -> dict[str, Any]:
     """What of the evaluation matters at the end of a run."""
-    return {key: value for key, value in config["evaluation"].items() if key not in ("every", "best", "best_mode")}
+    return {key: value for key, value in config["evaluation"].items() if key not in ("every", "monitor", "mode")}
 
 
 def is_done(config: dict[str, Any], run_dir: Path) -> bool:

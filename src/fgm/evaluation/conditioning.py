@@ -1,8 +1,8 @@
-"""What sample i of a sampler is drawn under, and what a panel is told of it: pure functions of i.
+"""What sample i of a sampler is drawn under, and what a suite is told of it: pure functions of i.
 
 balanced    class i modulo their number, so that classes are balanced however a range is cut
-asked       question i of a panel that asks
-drawn       a condition of the data's own, from a stream of its own; a panel is told nothing
+asked       question i of a suite that asks
+drawn       a condition of the data's own, from a stream of its own; a suite is told nothing
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fgm.data import Data
-from fgm.evaluation import Asking
+from fgm.evaluation import PromptMetric
 from fgm.evaluation.sampling import Conditions
 from fgm.utils.random import keyed_generator
 
@@ -22,7 +22,7 @@ class Conditioning:
     """Functions of the indices of samples, (n,).
 
     Attributes:
-        labels: classes or numbers of questions, (n,) int64; or None.
+        labels: classes or ids of prompts, (n,) int64; or None.
         conditions: what the sampler is given, (n, ...); or None.
     """
 
@@ -30,10 +30,10 @@ class Conditioning:
     conditions: Conditions
 
 
-def conditioning(data: Data, panel: Any, seed: int) -> Conditioning:
-    """The one that suits data and panel."""
-    if isinstance(panel, Asking):
-        return asked(panel)
+def conditioning(data: Data, suite: Any, seed: int) -> Conditioning:
+    """The one that suits data and suite."""
+    if isinstance(suite, PromptMetric):
+        return asked(suite)
     return balanced(data.num_classes) if data.num_classes else drawn(data, seed)
 
 
@@ -46,8 +46,8 @@ def balanced(num_classes: int) -> Conditioning:
     return Conditioning(classes, classes)
 
 
-def asked(panel: Asking) -> Conditioning:
-    return Conditioning(panel.questions, lambda indices: panel.conditions(panel.questions(indices)))
+def asked(suite: PromptMetric) -> Conditioning:
+    return Conditioning(suite.prompt_ids, lambda indices: suite.conditions(suite.prompt_ids(indices)))
 
 
 def drawn(data: Data, seed: int) -> Conditioning:

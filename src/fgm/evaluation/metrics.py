@@ -6,7 +6,7 @@ kid            unbiased, mean over subsets
 cmmd           Gaussian kernel on CLIP's features (rbf_mmd on others)
 precision, recall, density, coverage       over as many real images as samples
 accuracy       share of samples that the extractor reads as their labels
-class_tv, diversity, power_low, _mid, _high       signs of failure, see fgm.evaluation.symptoms; power gives all bands
+class_tv, diversity, power_low, _mid, _high       signs of failure, see fgm.evaluation.diagnostics; power gives all bands
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from fgm.evaluation.bank import FeatureBank
+from fgm.evaluation.diagnostics import diversity, power_ratios, total_variation
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.frechet import frechet_distance, frechet_error
 from fgm.evaluation.infinity import fd_infinity
@@ -24,7 +25,6 @@ from fgm.evaluation.kernel import cmmd, kid
 from fgm.evaluation.neighbours import K_DENSITY, K_PRECISION, Neighbours, neighbours
 from fgm.evaluation.protocols import Protocol
 from fgm.evaluation.references import Reference
-from fgm.evaluation.symptoms import diversity, power_ratios, total_variation
 from fgm.utils.records import Measurement
 
 MOMENTS_SUFFICE = ("fd", "fd_infinity")

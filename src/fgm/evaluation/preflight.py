@@ -11,7 +11,7 @@ DIRECTORIES = {"Mask2FormerDetector": ("detector", MASK2FORMER), "ClipColours": 
 
 
 def require_files(node: Any) -> None:
-    """Of every panel and extractor in a config.
+    """Of every suite and extractor in a config.
 
     Raises:
         UserError: a file of weights or a reference is not there.
@@ -23,10 +23,10 @@ def require_files(node: Any) -> None:
         inception_weights(node.get("weights"))
     if name in DIRECTORIES:
         require_folder(*DIRECTORIES[name], node["directory"])
-    if name == "GenEvalPanel" and node["metadata"] != GRAMMAR:
+    if name == "GenEvalMetric" and node["metadata"] != GRAMMAR:
         require_metadata(node["metadata"])
-    if name == "FeaturePanel" and reference and not Path(reference).is_file():
-        raise UserError(f"there is no file {reference}: give evaluation.panel.reference=<npz in EDM's layout>, or null")
+    if name == "FeatureMetrics" and reference and not Path(reference).is_file():
+        raise UserError(f"there is no file {reference}: give evaluation.suite.reference=<npz in EDM's layout>, or null")
     for value in node.values():
         require_files(value)
 
@@ -34,7 +34,7 @@ def require_files(node: Any) -> None:
 def require_folder(key: str, published_as: str, directory: str | None) -> None:
     if not directory or not Path(directory).is_dir():
         raise UserError(
-            f"evaluation.panel.{key}.directory = {directory}: put {published_as} into a folder and name it there; "
+            f"evaluation.suite.{key}.directory = {directory}: put {published_as} into a folder and name it there; "
             "nothing is downloaded"
         )
 
@@ -42,6 +42,6 @@ def require_folder(key: str, published_as: str, directory: str | None) -> None:
 def require_metadata(path: str | None) -> None:
     if not path or not Path(path).is_file():
         raise UserError(
-            f"evaluation.panel.metadata = {path}: give prompts/evaluation_metadata.jsonl of a checkout of "
+            f"evaluation.suite.metadata = {path}: give prompts/evaluation_metadata.jsonl of a checkout of "
             "github.com/djghosh13/geneval, or grammar for 553 prompts of our own, which are no published benchmark"
         )

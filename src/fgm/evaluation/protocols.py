@@ -78,5 +78,5 @@ def protocol_of(name: str, extractor: FeatureExtractor) -> Protocol:
     if name == "own":
         return Protocol(f"{extractor.id}-{extractor.sha256}", published=False)
     if name not in PUBLISHED:
-        raise UserError(f"evaluation.panel.protocol: there is no {name!r}; there are {', '.join(PUBLISHED)} and own")
+        raise UserError(f"evaluation.suite.protocol: there is no {name!r}; there are {', '.join(PUBLISHED)} and own")
     return PUBLISHED[name]

@@ -2,11 +2,11 @@
 
     schema, key, date, commit
     results        measurements
-    evaluation     what the key hashes: source, panel, n, shard_size, and the code that ran
+    evaluation     what the key hashes: source, suite, n, shard_size, and the code that ran
     env            torch, torchmetrics, torch_fidelity, python, device, world_size, tf32
     timing_s       wall seconds of this call, and how many shards it computed and found
 
-Two evaluations have one key only if source, panel, n, cut and code are the same, so that no shard is ever mixed with
+Two evaluations have one key only if source, suite, n, cut and code are the same, so that no shard is ever mixed with
 another evaluation's. The code counts by its hash: after a change of fgm, or of torch, nothing old is taken up again.
 """
 
@@ -27,11 +27,11 @@ SCHEMA = 1
 PACKAGES = {"torchmetrics": "torchmetrics", "torch_fidelity": "torch-fidelity"}
 
 
-def definition(source: dict[str, Any], panel: dict[str, Any], n: int, shard_size: int) -> dict[str, Any]:
+def definition(source: dict[str, Any], suite: dict[str, Any], n: int, shard_size: int) -> dict[str, Any]:
     """All that defines an evaluation, as plain containers."""
     code = {"fgm": code_digest(), "torch": torch.__version__}
     samples = {"n": n, "index_range": [0, n], "shard_size": shard_size}
-    return {"source": source, "panel": panel, **samples, "code": code}
+    return {"source": source, "suite": suite, **samples, "code": code}
 
 
 def key_of(evaluation: dict[str, Any]) -> str:

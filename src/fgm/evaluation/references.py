@@ -8,9 +8,9 @@ from torch import Tensor
 
 from fgm.data.pixels import Mode, dequantise, quantise
 from fgm.evaluation.bank import FeatureBank
+from fgm.evaluation.diagnostics import radial_power
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.moments import Gaussian, load_moments
-from fgm.evaluation.symptoms import radial_power
 from fgm.utils.files import sha256_of
 from fgm.utils.random import keyed_generator
 
@@ -28,7 +28,7 @@ class Reference:
 
     @property
     def features(self) -> Tensor:
-        assert self.bank is not None  # the panel refuses what a file of moments cannot serve
+        assert self.bank is not None  # the suite refuses what a file of moments cannot serve
         return self.bank.features
 
 

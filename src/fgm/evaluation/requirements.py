@@ -20,7 +20,7 @@ def known_metrics(metrics: tuple[str, ...], extractor: FeatureExtractor, moments
     Raises:
         UserError: they cannot.
     """
-    where = "evaluation.panel.metrics"
+    where = "evaluation.suite.metrics"
     for metric in metrics:
         if metric not in METRICS:
             raise UserError(f"{where}: there is no metric {metric!r}; {hint(metric, METRICS)}")
@@ -28,8 +28,8 @@ def known_metrics(metrics: tuple[str, ...], extractor: FeatureExtractor, moments
             raise UserError(f"{where}: {extractor.id} does not read the data's labels: leave {metric} out")
         if moments_alone and metric not in (*MOMENTS_SUFFICE, "accuracy"):
             raise UserError(
-                f"{where}: {metric} compares features one by one and evaluation.panel.reference holds moments alone: "
-                f"give evaluation.panel.data, or metrics from {', '.join(MOMENTS_SUFFICE)}"
+                f"{where}: {metric} compares features one by one and evaluation.suite.reference holds moments alone: "
+                f"give evaluation.suite.data, or metrics from {', '.join(MOMENTS_SUFFICE)}"
             )
     return tuple(metrics)
 
@@ -44,6 +44,6 @@ def large_enough(reference: Reference, metrics: tuple[str, ...]) -> Reference:
     if n is not None and n <= dim and set(MOMENTS_SUFFICE) & set(metrics):
         raise UserError(
             f"fd against {reference.name}: {n} real images cannot fill a covariance of {dim} features; "
-            "take a larger reference, or evaluation.panel.metrics=[kid]"
+            "take a larger reference, or evaluation.suite.metrics=[kid]"
         )
     return reference

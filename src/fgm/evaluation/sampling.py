@@ -17,7 +17,7 @@ Conditions = Callable[[Tensor], Tensor | None]  # of samples (n,): (n, ...), or 
 
 
 @dataclass(frozen=True)
-class Source:
+class Sampler:
     """A sampler (z, condition) -> x_0 and what is to be said of its samples.
 
     Attributes:
@@ -39,25 +39,25 @@ class Source:
         return getattr(self.sampler, "renoisings", 0)
 
 
-def decoded(source: Source, data: Any) -> Source:
+def decoded(source: Sampler, data: Any) -> Sampler:
     """The same sampler, seen through data.to_images where its x_0 are latents."""
     return replace(source, to_images=getattr(data, "to_images", None))
 
 
-def many_step(net: nn.Module, path: ProbabilityPath, steps: int) -> Source:
+def ode_sampler(net: nn.Module, path: ProbabilityPath, steps: int) -> Sampler:
     """The teacher's ODE by Euler's method."""
     sampler = OdeSampler(net, path, steps)
-    return Source(f"teacher, {steps} steps", sampler, sampler.nfe, "teacher")
+    return Sampler(f"teacher, {steps} steps", sampler, sampler.nfe, "teacher")
 
 
-def generator_source(generator: FewStepGenerator, weights: str) -> Source:
+def generator_sampler(generator: FewStepGenerator, weights: str) -> Sampler:
     """A generator that is, or was, trained: ema or raw."""
-    return Source(f"{counted(generator.nfe, 'step')}, {weights}", generator, generator.nfe, weights)
+    return Sampler(f"{counted(generator.nfe, 'step')}, {weights}", generator, generator.nfe, weights)
 
 
 @torch.no_grad()
 def draw(
-    source: Source, seed: int, indices: Tensor, shape: tuple[int, ...], condition: Tensor | None, device: torch.device
+    source: Sampler, seed: int, indices: Tensor, shape: tuple[int, ...], condition: Tensor | None, device: torch.device
 ) -> Tensor:
     """The samples of these indices in one batch, on the CPU; condition has a row for each."""
     weights = next(source.sampler.parameters(), torch.empty(0)).dtype
@@ -70,7 +70,7 @@ def draw(
 
 
 def draw_samples(
-    source: Source,
+    source: Sampler,
     seed: int,
     n: int,
     shape: tuple[int, ...],

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fgm.data.pixels import quantise
 from fgm.data.text.shapes.vocabulary import COLOUR_NAMES, EASY, PALETTE, SHAPE_NAMES
-from fgm.evaluation import Rows
+from fgm.evaluation import Features
 from fgm.evaluation.geneval.detections import Detection
 from fgm.evaluation.shape_fit import Fit, fit
 from fgm.evaluation.shape_segments import LEAST, Blob, Bools, segment
@@ -82,18 +82,18 @@ def detection(blob: Blob, best: Fit) -> Detection:
     return Detection(SHAPE_NAMES[best.shape], (x - r, y - r, x + r, y + r), min(best.score, 1.0), blob.mask, colour)
 
 
-def legible(readings: Sequence[Reading]) -> Rows:
+def legible(readings: Sequence[Reading]) -> Features:
     """What legibility() needs of each image: numbers of blobs, objects, visible and stray pixels, summed crispness."""
     counts = {"blobs": [r.blobs for r in readings], "objects": [len(r.detections) for r in readings]}
     counts |= {"visible": [r.visible for r in readings], "stray": [r.stray for r in readings]}
-    rows = {name: torch.tensor(values, dtype=torch.int64) for name, values in counts.items()}
-    return rows | {"crispness": torch.tensor([sum(r.crispness) for r in readings], dtype=torch.float32)}
+    features = {name: torch.tensor(values, dtype=torch.int64) for name, values in counts.items()}
+    return features | {"crispness": torch.tensor([sum(r.crispness) for r in readings], dtype=torch.float32)}
 
 
-def legibility(rows: Rows, protocol: str) -> list[Measurement]:
+def legibility(features: Features, protocol: str) -> list[Measurement]:
     """parse_rate, stray and crispness of at least one image."""
-    objects, blobs = rows["objects"], rows["blobs"]
+    objects, blobs = features["objects"], features["blobs"]
     values = {"parse_rate": ((objects == blobs) & (blobs > 0)).double().mean()}
-    values |= {"stray": rows["stray"].sum() / rows["visible"].sum().clamp_min(1)}
-    values |= {"crispness": rows["crispness"].double().sum() / objects.sum()} if objects.sum() else {}
+    values |= {"stray": features["stray"].sum() / features["visible"].sum().clamp_min(1)}
+    values |= {"crispness": features["crispness"].double().sum() / objects.sum()} if objects.sum() else {}
     return [Measurement(metric, value.item(), len(blobs), protocol) for metric, value in values.items()]

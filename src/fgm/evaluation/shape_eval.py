@@ -28,9 +28,9 @@ from fgm.data.shapes.scenes import canvas_of, fill
 from fgm.data.text.geneval.prompts import digest, parse_metadata
 from fgm.data.text.shapes.metadata import binds_unseen, parse
 from fgm.data.text.shapes.vocabulary import EASY
-from fgm.evaluation import Rows
+from fgm.evaluation import Features
 from fgm.evaluation.geneval.rules import GenEvalRules, Verdict, judge
-from fgm.evaluation.prompted import PromptPanel, rounds
+from fgm.evaluation.prompt_score import PromptScore, rounds
 from fgm.evaluation.shape_detector import ACCEPT, Reading, ShapeDetector, legibility, legible
 from fgm.evaluation.shape_prior import histogram_distances, histograms
 from fgm.evaluation.shape_prompts import VOCABULARY, questions
@@ -41,14 +41,14 @@ RULES = GenEvalRules(counting_threshold=ACCEPT)
 BINDING = ("colors", "color_attr")  # tags whose prompts state every colour
 
 
-class ShapeEvalPanel(PromptPanel):
-    """Images (n, 3, size, size) of the prompts that the panel asks for.
+class ShapeEvalMetric(PromptScore):
+    """Images (n, 3, size, size) of the prompts that the suite asks for.
 
     Args:
         size: pixels of a side.
         shapes: how many of the vocabulary's; 6 is hard mode.
         prompts_per_tag: most of a tag.
-        images_per_tag: images after which the questions repeat; n = 6 images_per_tag asks all of them.
+        images_per_tag: images after which the prompts repeat; n = 6 images_per_tag asks all of them.
         seed: of the choice of prompts, their order, and the scenes of the truth.
     """
 
@@ -73,60 +73,60 @@ class ShapeEvalPanel(PromptPanel):
             "asked": digest(self.asked),
         }
 
-    def conditions(self, questions: Tensor) -> Tensor:
+    def conditions(self, prompt_ids: Tensor) -> Tensor:
         """Token ids (n, LENGTH)."""
-        return self.lines[questions].tokens()
+        return self.lines[prompt_ids].tokens()
 
-    def truth(self, questions: Tensor) -> Tensor:
+    def ground_truth(self, prompt_ids: Tensor) -> Tensor:
         """Renders of scenes that show what is asked, (n, 3, size, size)."""
-        scenes = fill(self.lines[questions], keyed_generator(self.seed, "ShapeEval truth", index=0), self.canvas)
+        scenes = fill(self.lines[prompt_ids], keyed_generator(self.seed, "ShapeEval truth", index=0), self.canvas)
         return render(scenes, self.size)
 
-    def verdicts(self, x_0: Tensor, questions: Tensor) -> list[tuple[bool, str]]:
-        return [(v.correct, v.reason) for v in self.verdicts_on(self.detector.read(x_0), questions)]
+    def grades(self, x_0: Tensor, prompt_ids: Tensor) -> list[tuple[bool, str]]:
+        return [(v.correct, v.reason) for v in self.verdicts_of(self.detector.read(x_0), prompt_ids)]
 
-    def verdicts_on(self, readings: Sequence[Reading], questions: Tensor) -> list[Verdict]:
-        pairs = zip(questions.tolist(), readings, strict=True)
+    def verdicts_of(self, readings: Sequence[Reading], prompt_ids: Tensor) -> list[Verdict]:
+        pairs = zip(prompt_ids.tolist(), readings, strict=True)
         return [judge(self.asked[question], reading.detections, RULES) for question, reading in pairs]
 
-    def rows(self, x_0: Tensor, labels: Tensor | None) -> Rows:
-        return self.rows_of(self.detector.read(x_0), self.answered(labels))
+    def features(self, x_0: Tensor, labels: Tensor | None) -> Features:
+        return self.features_of(self.detector.read(x_0), self.answered(labels))
 
-    def rows_of(self, readings: Sequence[Reading], questions: Tensor) -> Rows:
-        correct = torch.tensor([verdict.correct for verdict in self.verdicts_on(readings, questions)])
+    def features_of(self, readings: Sequence[Reading], prompt_ids: Tensor) -> Features:
+        correct = torch.tensor([verdict.correct for verdict in self.verdicts_of(readings, prompt_ids)])
         seen = histograms([reading.detections for reading in readings])
-        return {"question": questions, "correct": correct} | seen | legible(readings)
+        return {"prompt_id": prompt_ids, "correct": correct} | seen | legible(readings)
 
-    def judge(self, rows: Rows) -> list[Measurement]:
-        questions = rows["question"]
-        measured = super().judge(rows) + self.bindings(rows["correct"], questions)
-        distances = histogram_distances(rows, self.lines[questions]).items()
-        measured += [Measurement(name, value, len(questions), self.protocol(questions)) for name, value in distances]
-        return measured + legibility(rows, f"{self.detector.protocol}; {self.size} pixels")
+    def compute(self, features: Features) -> list[Measurement]:
+        prompt_ids = features["prompt_id"]
+        measured = super().compute(features) + self.bindings(features["correct"], prompt_ids)
+        distances = histogram_distances(features, self.lines[prompt_ids]).items()
+        measured += [Measurement(name, value, len(prompt_ids), self.protocol(prompt_ids)) for name, value in distances]
+        return measured + legibility(features, f"{self.detector.protocol}; {self.size} pixels")
 
-    def bindings(self, correct: Tensor, questions: Tensor) -> list[Measurement]:
+    def bindings(self, correct: Tensor, prompt_ids: Tensor) -> list[Measurement]:
         """Right answers with and without held-out pairs; left out where either binding tag was not asked so."""
-        tags, unseen = [self.asked[i].tag for i in questions.tolist()], self.unseen[questions]
+        tags, unseen = [self.asked[i].tag for i in prompt_ids.tolist()], self.unseen[prompt_ids]
         of_tag = [torch.tensor([found == tag for found in tags]) for tag in BINDING]
         kinds, measured = {f"{self.metric}_seen": ~unseen, f"{self.metric}_unseen": unseen}, []
         for name, kind in kinds.items():
             cells = [correct[mask & kind].double() for mask in of_tag]
             if all(map(len, cells)):
                 value, n = torch.stack([cell.mean() for cell in cells]).mean().item(), sum(map(len, cells))
-                measured.append(Measurement(name, value, n, self.protocol(questions)))
+                measured.append(Measurement(name, value, n, self.protocol(prompt_ids)))
         return measured
 
-    def protocol(self, questions: Tensor) -> str:
-        prompts = self.distinct(questions)
+    def protocol(self, prompt_ids: Tensor) -> str:
+        prompts = self.distinct(prompt_ids)
         told = [RULES.protocol, self.detector.protocol, f"{self.size} pixels", f"{len(prompts)} prompts"]
         return f"{'; '.join(told)}, {digest(prompts)}"
 
-    def bounds(self) -> list[Measurement]:
-        """The truth, which every sampler may reach, and the same images judged by other images' questions."""
+    def reference_values(self) -> list[Measurement]:
+        """The truth, which every sampler may reach, and the same images judged by other images' prompts."""
         order = torch.arange(len(self.asked))
-        readings = self.detector.read(self.truth(order))
+        readings = self.detector.read(self.ground_truth(order))
         shuffled = torch.randperm(len(order), generator=keyed_generator(self.seed, "ShapeEval shuffle", index=0))
-        best, least = (self.judge(self.rows_of(readings, questions)) for questions in (order, shuffled))
+        best, least = (self.compute(self.features_of(readings, prompt_ids)) for prompt_ids in (order, shuffled))
         least = [m for m in least if self.metric in m.metric]  # the rest is the same of both
         found = {"ceiling: ground truth": best, "floor: shuffled captions": least}
         return [replace(m, protocol=f"{name}; {m.protocol}") for name, measured in found.items() for m in measured]

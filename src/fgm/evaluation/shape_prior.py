@@ -17,15 +17,15 @@ from torch.nn.functional import one_hot
 from fgm.data.shapes.scenes import OBJECTS, objects_of
 from fgm.data.text.shapes.grammar import COUNTING, Captions
 from fgm.data.text.shapes.vocabulary import COLOUR_NAMES, SEEN_COLOURS, SHAPE_NAMES
-from fgm.evaluation import Rows
+from fgm.evaluation import Features
+from fgm.evaluation.diagnostics import total_variation
 from fgm.evaluation.geneval.detections import Detection
-from fgm.evaluation.symptoms import total_variation
 
 COLOURS, SHAPES = len(COLOUR_NAMES), len(SHAPE_NAMES)
 COUNTS = OBJECTS + 2  # 0 to OBJECTS, and more
 
 
-def histograms(found: Sequence[Sequence[Detection]]) -> Rows:
+def histograms(found: Sequence[Sequence[Detection]]) -> Features:
     """Of each image: its objects by class (n, SHAPES) and by colour (n, COLOURS), and their number."""
     classes = [[SHAPE_NAMES.index(d.cls) for d in detections] for detections in found]
     colours = [[COLOUR_NAMES.index(str(d.colour)) for d in detections] for detections in found]
@@ -37,10 +37,10 @@ def tally(items: Sequence[Sequence[int]], kinds: int) -> Tensor:
     return torch.stack([torch.tensor(row, dtype=torch.int64).bincount(minlength=kinds) for row in items])
 
 
-def histogram_distances(rows: Rows, captions: Captions) -> dict[str, float]:
+def histogram_distances(features: Features, captions: Captions) -> dict[str, float]:
     """Images' histograms against their captions, both n; of class and colour 1 where nothing is found at all."""
-    counts = rows["objects"].clamp_max(COUNTS - 1).bincount(minlength=COUNTS)
-    drawn = {"class_tv": rows["classes"].sum(0), "colour_tv": rows["colours"].sum(0), "count_tv": counts}
+    counts = features["objects"].clamp_max(COUNTS - 1).bincount(minlength=COUNTS)
+    drawn = {"class_tv": features["classes"].sum(0), "colour_tv": features["colours"].sum(0), "count_tv": counts}
     prior = priors(captions)
     return {name: total_variation(found, prior[name]) for name, found in drawn.items()}
 

@@ -1,10 +1,10 @@
 """An evaluation in shards, which may be cut off and go on, alone or on many ranks, always with the same bits.
 
-    <directory>/shards/<start>-<stop>.safetensors      the panel's rows of samples start to stop - 1
+    <directory>/shards/<start>-<stop>.safetensors      the suite's rows of samples start to stop - 1
 
 A shard is a fixed range of indices, and rank r computes every world-th shard from number r. A file is written beside
 its name and renamed onto it, so that what is there is whole; a shard that is there is not computed again. Rank 0 joins
-the shards in the order of their numbers. One process, two ranks and a resumed run therefore hand the panel the same
+the shards in the order of their numbers. One process, two ranks and a resumed run therefore hand the suite the same
 rows. The directory's name must be a key of all that defines the rows (provenance.py).
 """
 
@@ -21,9 +21,9 @@ from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from fgm.evaluation import Panel, Rows
+from fgm.evaluation import Features, MetricSuite
 from fgm.evaluation.sources import SampleSource
-from fgm.utils.comm import Comm, on_first, together
+from fgm.utils.distributed import Ranks, on_all_ranks, on_rank_zero
 from fgm.utils.errors import UserError
 from fgm.utils.files import replacing
 from fgm.utils.records import Measurement
@@ -51,32 +51,32 @@ class Plan:
 
 
 def evaluate(
-    source: SampleSource, panel: Panel, plan: Plan, comm: Comm, console: Console | None = None
+    source: SampleSource, suite: MetricSuite, plan: Plan, ranks: Ranks, console: Console | None = None
 ) -> list[Measurement]:
-    """The panel's measurements of the source's first n samples, on every rank.
+    """The suite's measurements of the source's first n samples, on every rank.
 
     Raises:
         UserError: a sample or the set of them is not fit to be measured; the shards that are done stay.
     """
     if plan.n > source.n:
         raise UserError(f"n = {plan.n}: the source holds {source.n} samples; give a smaller n")
-    missing = set(on_first(comm, plan.missing))  # asked once: the other ranks' shards must not appear in between
-    mine = [shard for shard in plan.shards()[comm.rank :: comm.world] if shard in missing]
-    with telling(console if comm.rank == 0 else None, plan, len(missing), len(mine)) as tell:
-        together(comm, lambda: compute(source, panel, plan, mine, tell))
-    return on_first(comm, lambda: panel.judge(merged(plan)))
+    missing = set(on_rank_zero(ranks, plan.missing))  # asked once: the other ranks' shards must not appear in between
+    mine = [shard for shard in plan.shards()[ranks.rank :: ranks.world_size] if shard in missing]
+    with telling(console if ranks.rank == 0 else None, plan, len(missing), len(mine)) as tell:
+        on_all_ranks(ranks, lambda: compute(source, suite, plan, mine, tell))
+    return on_rank_zero(ranks, lambda: suite.compute(merged(plan)))
 
 
 @torch.no_grad()
-def compute(source: SampleSource, panel: Panel, plan: Plan, shards: list[range], tell: Tell) -> None:
+def compute(source: SampleSource, suite: MetricSuite, plan: Plan, shards: list[range], tell: Tell) -> None:
     for shard in shards:
         began = time.perf_counter()
         samples = source.take(shard)
-        save_shard(plan.file(shard), shard, panel.rows(samples.x, samples.labels))
+        save_shard(plan.file(shard), shard, suite.features(samples.x, samples.labels))
         tell(shard, time.perf_counter() - began)
 
 
-def save_shard(path: Path, shard: range, rows: Rows) -> None:
+def save_shard(path: Path, shard: range, rows: Features) -> None:
     """Atomically; features as float32. Two names may share one tensor, which the file then holds twice."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = {name: row.float() if row.is_floating_point() else row for name, row in rows.items()}
@@ -100,7 +100,7 @@ def is_whole(path: Path, shard: range) -> bool:
         return False
 
 
-def merged(plan: Plan) -> Rows:
+def merged(plan: Plan) -> Features:
     """The rows of all samples, shard by shard in their order."""
     parts = []
     for shard in plan.shards():

@@ -7,11 +7,11 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from fgm.evaluation.evaluation import Mode
+from fgm.evaluation.evaluator import Mode
 from fgm.training.method import Method
-from fgm.training.ranks import comm_of_training
+from fgm.training.ranks import training_ranks
 from fgm.training.weights import exported_state
-from fgm.utils.comm import on_first
+from fgm.utils.distributed import on_rank_zero
 from fgm.utils.errors import UserError
 from fgm.utils.files import replacing
 from fgm.utils.records import Measurement, write_json
@@ -29,7 +29,7 @@ class SaveBest:
     many measurements flatters it: measure the chosen weights again, with another seed, before telling its value.
 
     Args:
-        metric: of the panel, measured on the module's first source.
+        metric: of the suite, measured on the module's first source.
         mode: whether less or more is better.
         run_dir: of the run.
     """
@@ -40,15 +40,15 @@ class SaveBest:
     def __call__(self, module: Method, cycle: int, measured: list[Measurement]) -> None:
         """
         Raises:
-            UserError: the panel does not measure the metric.
+            UserError: the suite does not measure the metric.
         """
         found = {m.metric: m for m in reversed(measured)}
         if self.metric not in found:
-            raise UserError(f"evaluation.best = {self.metric} is not measured here; there are {', '.join(found)}")
+            raise UserError(f"evaluation.monitor = {self.metric} is not measured here; there are {', '.join(found)}")
         best = found[self.metric]
         row = {"cycle": cycle, "metric": best.metric, "value": best.value, "n": best.n, "protocol": best.protocol}
         row |= {"mode": self.mode}
-        if math.isfinite(best.value) and on_first(comm_of_training(), lambda: self.improves(row)):
+        if math.isfinite(best.value) and on_rank_zero(training_ranks(), lambda: self.improves(row)):
             self.save(module, row)
 
     def improves(self, row: dict[str, Any]) -> bool:

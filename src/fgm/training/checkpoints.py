@@ -20,10 +20,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 
 from fgm.training.method import Method
-from fgm.training.ranks import comm_of_training
+from fgm.training.ranks import training_ranks
 from fgm.training.setting import Schedule
 from fgm.training.stopping import StopRequest
-from fgm.utils.comm import largest
+from fgm.utils.distributed import all_reduce_max
 from fgm.utils.errors import UNWRITABLE, UserError, unwritable
 from fgm.utils.pickles import load_tensors
 
@@ -168,7 +168,7 @@ class SaveLast(Callback):
     def wish(self, trainer: Trainer) -> int:
         """The same on every rank."""
         due = trainer.is_global_zero and time.monotonic() - self.saved >= 60 * self.schedule.save_minutes
-        return largest(comm_of_training(), self.STOP if self.request.received else self.KEEP * due)
+        return all_reduce_max(training_ranks(), self.STOP if self.request.received else self.KEEP * due)
 
     def on_train_end(self, trainer: Trainer, pl_module: Method) -> None:
         self.save(trainer)

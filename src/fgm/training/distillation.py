@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fgm.evaluation.sampling import Source, generator_source, many_step
+from fgm.evaluation.sampling import Sampler, generator_sampler, ode_sampler
 from fgm.flow import losses
 from fgm.flow.times import TimestepDensity
 from fgm.networks import VelocityModel
@@ -140,13 +140,13 @@ class Distillation(Turns):
             return [*optimizers, optimizer], [*schedules, schedule]
         return optimizers, schedules
 
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[Sampler]:
         n = self.generator.nfe
         return [
-            generator_source(self.ema, "ema"),
-            generator_source(self.generator, "raw"),
-            Source("start: teacher at t*", self.start[0], n, "teacher" if n == 1 else "start"),
-            many_step(self.teacher, self.setting.path, self.teacher_steps),
+            generator_sampler(self.ema, "ema"),
+            generator_sampler(self.generator, "raw"),
+            Sampler("start: teacher at t*", self.start[0], n, "teacher" if n == 1 else "start"),
+            ode_sampler(self.teacher, self.setting.path, self.teacher_steps),
         ]
 
     def networks(self) -> list[VelocityModel]:

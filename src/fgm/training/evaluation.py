@@ -13,17 +13,17 @@ from rich.console import Console
 
 from fgm.data import Data
 from fgm.data.pixels import dequantise
-from fgm.evaluation import Asking
-from fgm.evaluation.evaluation import Evaluation
+from fgm.evaluation import PromptMetric
+from fgm.evaluation.diagnostics import complaints
+from fgm.evaluation.evaluator import Evaluator
 from fgm.evaluation.pictures import captioned_grid, gallery, picture
-from fgm.evaluation.sampling import Source
+from fgm.evaluation.sampling import Sampler
 from fgm.evaluation.sources import Samples
-from fgm.evaluation.symptoms import complaints
 from fgm.training.best import SaveBest
 from fgm.training.dashboard import Answer, log_answers, log_grid
 from fgm.training.ema import brought
 from fgm.training.method import Method
-from fgm.training.ranks import comm_of_training
+from fgm.training.ranks import training_ranks
 from fgm.training.sharding import whole_on_every_rank
 from fgm.utils.random import keyed_generator
 from fgm.utils.records import Measurement
@@ -41,65 +41,65 @@ class Measuring:
         console: for progress.
     """
 
-    evaluation: Evaluation
+    evaluation: Evaluator
     run_dir: Path
     config_digest: str
     console: Console
 
-    def source(self, sampler: Source, module: Method, n: int, **identity: Any) -> Any:
+    def source(self, sampler: Sampler, module: Method, n: int, **identity: Any) -> Any:
         data, device = module.setting.data, module.device
         return self.evaluation.source(sampler, data, device, n, config_digest=self.config_digest, **identity)
 
-    def measure(self, sampler: Source, module: Method, n: int, keep: bool = True) -> list[Measurement]:
+    def measure(self, sampler: Sampler, module: Method, n: int, keep: bool = True) -> list[Measurement]:
         """Shards that are not kept are deleted once they are judged; their key is the cycle, not the weights."""
-        comm = comm_of_training()
-        when = {} if keep else {"cycle": int(module.cycle), "world": comm.world}
+        ranks = training_ranks()
+        when = {} if keep else {"cycle": int(module.cycle), "world": ranks.world_size}
         source = self.source(sampler, module, n, **when)
         with whole_on_every_rank(sampler.sampler):
             plan, _ = self.evaluation.plan(source, self.run_dir)
-            measured = self.evaluation.measure(source, plan, comm, self.console if self.console.is_terminal else None)
-        if not keep and comm.rank == 0:
+            measured = self.evaluation.measure(source, plan, ranks, self.console if self.console.is_terminal else None)
+        if not keep and ranks.rank == 0:
             shutil.rmtree(plan.directory)
         return measured
 
-    def show(self, samplers: Sequence[Source], module: Method, path: Path) -> None:
-        """One row or panel per sampler, all from the same noise, and the truth last; captions where there are some.
+    def show(self, samplers: Sequence[Sampler], module: Method, path: Path) -> None:
+        """One row or plot per sampler, all from the same noise, and the truth last; captions where there are some.
 
         Written by the first rank; all must ask, as in taken.
         """
-        panel, data = self.evaluation.panel, module.setting.data
-        n = SHOWN_PROMPTS if isinstance(panel, Asking) else shown(data)
+        suite, data = self.evaluation.suite, module.setting.data
+        n = SHOWN_PROMPTS if isinstance(suite, PromptMetric) else shown(data)
         found = {s.name: self.taken(s, module, n) for s in samplers}
         sets = {name: dequantise(samples.x) for name, samples in found.items() if samples}
         if not sets:
             return
-        if isinstance(panel, Asking):
-            asked = panel.questions(torch.arange(n))
-            truth = panel.truth(asked)
-            captioned_grid(sets | ({} if truth is None else {"real": truth}), panel.prompts(asked), path)
+        if isinstance(suite, PromptMetric):
+            asked = suite.prompt_ids(torch.arange(n))
+            truth = suite.ground_truth(asked)
+            captioned_grid(sets | ({} if truth is None else {"real": truth}), suite.prompts(asked), path)
         else:
             picture(sets | {"real": data.reference(n, keyed_generator("shown", index=0))}, path, SHOWN_IMAGES)
 
-    def taken(self, sampler: Source, module: Method, n: int) -> Samples | None:
+    def taken(self, sampler: Sampler, module: Method, n: int) -> Samples | None:
         """Samples 0 to n - 1, on the first rank. Networks may be in shards, which takes every rank to put together."""
         with whole_on_every_rank(sampler.sampler):
             return None if module.global_rank else self.source(sampler, module, n).take(range(n))
 
-    def draw(self, sampler: Source, module: Method, path: Path) -> None:
+    def draw(self, sampler: Sampler, module: Method, path: Path) -> None:
         """A few samples of one sampler and nothing else."""
         samples = self.taken(sampler, module, max(DRAWN, shown(module.setting.data)))
         if samples is not None:
             gallery(dequantise(samples.x), path)
 
-    def answers(self, sampler: Source, module: Method) -> list[Answer]:
-        """The first prompts and what the sampler makes of them, as taken; none where the panel does not judge."""
-        panel = self.evaluation.panel
-        if not isinstance(panel, Asking):
+    def answers(self, sampler: Sampler, module: Method) -> list[Answer]:
+        """The first prompts and what the sampler makes of them, as taken; none where the suite does not judge."""
+        suite = self.evaluation.suite
+        if not isinstance(suite, PromptMetric):
             return []
         samples = self.taken(sampler, module, SHOWN_PROMPTS)
         if samples is None or samples.labels is None:
             return []
-        prompts, verdicts = panel.prompts(samples.labels), panel.verdicts(samples.x, samples.labels)
+        prompts, verdicts = suite.prompts(samples.labels), suite.grades(samples.x, samples.labels)
         images = samples.x.permute(0, 2, 3, 1).numpy()
         return [Answer(p, *v, x) for p, v, x in zip(prompts, verdicts, images, strict=bool(verdicts))]
 
@@ -113,7 +113,7 @@ class Evaluate(Callback):
 
     def __init__(self, measuring: Measuring) -> None:
         self.measuring, evaluation = measuring, measuring.evaluation
-        self.best = SaveBest(evaluation.best, evaluation.best_mode, measuring.run_dir) if evaluation.best else None
+        self.best = SaveBest(evaluation.monitor, evaluation.mode, measuring.run_dir) if evaluation.monitor else None
         self.seconds = 0.0
 
     def state_dict(self) -> dict[str, float]:
@@ -131,7 +131,7 @@ class Evaluate(Callback):
             self.seconds += time.perf_counter() - began
 
     def measure(self, module: Method, cycle: int) -> None:
-        sampler, n, console = module.sources()[0], self.measuring.evaluation.n_training, self.measuring.console
+        sampler, n, console = module.sources()[0], self.measuring.evaluation.n_in_training, self.measuring.console
         measured = self.measuring.measure(sampler, module, n, keep=False)
         for logger in module.loggers:
             logger.log_metrics({f"eval/{m.metric}": m.value for m in measured}, step=cycle - 1)
@@ -162,7 +162,7 @@ def final_measurements(measuring: Measuring, module: Method, known: list[Measure
         measured = measured or measuring.measure(sampler, module, n)
         measuring.console.print(f"{sampler.name}, n = {n}: {told(measured)}  ({time.perf_counter() - began:.0f} s)")
         results += measured
-    return results + measuring.evaluation.panel.bounds()
+    return results + measuring.evaluation.suite.reference_values()
 
 
 def told(measured: Sequence[Measurement]) -> str:

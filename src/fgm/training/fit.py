@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from fgm.evaluation.evaluation import Evaluation
+from fgm.evaluation.evaluator import Evaluator
 from fgm.training.checkpoints import LAST, AtomicCheckpointIO, SaveLast, last_checkpoint, what_stays
 from fgm.training.compiled import CompileBlocks
 from fgm.training.descend import DivergenceError
@@ -51,7 +51,7 @@ class Run:
     logger: Any
     config: dict[str, Any]
     hardware: Hardware
-    evaluation: Evaluation
+    evaluation: Evaluator
     console: Console
     strategy: Strategy = SINGLE
     world_change: WorldChange = "refuse"

@@ -14,7 +14,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from fgm.evaluation.sampling import Source, many_step
+from fgm.evaluation.sampling import Sampler, ode_sampler
 from fgm.flow import losses
 from fgm.flow.paths import expand_like
 from fgm.networks import VelocityModel
@@ -82,9 +82,9 @@ class FlowMatching(Method):
     def networks(self) -> list[VelocityModel]:
         return [self.net, self.ema]
 
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[Sampler]:
         net = guided(self.ema, self.guidance)
-        return [many_step(net, self.setting.path, steps) for steps in self.steps]
+        return [ode_sampler(net, self.setting.path, steps) for steps in self.steps]
 
     def result(self) -> nn.Module:
         return self.ema

@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import mse_loss
 
 from fgm.evaluation.conditioning import conditioning
-from fgm.evaluation.sampling import draw_samples, many_step
+from fgm.evaluation.sampling import draw_samples, ode_sampler
 from fgm.flow.times import Uniform
 from fgm.networks import VelocityModel
 from fgm.networks.adapters import LoRA
@@ -73,7 +73,7 @@ def fitted(setting: Setting) -> VelocityModel:
     """The fresh network after FIT_ITERATIONS of regression onto the teacher, at points of the path to its samples."""
     net, data, path, teacher = deepcopy(setting.net), setting.data, setting.path, setting.teacher
     assert teacher is not None
-    source = many_step(teacher, path, FIT_STEPS)
+    source = ode_sampler(teacher, path, FIT_STEPS)
     asked = conditioning(data, None, setting.seed).conditions
     pool, conditions = draw_samples(source, setting.seed, FIT_POOL, data.shape, asked, torch.device("cpu"))
     optimizer = torch.optim.AdamW(net.parameters(), FIT_RATE)

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Generator, Tensor, nn
 
 from fgm.data import Data
-from fgm.evaluation.sampling import Source
+from fgm.evaluation.sampling import Sampler
 from fgm.networks import VelocityModel
 from fgm.training.descend import Descent
 from fgm.training.ema import frozen_copy
@@ -75,7 +75,7 @@ class Method(LightningModule):
             shard(net, self.device_mesh["data_parallel"], compute)
 
     @abstractmethod
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[Sampler]:
         """What to measure and show; the first one during training too."""
 
     @abstractmethod

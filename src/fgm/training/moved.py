@@ -16,7 +16,7 @@ from torch import Tensor
 from fgm.training.descend import Descent
 from fgm.training.method import Method
 from fgm.training.optimizers import parameters_of
-from fgm.training.ranks import comm_of_training
+from fgm.training.ranks import training_ranks
 from fgm.training.sharding import local
 
 CHECKED, SHOWN = 10, 3
@@ -60,7 +60,7 @@ class Moved(Callback):
         """At those that rested so far; the same on all ranks, of which each may hold a part of a tensor."""
         before = self.resting[descent.name]
         now = dict(zip(before, sums(parameters[name] for name in before), strict=True))
-        moved = set().union(*comm_of_training().gather([name for name in before if now[name] != before[name]]))
+        moved = set().union(*training_ranks().all_gather([name for name in before if now[name] != before[name]]))
         rest = self.resting[descent.name] = {name: value for name, value in before.items() if name not in moved}
         done = len(rest) in (0, total) or descent.taken >= CHECKED
         if done and rest:

@@ -7,18 +7,18 @@ from functools import cache
 
 import torch.distributed
 
-from fgm.utils.comm import PATIENCE, Comm, Local, TorchDistributed
+from fgm.utils.distributed import TIMEOUT, ProcessGroup, Ranks, SingleProcess
 
 
-def comm_of_training() -> Comm:
-    """Of the ranks that Lightning has started, or Local; asked for on all ranks alike."""
+def training_ranks() -> Ranks:
+    """Of the ranks that Lightning has started, or SingleProcess; asked for on all ranks alike."""
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        return Local()
+        return SingleProcess()
     return beside(torch.distributed.group.WORLD)
 
 
 @cache
-def beside(group: object) -> TorchDistributed:
+def beside(group: object) -> ProcessGroup:
     """One for the life of the group."""
     del group
-    return TorchDistributed(torch.distributed.new_group(backend="gloo", timeout=PATIENCE))
+    return ProcessGroup(torch.distributed.new_group(backend="gloo", timeout=TIMEOUT))

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from fgm.training.method import Method
-from fgm.training.ranks import comm_of_training
+from fgm.training.ranks import training_ranks
 from fgm.training.sharded import ShardedStrategy
 from fgm.utils.errors import UserError
 
@@ -97,7 +97,7 @@ class SameOnAllRanks(Callback):
         if trainer.world_size == 1 or trainer.global_step > CHECKED:
             return
         copies = (tensor for tensor in pl_module.state_dict().values() if not isinstance(tensor, DTensor))
-        sums = comm_of_training().gather(checksum(copies))
+        sums = training_ranks().all_gather(checksum(copies))
         if len(set(sums)) > 1:
             raise RuntimeError(f"cycle {int(pl_module.cycle)}: the ranks' weights differ; checksums {sums}")
 

@@ -70,7 +70,7 @@ def entry(main: Callable[[list[str]], None], usage: str | None) -> None:
     """Run a command on the arguments of the process; a UserError is one line on stderr and exit code 2.
 
     So is a disk that is full or may not be written. A rank above the first says its own so: "error on rank 3: ...".
-    Where the others wait for it, as in a measurement, comm.together brings it to the first one instead.
+    Where the others wait for it, as in a measurement, on_all_ranks brings it to the first one instead.
     """
     try:
         if {"-h", "--help"} & set(sys.argv[1:]):

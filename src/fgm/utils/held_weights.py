@@ -38,7 +38,7 @@ def inception_weights(path: str | None = None) -> Path:
     if not file.is_file():
         raise UserError(
             f"no Inception weights at {file}: put {INCEPTION} (torch-fidelity's, release v0.2.0) there or give "
-            "evaluation.panel.extractor.weights=<path>; nothing is downloaded. Without them: SmallClassifier for "
+            "evaluation.suite.extractor.weights=<path>; nothing is downloaded. Without them: SmallClassifier for "
             "digits and Fashion-MNIST, Dinov2 from a local directory, RandomConvolutions for smoke tests (their "
             "distance is called fd)"
         )

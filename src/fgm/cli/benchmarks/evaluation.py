@@ -26,15 +26,15 @@ from fgm.cli.benchmarks.fidelity import calculation
 from fgm.cli.benchmarks.timing import Times, ratios
 from fgm.data import Data
 from fgm.data.pixels import quantise
-from fgm.evaluation.evaluation import whole_batches
+from fgm.evaluation.evaluator import whole_batches
+from fgm.evaluation.feature_metrics import FeatureMetrics
 from fgm.evaluation.features import FeatureExtractor
-from fgm.evaluation.panel import FeaturePanel
 from fgm.evaluation.references import real_images
 from fgm.evaluation.shards import Plan, evaluate
 from fgm.evaluation.sources import SampleSource
 from fgm.evaluation.sources.dataset import DatasetSource
 from fgm.evaluation.sources.sampler import SamplerSource
-from fgm.utils.comm import Local
+from fgm.utils.distributed import SingleProcess
 from fgm.utils.errors import UserError
 from fgm.utils.records import Measurement
 
@@ -72,12 +72,12 @@ class Bench:
 
     def arms(self) -> dict[str, Callable[[], object]]:
         images, real = self.source.take(range(self.source.n)).x, quantise(real_images(self.data, "train")[0])
-        panel = FeaturePanel(self.extractor, self.data, None, self.metrics, "own", SUBSETS, SUBSET_SIZE, BATCH)
+        suite = FeatureMetrics(self.extractor, self.data, None, self.metrics, "own", SUBSETS, SUBSET_SIZE, BATCH)
         size, folders = min(SUBSET_SIZE, len(images), len(real)), count()
 
         def ours(source: SampleSource) -> object:
             plan = Plan(source.n, whole_batches(self.source.batch), self.directory / str(next(folders)))
-            return evaluate(source, panel, plan, Local())
+            return evaluate(source, suite, plan, SingleProcess())
 
         wanted = {"fid": "fd" in self.metrics, "kid": "kid" in self.metrics}
         wanted |= {"kid_subsets": SUBSETS, "kid_subset_size": size}

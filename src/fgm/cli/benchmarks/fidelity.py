@@ -1,6 +1,6 @@
 """torch-fidelity's calculate_metrics on pictures in memory, with one of our extractors.
 
-The reference's features are kept in its cache, as ours keeps them in the panel; the samples' are not.
+The reference's features are kept in its cache, as ours keeps them in the suite; the samples' are not.
 """
 
 from collections.abc import Callable

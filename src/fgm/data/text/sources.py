@@ -58,7 +58,7 @@ class Asked:
     """What an evaluation asks and no training draws: GenEval's prompts, or none.
 
     Args:
-        metadata: as GenEvalPanel's; None where the evaluation is another one.
+        metadata: as GenEvalMetric's; None where the evaluation is another one.
         seed: of our own prompts.
     """
 

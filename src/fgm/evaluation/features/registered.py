@@ -1,7 +1,7 @@
 """Any extractor that is registered with torch-fidelity, by its name.
 
 Those that torch-fidelity brings would fetch their weights, so that they need a path here. An extractor of your own:
-`torch_fidelity.register_feature_extractor("mine", Mine)` before the panel is built.
+`torch_fidelity.register_feature_extractor("mine", Mine)` before the suite is built.
 """
 
 from pathlib import Path
@@ -68,5 +68,5 @@ def local_weights(name: str, kind: Any, weights: str | None) -> Any:
             f"{name} of torch-fidelity reads no plain state dict: take Dinov2 or Clip from a local directory"
         )
     if weights is None:
-        raise UserError(f"{name} would be downloaded: give evaluation.panel.extractor.weights=<path> of its state dict")
+        raise UserError(f"{name} would be downloaded: give evaluation.suite.extractor.weights=<path> of its state dict")
     return harmless(Path(weights))

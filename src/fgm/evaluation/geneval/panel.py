@@ -1,7 +1,7 @@
-"""GenEval as a panel: its prompts are asked of a sampler in training and at its end, and judged where they arise.
+"""GenEval as a suite: its prompts are asked of a sampler in training and at its end, and judged where they arise.
 
 The score is `geneval`, tag by tag as in evaluation/prompted.py. n = prompts x samples asks all of them, as the official
-run does; the first n_training = 60 are ten of each tag. A score that is to be held against a published one is made by
+run does; the first n_in_training = 60 are ten of each tag. A score that is to be held against a published one is made by
 `make export ARGS=format=geneval` and the official evaluator.
 """
 
@@ -18,11 +18,11 @@ from fgm.data.text.sources import asked_of
 from fgm.evaluation.geneval.detections import ColourClassifier, Detector
 from fgm.evaluation.geneval.evaluate import GenEval
 from fgm.evaluation.geneval.rules import OFFICIAL, GenEvalRules
-from fgm.evaluation.prompted import PromptPanel, rounds
+from fgm.evaluation.prompt_score import PromptScore, rounds
 from fgm.utils.errors import UserError
 
 
-class GenEvalPanel(PromptPanel):
+class GenEvalMetric(PromptScore):
     """Images (n, 3, h, w) of GenEval's prompts.
 
     Args:
@@ -63,24 +63,24 @@ class GenEvalPanel(PromptPanel):
         assert self.words is not None  # a folder's samples are not drawn
         return self.words.encode([metadata.prompt for metadata in self.asked])
 
-    def conditions(self, questions: Tensor) -> Tensor:
-        return self.tokens[questions]
+    def conditions(self, prompt_ids: Tensor) -> Tensor:
+        return self.tokens[prompt_ids]
 
-    def truth(self, questions: Tensor) -> None:
+    def ground_truth(self, prompt_ids: Tensor) -> None:
         """There are no real images of them."""
 
-    def verdicts(self, x_0: Tensor, questions: Tensor) -> list[tuple[bool, str]]:
+    def grades(self, x_0: Tensor, prompt_ids: Tensor) -> list[tuple[bool, str]]:
         images = quantise(x_0).movedim(1, -1).cpu().numpy()
-        pairs = zip(images, (self.asked[i] for i in questions.tolist()), strict=True)
+        pairs = zip(images, (self.asked[i] for i in prompt_ids.tolist()), strict=True)
         looked = [self.judging.look(self.detector.detect(x), asked, lambda x=x: x) for x, asked in pairs]
         return [(verdict.correct, verdict.reason) for _, verdict in looked]
 
-    def protocol(self, questions: Tensor) -> str:
-        whole = "" if len(questions) == len(self.asked) else f" of {len(set(self.asked))}"
-        return self.judging.protocol(self.distinct(questions)) + whole
+    def protocol(self, prompt_ids: Tensor) -> str:
+        whole = "" if len(prompt_ids) == len(self.asked) else f" of {len(set(self.asked))}"
+        return self.judging.protocol(self.distinct(prompt_ids)) + whole
 
     def identity(self) -> dict[str, Any]:
-        return {"protocol": self.protocol(self.questions(torch.arange(len(self.asked)))), "asked": digest(self.asked)}
+        return {"protocol": self.protocol(self.prompt_ids(torch.arange(len(self.asked)))), "asked": digest(self.asked)}
 
-    def bounds(self) -> list[Any]:
+    def reference_values(self) -> list[Any]:
         return []

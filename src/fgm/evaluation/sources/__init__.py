@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Samples:
-    """Some samples of a source, as a panel takes them.
+    """Some samples of a source, as a suite takes them.
 
     Attributes:
         x: images uint8 (n, c, h, w), or points float32 (n, d).

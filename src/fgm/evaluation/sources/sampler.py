@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fgm.data.pixels import Mode, quantise
 from fgm.evaluation.conditioning import Conditioning
-from fgm.evaluation.sampling import Source, draw
+from fgm.evaluation.sampling import Sampler, draw
 from fgm.evaluation.sources import Samples
 from fgm.utils.errors import UserError
 
@@ -34,7 +34,7 @@ class SamplerSource:
         mode: how images become bytes.
     """
 
-    source: Source
+    source: Sampler
     seed: int
     n: int
     shape: tuple[int, ...]

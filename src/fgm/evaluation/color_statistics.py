@@ -1,4 +1,4 @@
-"""Cached prompts as a panel: the colours of their images, which drift where a distillation goes wrong.
+"""Cached prompts as a suite: the colours of their images, which drift where a distillation goes wrong.
 
     pixel_mean, pixel_std    of the pixels in [-1, 1]
     saturation               mean of (max - min)/max over the channels in [0, 1]; guidance and long training drive it up
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from fgm.data.pixels import dequantise, quantise
 from fgm.data.text.index import PromptCache
-from fgm.evaluation import Rows
+from fgm.evaluation import Features
 from fgm.utils.records import Measurement
 
 
-class ColourPanel:
+class ColorStatistics:
     """Images (n, 3, height, width); question i is prompt i + 1 of the cache.
 
     Args:
@@ -30,25 +30,25 @@ class ColourPanel:
     def identity(self) -> dict[str, Any]:
         return {"prompts": self.index.digest}
 
-    def questions(self, indices: Tensor) -> Tensor:
+    def prompt_ids(self, indices: Tensor) -> Tensor:
         """Prompt after prompt, and anew behind the last one."""
         return indices % (len(self.index.prompts) - 1)
 
-    def conditions(self, questions: Tensor) -> Tensor:
-        return questions + 1
+    def conditions(self, prompt_ids: Tensor) -> Tensor:
+        return prompt_ids + 1
 
-    def prompts(self, questions: Tensor) -> list[str]:
-        return [self.index.prompts[i + 1] for i in questions.tolist()]
+    def prompts(self, prompt_ids: Tensor) -> list[str]:
+        return [self.index.prompts[i + 1] for i in prompt_ids.tolist()]
 
-    def truth(self, questions: Tensor) -> None:
+    def ground_truth(self, prompt_ids: Tensor) -> None:
         """There are no real images."""
 
-    def verdicts(self, x_0: Tensor, questions: Tensor) -> list[tuple[bool, str]]:
+    def grades(self, x_0: Tensor, prompt_ids: Tensor) -> list[tuple[bool, str]]:
         """None: it does not judge."""
-        del x_0, questions
+        del x_0, prompt_ids
         return []
 
-    def rows(self, x_0: Tensor, labels: Tensor | None) -> Rows:
+    def features(self, x_0: Tensor, labels: Tensor | None) -> Features:
         """Of every image, (n,)."""
         del labels
         pixels = quantise(x_0)
@@ -61,10 +61,10 @@ class ColourPanel:
             "clipped": ((pixels == 0) | (pixels == 255)).float().flatten(1).mean(1),
         }
 
-    def judge(self, rows: Rows) -> list[Measurement]:
+    def compute(self, features: Features) -> list[Measurement]:
         protocol = f"uint8, mean over images; prompts {self.index.digest[:8]}"
-        return [Measurement(name, values.mean().item(), len(values), protocol) for name, values in rows.items()]
+        return [Measurement(name, values.mean().item(), len(values), protocol) for name, values in features.items()]
 
-    def bounds(self) -> list[Measurement]:
+    def reference_values(self) -> list[Measurement]:
         """None: there are no real images."""
         return []

@@ -11,16 +11,16 @@ from typing import Annotated, Any, Literal
 from rich.console import Console
 
 from fgm.data import Data
-from fgm.evaluation import Panel
+from fgm.evaluation import MetricSuite
 from fgm.evaluation.conditioning import conditioning
-from fgm.evaluation.panel import FeaturePanel
+from fgm.evaluation.feature_metrics import FeatureMetrics
 from fgm.evaluation.provenance import definition, key_of
-from fgm.evaluation.sampling import Source, decoded
-from fgm.evaluation.several import Panels, mode_of
+from fgm.evaluation.sampling import Sampler, decoded
+from fgm.evaluation.several import CombinedSuite, mode_of
 from fgm.evaluation.shards import Plan, evaluate
 from fgm.evaluation.sources import SampleSource
 from fgm.evaluation.sources.sampler import SamplerSource
-from fgm.utils.comm import Comm, Local
+from fgm.utils.distributed import Ranks, SingleProcess
 from fgm.utils.errors import UserError
 from fgm.utils.records import Measurement
 
@@ -29,66 +29,68 @@ SHARD = 1000  # samples, unless one batch is larger
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluator:
     """What to measure, how often and on how many samples.
 
     Args:
-        panel: the metrics.
+        suite: the metrics.
         n: samples at the end.
         every: cycles between measurements in training; 0 for none.
-        n_training: samples of such a measurement.
+        n_in_training: samples of such a measurement.
         seed: of the samples; the same at every measurement, so that curves show the training alone.
         batch: samples at once.
-        best: metric whose best value's weights are kept, see fgm.training.best.
-        best_mode: whether less or more of it is better.
+        monitor: metric whose best value selects the weights to keep, see fgm.training.best.
+        mode: whether less or more of it is better.
 
     Raises:
-        UserError: the best of no measurements is asked for, or n is too small for the panel's features.
+        UserError: the best of no measurements is asked for, or n is too small for the suite's features.
     """
 
-    panel: Panel
+    suite: MetricSuite
     n: Annotated[int, "[1, inf)"] = 10_000
     every: Annotated[int, "[0, inf)"] = 100
-    n_training: Annotated[int, "[1, inf)"] = 2000
+    n_in_training: Annotated[int, "[1, inf)"] = 2000
     seed: int = 1234
     batch: Annotated[int, "[1, inf)"] = 1000
-    best: str | None = None
-    best_mode: Mode = "min"
+    monitor: str | None = None
+    mode: Mode = "min"
 
     def __post_init__(self) -> None:
-        if self.best and not self.every:
-            raise UserError(f"evaluation.best = {self.best} needs measurements in training: give evaluation.every")
-        self.require(min(self.n, self.n_training) if self.every else self.n)
+        if self.monitor and not self.every:
+            raise UserError(
+                f"evaluation.monitor = {self.monitor} needs measurements in training: give evaluation.every"
+            )
+        self.require(min(self.n, self.n_in_training) if self.every else self.n)
 
     def require(self, n: int) -> None:
-        """Refuse an n that is too small for the panel's features."""
-        if isinstance(self.panel, FeaturePanel | Panels):
-            self.panel.require(n)
+        """Refuse an n that is too small for the suite's features."""
+        if isinstance(self.suite, FeatureMetrics | CombinedSuite):
+            self.suite.require(n)
 
     def source(
-        self, sampler: Source, data: Data, device: Any, n: int, seed: int | None = None, **identity: Any
+        self, sampler: Sampler, data: Data, device: Any, n: int, seed: int | None = None, **identity: Any
     ) -> SamplerSource:
-        """Samples 0 to n - 1 of a sampler, as this evaluation's panel asks for them."""
+        """Samples 0 to n - 1 of a sampler, as this evaluation's suite asks for them."""
         seed = self.seed if seed is None else seed
-        shown, asked, mode = decoded(sampler, data), conditioning(data, self.panel, seed), mode_of(self.panel)
+        shown, asked, mode = decoded(sampler, data), conditioning(data, self.suite, seed), mode_of(self.suite)
         return SamplerSource(shown, seed, n, data.shape, asked, device, self.batch, identity, mode)
 
     def plan(self, source: SampleSource, place: Path, shard_size: int | None = None) -> tuple[Plan, dict[str, Any]]:
         """Where the source's shards lie, <place>/evaluation/<key>, and all that the key stands for.
 
         Raises:
-            UserError: the borders of shards would cut a sampler's batches, or the source is too small for the panel.
+            UserError: the borders of shards would cut a sampler's batches, or the source is too small for the suite.
         """
         self.require(source.n)
         size = whole_batches(source.batch if isinstance(source, SamplerSource) else 1, shard_size)
-        told = definition(source.describe(), self.panel.identity(), source.n, size)
+        told = definition(source.describe(), self.suite.identity(), source.n, size)
         return Plan(source.n, size, place / "evaluation" / key_of(told)), told
 
     def measure(
-        self, source: SampleSource, plan: Plan, comm: Comm | None = None, console: Console | None = None
+        self, source: SampleSource, plan: Plan, ranks: Ranks | None = None, console: Console | None = None
     ) -> list[Measurement]:
         """On every rank; with what only the source knows."""
-        measured = evaluate(source, self.panel, plan, comm or Local(), console)
+        measured = evaluate(source, self.suite, plan, ranks or SingleProcess(), console)
         return [replace(m, nfe=source.nfe, weights=source.weights) for m in measured]
 
 

@@ -1,4 +1,4 @@
-"""The panel for images: one pass through an extractor, then any of fgm.evaluation.metrics.
+"""The suite for images: one pass through an extractor, then any of fgm.evaluation.metrics.
 
 Reference: the training split, as CIFAR-10's protocols have it. Floor: held-out images, or fresh draws. Ceilings:
 noise clipped to [-1, 1], and held-out images blurred by a 3 x 3 box.
@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from fgm.data.pixels import Mode, dequantise, quantise
-from fgm.evaluation import Rows
+from fgm.evaluation import Features
 from fgm.evaluation.bank import FeatureBank
 from fgm.evaluation.bias import bias_table, is_small
+from fgm.evaluation.diagnostics import BANDS, radial_power
 from fgm.evaluation.features import FeatureExtractor
 from fgm.evaluation.metrics import KS, Comparison
 from fgm.evaluation.protocols import Name, protocol_of
 from fgm.evaluation.references import Reference, has_held_out, real_images, reference_of_data, reference_of_file
 from fgm.evaluation.requirements import fewest_samples, known_metrics, large_enough
-from fgm.evaluation.symptoms import BANDS, radial_power
 from fgm.utils.errors import UserError
 from fgm.utils.random import sample_noise
 from fgm.utils.records import Measurement
@@ -29,7 +29,7 @@ from fgm.utils.records import Measurement
 DISTANCES = ("fd", "kid", *KS)
 
 
-class FeaturePanel:
+class FeatureMetrics:
     """Samples against one reference in one feature space.
 
     Args:
@@ -56,7 +56,7 @@ class FeaturePanel:
         batch: Annotated[int, "[1, inf)"] | None = 250,
     ) -> None:
         if data is None and reference is None:
-            raise UserError("a panel compares with something: give evaluation.panel.data or evaluation.panel.reference")
+            raise UserError("a suite compares with something: give evaluation.suite.data or evaluation.suite.reference")
         self.extractor, self.data, self.batch = extractor, data, batch
         self.metrics = known_metrics(metrics, extractor, moments_alone=reference is not None)
         self.protocol = protocol_of(protocol, extractor)
@@ -80,7 +80,7 @@ class FeaturePanel:
         """How samples become bytes."""
         return self.protocol.quantise
 
-    def rows(self, x_0: Tensor, labels: Tensor | None) -> Rows:
+    def features(self, x_0: Tensor, labels: Tensor | None) -> Features:
         if not x_0.isfinite().all():
             raise UserError(f"{len(x_0)} samples hold values that are not finite: the generator has diverged")
         pixels = quantise(x_0, self.mode)
@@ -89,20 +89,20 @@ class FeaturePanel:
         powers = radial_power(dequantise(pixels)) if "power" in self.metrics else {}
         return {"features": bank.features} | {name: row for name, row in beside.items() if row is not None} | powers
 
-    def judge(self, rows: Rows) -> list[Measurement]:
-        self.require(len(rows["features"]))
-        self.warn(len(rows["features"]))
-        return self.compare(rows, self.metrics)
+    def compute(self, features: Features) -> list[Measurement]:
+        self.require(len(features["features"]))
+        self.warn(len(features["features"]))
+        return self.compare(features, self.metrics)
 
-    def compare(self, rows: Rows, metrics: tuple[str, ...]) -> list[Measurement]:
+    def compare(self, features: Features, metrics: tuple[str, ...]) -> list[Measurement]:
         comparison = Comparison(
-            FeatureBank(rows["features"], rows.get("logits")), self.reference, rows.get("labels"),
-            {name: rows[name] for name in BANDS if name in rows}, self.protocol, self.extractor,
+            FeatureBank(features["features"], features.get("logits")), self.reference, features.get("labels"),
+            {name: features[name] for name in BANDS if name in features}, self.protocol, self.extractor,
             self.kid_subsets, self.kid_subset_size,
         )  # fmt: skip
         return [measurement for metric in metrics for measurement in comparison.measure(metric)]
 
-    def bounds(self) -> list[Measurement]:
+    def reference_values(self) -> list[Measurement]:
         """Floor and ceilings, by the metrics that the held-out part is large enough for; none without such a part."""
         if self.data is None or not has_held_out(self.data):
             return []
@@ -115,7 +115,7 @@ class FeaturePanel:
         return [
             replace(m, protocol=f"{name}; {m.protocol}")
             for name, x in sets.items()
-            for m in self.compare(self.rows(x, labels), metrics)
+            for m in self.compare(self.features(x, labels), metrics)
         ]
 
     def require(self, n: int) -> None:
@@ -125,7 +125,7 @@ class FeaturePanel:
             if n < needed:
                 raise UserError(
                     f"{metric} in the {self.extractor.dim} features of {self.extractor.id} needs {needed} samples or "
-                    f"more, not {n}: raise evaluation.n and evaluation.n_training, or take kid"
+                    f"more, not {n}: raise evaluation.n and evaluation.n_in_training, or take kid"
                 )
 
     def warn(self, n: int) -> None:

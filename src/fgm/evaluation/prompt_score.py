@@ -1,4 +1,4 @@
-"""Panels that ask: every sample answers a question, and a metric is the share of right answers, tag by tag.
+"""Metrics of prompts: every sample answers a question, and a metric is the share of right answers, tag by tag.
 
     <metric>          UNWEIGHTED mean of the tags' scores, with a 95 % interval: bootstrap over prompts, since the
                       samples of one prompt are not independent
@@ -7,7 +7,7 @@
 Questions are asked in rounds: one of each tag, then the next, and within a tag round after round over its prompts in a
 fixed random order. However many samples are drawn, they are balanced over the tags, as far as these reach, and over a
 tag's prompts to within one: during training the same short beginning is asked again and again, at the end all of it.
-Beyond the end the questions start anew.
+Beyond the end the prompts start anew.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fgm.data.text.geneval.prompts import Metadata
-from fgm.evaluation import Rows
+from fgm.evaluation import Features
 from fgm.evaluation.intervals import Array, bootstrap
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
@@ -29,7 +29,7 @@ from fgm.utils.records import Measurement
 T = TypeVar("T")
 
 
-class PromptPanel:
+class PromptScore:
     """What all of them share; a question is a place in `asked`.
 
     Args:
@@ -40,31 +40,33 @@ class PromptPanel:
     def __init__(self, metric: str, asked: Sequence[Metadata]) -> None:
         self.metric, self.asked = metric, list(asked)
 
-    def questions(self, indices: Tensor) -> Tensor:
+    def prompt_ids(self, indices: Tensor) -> Tensor:
         return indices.cpu() % len(self.asked)
 
-    def prompts(self, questions: Tensor) -> list[str]:
-        return [self.asked[i].prompt for i in questions.tolist()]
+    def prompts(self, prompt_ids: Tensor) -> list[str]:
+        return [self.asked[i].prompt for i in prompt_ids.tolist()]
 
-    def verdicts(self, x_0: Tensor, questions: Tensor) -> list[tuple[bool, str]]:
+    def grades(self, x_0: Tensor, prompt_ids: Tensor) -> list[tuple[bool, str]]:
         raise NotImplementedError
 
-    def protocol(self, questions: Tensor) -> str:
-        """All that a score of these questions depends on but the samples."""
+    def protocol(self, prompt_ids: Tensor) -> str:
+        """All that a score of these prompts depends on but the samples."""
         raise NotImplementedError
 
-    def rows(self, x_0: Tensor, labels: Tensor | None) -> Rows:
-        questions = self.answered(labels)
-        return {"question": questions, "correct": torch.tensor([v for v, _ in self.verdicts(x_0, questions)])}
+    def features(self, x_0: Tensor, labels: Tensor | None) -> Features:
+        prompt_ids = self.answered(labels)
+        return {"prompt_id": prompt_ids, "correct": torch.tensor([v for v, _ in self.grades(x_0, prompt_ids)])}
 
-    def judge(self, rows: Rows) -> list[Measurement]:
-        asked = [self.asked[i] for i in rows["question"].tolist()]
-        return tag_scores(self.metric, rows["correct"].double().numpy(), asked, self.protocol(rows["question"]))
+    def compute(self, features: Features) -> list[Measurement]:
+        asked = [self.asked[i] for i in features["prompt_id"].tolist()]
+        return tag_scores(
+            self.metric, features["correct"].double().numpy(), asked, self.protocol(features["prompt_id"])
+        )
 
     def answered(self, labels: Tensor | None) -> Tensor:
         """
         Raises:
-            UserError: nobody says which questions the samples answer.
+            UserError: nobody says which prompts the samples answer.
         """
         if labels is None or (len(labels) and int(labels.max()) >= len(self.asked)):
             raise UserError(
@@ -73,9 +75,9 @@ class PromptPanel:
             )
         return labels.cpu()
 
-    def distinct(self, questions: Tensor) -> list[Metadata]:
-        """The prompts of these questions, each once."""
-        return list(dict.fromkeys(self.asked[i] for i in questions.tolist()))
+    def distinct(self, prompt_ids: Tensor) -> list[Metadata]:
+        """The prompts of these ids, each once."""
+        return list(dict.fromkeys(self.asked[i] for i in prompt_ids.tolist()))
 
 
 def rounds(by_tag: Mapping[str, Sequence[tuple[T, int]]], seed: int) -> list[T]:

@@ -1,4 +1,4 @@
-"""The panel for points. No one number suffices: each of these is blind to a failure that another one sees.
+"""The suite for points. No one number suffices: each of these is blind to a failure that another one sees.
 
     sliced_w2                 over the first N_SORTED samples
     energy, mmd               over the first N_PAIRS samples, since they cost N^2
@@ -27,7 +27,7 @@ N_SORTED = 10_000
 N_PAIRS = 2_000
 
 
-class PointPanel:
+class PointMetrics:
     """Samples against fresh draws of data.
 
     Args:
@@ -48,13 +48,13 @@ class PointPanel:
     def identity(self) -> dict[str, Any]:
         return {}
 
-    def rows(self, x_0: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+    def features(self, x_0: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         if x_0.shape[1:] != self.data.shape:
             raise UserError(f"points are measured at {self.data.shape}, and these samples are {tuple(x_0.shape[1:])}")
         return {"x_0": x_0.float()}
 
-    def judge(self, rows: dict[str, Tensor]) -> list[Measurement]:
-        return self.compare(rows["x_0"], self.real(N_SORTED, 0)) + self.modes(rows["x_0"])
+    def compute(self, features: dict[str, Tensor]) -> list[Measurement]:
+        return self.compare(features["x_0"], self.real(N_SORTED, 0)) + self.modes(features["x_0"])
 
     def compare(self, x: Tensor, y: Tensor) -> list[Measurement]:
         x, y = x[: len(y)], y[: len(x)]
@@ -77,7 +77,7 @@ class PointPanel:
         }
         return [Measurement(metric, value, len(x), "exact mixture") for metric, value in values.items()]
 
-    def bounds(self) -> list[Measurement]:
+    def reference_values(self) -> list[Measurement]:
         """The mean over FLOOR_PAIRS pairs of fresh real samples: what a perfect generator would get."""
         sets = [self.real(N_SORTED, index) for index in range(2, 2 + 2 * FLOOR_PAIRS)]
         fresh = [self.compare(x, y) for x, y in zip(sets[::2], sets[1::2], strict=True)]

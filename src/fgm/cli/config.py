@@ -1,4 +1,4 @@
-"""Recipes: from a name and overrides to one resolved, checked config. Imports neither torch nor Lightning.
+"""Recipes: from a name and overrides to one resolved, checked config.
 
 python -m fgm.cli.config composes every recipe and prints its digest.
 
@@ -11,14 +11,15 @@ import re
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import NonNegativeInt
 
-from fgm.cli.signatures import check, check_arguments
+from fgm.cli.checks import check, check_arguments
 from fgm.utils.errors import UserError, entry, first_line, hint, require_installed
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -55,7 +56,7 @@ class Root:
     strategy: Any
     recipe: str
     run_dir: str
-    seed: Annotated[int, "[0, inf)"] = 0
+    seed: NonNegativeInt = 0
     logger: Literal["auto", "csv", "wandb"] = "auto"
     outputs: str = "outputs"
     experiments: str = "experiments"
@@ -86,7 +87,7 @@ def read_recipe(recipe: str, overrides: list[str]) -> dict[str, Any]:
     require_float32(config)
     require_strategy(config)
     require_shards_suffice(config)
-    check_arguments(config, "fgm.cli.config.Root", recipe)
+    check_arguments(config, Root, "a config", "")
     check(config)
     return config
 

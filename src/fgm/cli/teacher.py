@@ -7,13 +7,16 @@ Any other `_target_` that returns a velocity network, velocity(x_t, t, condition
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
+
+from pydantic import NonNegativeFloat
 
 from fgm.cli.config import read_recipe
 from fgm.cli.run_config import read_config
 from fgm.teachers import shipped
 from fgm.utils.errors import UserError, hint, last_line
 from fgm.utils.pretrained import require_checkpoint
+from fgm.utils.validation import validated
 
 WEIGHTS = "teacher.safetensors"
 
@@ -24,11 +27,12 @@ def run_of(node: Mapping[str, Any]) -> dict[str, Any]:
     return read_recipe(node["recipe"], [*node["overrides"], *places])
 
 
+@validated
 def from_run(
     recipe: str,
     overrides: list[str],
     train: bool,
-    guidance: Annotated[float, "[0, inf)"],
+    guidance: NonNegativeFloat,
     outputs: str,
     experiments: str,
 ) -> Any:
@@ -95,7 +99,8 @@ def require_run(node: dict[str, Any]) -> None:
         )
 
 
-def from_shipped(recipe: str, guidance: Annotated[float, "[0, inf)"] = 1.0) -> Any:
+@validated
+def from_shipped(recipe: str, guidance: NonNegativeFloat = 1.0) -> Any:
     """Weights that come with the suite, and the network of their run.
 
     Args:
@@ -105,7 +110,8 @@ def from_shipped(recipe: str, guidance: Annotated[float, "[0, inf)"] = 1.0) -> A
     return from_file(str(shipped.weights(recipe)), shipped.run(recipe)["config"]["network"], guidance)
 
 
-def from_file(file: str, network: Any, guidance: Annotated[float, "[0, inf)"] = 1.0) -> Any:
+@validated
+def from_file(file: str, network: Any, guidance: NonNegativeFloat = 1.0) -> Any:
     """A network with the weights of a .safetensors file.
 
     Args:

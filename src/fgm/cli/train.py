@@ -15,7 +15,6 @@ from fgm.analysis.summary import summary
 from fgm.cli import cache_prompts, teacher
 from fgm.cli.config import digest, parse_arguments, read_recipe, require_extras, without_places
 from fgm.cli.evaluators import require_device
-from fgm.cli.foreign import check_foreign
 from fgm.cli.recording import diary, provenance
 from fgm.cli.run_config import read_yaml, write_yaml
 from fgm.evaluation.preflight import require_files
@@ -43,7 +42,6 @@ def train(config: dict[str, Any]) -> None:
         return
     require_place(run_dir)
     require_place(diary(config).parent)
-    check_foreign(config)
     require_extras(config)
     teacher.require(config["teacher"])
     cache_prompts.require(config)

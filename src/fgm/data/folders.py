@@ -13,6 +13,7 @@ from fgm.data import Data, Split, measured_std
 from fgm.data.images import InMemoryImages, checked_labels, mirror, random_indices, stack_images, uniform_labels
 from fgm.data.pixels import LABELS, decode_png, dequantise, parse_labels, read_labels
 from fgm.utils.errors import UserError
+from fgm.utils.validation import validated
 
 OTHER_FORMATS = (".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy")
 STD_IMAGES = 2000  # number of images that std is measured on
@@ -88,6 +89,7 @@ def available(n: int | None, count: int, where: str, kind: str = "images") -> in
     return n or count
 
 
+@validated
 class ImageFolder(InMemoryImages):
     """A folder of PNGs as images in [-1, 1], class-conditional if a dataset.json has their labels.
 
@@ -121,6 +123,7 @@ class ImageFolder(InMemoryImages):
         return dequantise(images[torch.randperm(len(images), generator=generator, device=generator.device).cpu()[:n]])
 
 
+@validated
 class ImageZip(Data):
     """A zip of PNGs and a dataset.json, as EDM's dataset_tool makes them of ImageNet, CIFAR-10, FFHQ or AFHQ.
 

@@ -16,6 +16,7 @@ from fgm.data import Data, PromptCodec, Split
 from fgm.data.pixels import dequantise, quantise
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
+from fgm.utils.validation import validated
 
 STD_IMAGES = 10_000  # number of images that std is measured on
 CACHE_CHUNK = 10_000  # images that a CachedDataset draws at once
@@ -66,6 +67,7 @@ class InMemoryImages(Data):
         return dequantise(images[:n] if labels is None else images[class_by_class(labels, self.num_classes, n)])
 
 
+@validated
 class Digits(InMemoryImages):
     """scikit-learn's digits: 1,797 handwritten digits, grey (1, 8, 8) in [-1, 1], ten classes.
 
@@ -90,6 +92,7 @@ class Digits(InMemoryImages):
         return {name: (images[mask], labels[mask]) for name, mask in (("train", ~test), ("test", test))}
 
 
+@validated
 @dataclass(frozen=True)
 class CachedDataset(Data):
     """n examples of an unlimited set, rendered once and kept as uint8 on the training device.

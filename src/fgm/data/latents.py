@@ -21,10 +21,12 @@ from torch import Generator, Tensor
 from fgm.data import Data, measured_std
 from fgm.data.images import random_indices
 from fgm.utils.errors import UserError
+from fgm.utils.validation import validated
 
 STD_LATENTS = 1000  # number of latents that std is measured on
 
 
+@validated
 class Latents(Data):
     """Latents (n, c, h, w), float32, drawn with replacement.
 

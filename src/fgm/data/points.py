@@ -7,11 +7,13 @@ from functools import cached_property
 from typing import Annotated
 
 import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from fgm.data import Data, measured_std
 from fgm.flow.analytic import GaussianMixture, ring
 from fgm.utils.random import on_host
+from fgm.utils.validation import validated
 
 
 class Points(Data):
@@ -38,13 +40,14 @@ class Points(Data):
         return measured_std(self.reference, 10_000)
 
 
+@validated
 @dataclass(frozen=True)
 class Ring(Points):
     """Equal Gaussians on a circle; the exact velocity is known (analytic.ring)."""
 
-    modes: Annotated[int, "[1, inf)"] = 8
-    radius: Annotated[float, "(0, inf)"] = 2.0
-    mode_std: Annotated[float, "(0, inf)"] = 0.3
+    modes: PositiveInt = 8
+    radius: PositiveFloat = 2.0
+    mode_std: PositiveFloat = 0.3
 
     @property
     def mixture(self) -> GaussianMixture:
@@ -54,11 +57,12 @@ class Ring(Points):
         return self.mixture.sample(n, generator)
 
 
+@validated
 @dataclass(frozen=True)
 class Checkerboard(Points):
     """Uniform on the dark squares of a board of cells x cells, side 4, centred."""
 
-    cells: Annotated[int, "[2, inf)"] = 4
+    cells: Annotated[int, Field(ge=2)] = 4
 
     def points(self, n: int, generator: Generator) -> Tensor:
         within = torch.rand(n, 2, generator=generator)
@@ -68,11 +72,12 @@ class Checkerboard(Points):
         return 4 * (cell + within) / self.cells - 2
 
 
+@validated
 @dataclass(frozen=True)
 class TwoMoons(Points):
     """Two interleaved half circles, scaled to about [-2, 2]."""
 
-    noise: Annotated[float, "[0, inf)"] = 0.05
+    noise: NonNegativeFloat = 0.05
 
     def points(self, n: int, generator: Generator) -> Tensor:
         angle = math.pi * torch.rand(n, generator=generator)
@@ -81,12 +86,13 @@ class TwoMoons(Points):
         return 1.3 * (moons + self.noise * torch.randn(n, 2, generator=generator))
 
 
+@validated
 @dataclass(frozen=True)
 class Spirals(Points):
     """Two arms of an Archimedean spiral, radius up to 2."""
 
-    turns: Annotated[float, "(0, inf)"] = 1.5
-    noise: Annotated[float, "[0, inf)"] = 0.05
+    turns: PositiveFloat = 1.5
+    noise: NonNegativeFloat = 0.05
 
     def points(self, n: int, generator: Generator) -> Tensor:
         fraction = torch.rand(n, generator=generator).sqrt()

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, PositiveFloat
 from torch import Generator, Tensor
 
 from fgm.data.text.index import Index, PromptCache
@@ -17,8 +18,10 @@ from fgm.networks.latents import Autoencoder
 from fgm.networks.sd3 import FACTOR
 from fgm.utils.errors import UserError
 from fgm.utils.pretrained import require, require_size
+from fgm.utils.validation import validated
 
 
+@validated
 @dataclass(frozen=True)
 class Prompts:
     """Cached prompts; those of the cache's source are all equally likely, what it holds besides is never drawn.
@@ -32,9 +35,9 @@ class Prompts:
     """
 
     cache: PromptCache
-    size: Annotated[int, "[16, inf)"]
+    size: Annotated[int, Field(ge=16)]
     vae: str
-    std: Annotated[float, "(0, inf)"] = 1.0
+    std: PositiveFloat = 1.0
     vae_dtype: Literal["float32", "bfloat16"] = "float32"
 
     num_classes = 0

@@ -34,6 +34,7 @@ from fgm.data.images import InMemoryImages, checked_labels, stack_images
 from fgm.data.pixels import decode_png
 from fgm.utils.errors import UserError, first_line, require_installed
 from fgm.utils.pickles import CONTAINERS, arrays, read_pickle
+from fgm.utils.validation import validated
 
 PARTS = {"train": "train", "test": "t10k"}  # of Fashion-MNIST's file names
 BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}  # of CIFAR-10
@@ -116,6 +117,7 @@ CIFAR_10 = RemoteDataset(
 )
 
 
+@validated
 class FashionMNIST(InMemoryImages):
     """Fashion-MNIST (arXiv 1708.07747): 60,000 + 10,000 grey images of clothes (1, 28, 28) in [-1, 1], ten classes.
 
@@ -171,6 +173,7 @@ def read_idx(path: Path, axes: int) -> Tensor:
     return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).reshape(shape)
 
 
+@validated
 class CIFAR10(InMemoryImages):
     """CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 RGB images (3, 32, 32) in [-1, 1], ten classes.
 
@@ -216,6 +219,7 @@ class CIFAR10(InMemoryImages):
         return images, checked_labels(torch.tensor(labels), len(images), 10, where)
 
 
+@validated
 class CIFAR10Parquet(InMemoryImages):
     """CIFAR-10 from the hub's parquet files, which pyarrow reads (the extra `parquet`).
 

@@ -15,8 +15,10 @@ from fgm.data.pixels import dequantise, quantise
 from fgm.data.text.index import PromptCache
 from fgm.evaluation import Features
 from fgm.utils.records import Measurement
+from fgm.utils.validation import validated
 
 
+@validated
 class ColorStatistics:
     """Images (n, 3, height, width); question i is prompt i + 1 of the cache.
 

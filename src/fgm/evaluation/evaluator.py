@@ -6,8 +6,9 @@ them, and lie in the same shards: a measurement that was cut off goes on, and on
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
+from pydantic import NonNegativeInt, PositiveInt
 from rich.console import Console
 
 from fgm.data import Data
@@ -23,11 +24,13 @@ from fgm.evaluation.sources.sampler import SamplerSource
 from fgm.utils.distributed import Ranks, SingleProcess
 from fgm.utils.errors import UserError
 from fgm.utils.records import Measurement
+from fgm.utils.validation import validated
 
 Mode = Literal["min", "max"]
 SHARD = 1000  # samples, unless one batch is larger
 
 
+@validated
 @dataclass(frozen=True)
 class Evaluator:
     """What to measure, how often and on how many samples.
@@ -47,11 +50,11 @@ class Evaluator:
     """
 
     suite: MetricSuite
-    n: Annotated[int, "[1, inf)"] = 10_000
-    every: Annotated[int, "[0, inf)"] = 100
-    n_in_training: Annotated[int, "[1, inf)"] = 2000
+    n: PositiveInt = 10_000
+    every: NonNegativeInt = 100
+    n_in_training: PositiveInt = 2000
     seed: int = 1234
-    batch: Annotated[int, "[1, inf)"] = 1000
+    batch: PositiveInt = 1000
     monitor: str | None = None
     mode: Mode = "min"
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Annotated, Any
 
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -25,10 +26,12 @@ from fgm.evaluation.requirements import fewest_samples, known_metrics, large_eno
 from fgm.utils.errors import UserError
 from fgm.utils.random import sample_noise
 from fgm.utils.records import Measurement
+from fgm.utils.validation import validated
 
 DISTANCES = ("fd", "kid", *KS)
 
 
+@validated
 class FeatureMetrics:
     """Samples against one reference in one feature space.
 
@@ -51,9 +54,9 @@ class FeatureMetrics:
         reference: str | None = None,
         metrics: tuple[str, ...] = DISTANCES,
         protocol: Name = "own",
-        kid_subsets: Annotated[int, "[1, inf)"] = 100,
-        kid_subset_size: Annotated[int, "[2, inf)"] = 1000,
-        batch: Annotated[int, "[1, inf)"] | None = 250,
+        kid_subsets: PositiveInt = 100,
+        kid_subset_size: Annotated[int, Field(ge=2)] = 1000,
+        batch: PositiveInt | None = 250,
     ) -> None:
         if data is None and reference is None:
             raise UserError("a suite compares with something: give evaluation.suite.data or evaluation.suite.reference")

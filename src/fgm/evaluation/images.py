@@ -9,10 +9,12 @@ from fgm.data.published import FashionMNIST
 from fgm.evaluation.feature_metrics import DISTANCES, FeatureMetrics
 from fgm.evaluation.features.small import SmallClassifier
 from fgm.evaluation.metrics import SYMPTOMS
+from fgm.utils.validation import validated
 
 METRICS = (*DISTANCES, "accuracy", *SYMPTOMS)
 
 
+@validated
 class DigitMetrics(FeatureMetrics):
     """Distances, accuracy and signs of failure of samples (n, 1, 8, 8)."""
 
@@ -22,6 +24,7 @@ class DigitMetrics(FeatureMetrics):
         super().__init__(SmallClassifier(), Digits(), metrics=METRICS, kid_subsets=10, batch=None)
 
 
+@validated
 class FashionMetrics(FeatureMetrics):
     """Distances, accuracy and signs of failure of samples (n, 1, 28, 28).
 

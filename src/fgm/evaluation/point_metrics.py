@@ -21,12 +21,14 @@ from fgm.flow.paths import RectifiedPath
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 from fgm.utils.records import Measurement
+from fgm.utils.validation import validated
 
 FLOOR_PAIRS = 5
 N_SORTED = 10_000
 N_PAIRS = 2_000
 
 
+@validated
 class PointMetrics:
     """Samples against fresh draws of data.
 

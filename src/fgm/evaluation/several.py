@@ -10,6 +10,7 @@ from fgm.evaluation import Features, MetricSuite, PromptMetric
 from fgm.evaluation.feature_metrics import FeatureMetrics
 from fgm.utils.errors import UserError
 from fgm.utils.records import Measurement
+from fgm.utils.validation import validated
 
 
 class CombinedSuite:
@@ -59,6 +60,7 @@ class CombinedPromptMetric(CombinedSuite):
         self.ground_truth, self.grades = asking.ground_truth, asking.grades
 
 
+@validated
 def several(suites: dict[str, Any]) -> CombinedSuite:
     """
     Args:

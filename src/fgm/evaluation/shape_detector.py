@@ -15,6 +15,7 @@ from typing import Annotated
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from fgm.data.pixels import quantise
@@ -24,6 +25,7 @@ from fgm.evaluation.geneval.detections import Detection
 from fgm.evaluation.shape_fit import Fit, fit
 from fgm.evaluation.shape_segments import LEAST, Blob, Bools, segment
 from fgm.utils.records import Measurement
+from fgm.utils.validation import validated
 
 BATCH = 64  # images whose blobs are fitted at once
 ACCEPT = 0.7  # least soft IoU of an object
@@ -40,6 +42,7 @@ class Reading:
     stray: int
 
 
+@validated
 @dataclass(frozen=True)
 class ShapeDetector:
     """Finds the shapes of an image.
@@ -48,7 +51,7 @@ class ShapeDetector:
         shapes: how many of the vocabulary's are looked for; 6 is hard mode.
     """
 
-    shapes: Annotated[int, "[1, 6]"] = EASY
+    shapes: Annotated[int, Field(ge=1, le=6)] = EASY
 
     @property
     def protocol(self) -> str:

@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from fgm.data.shapes.render import render
@@ -36,11 +37,13 @@ from fgm.evaluation.shape_prior import histogram_distances, histograms
 from fgm.evaluation.shape_prompts import VOCABULARY, questions
 from fgm.utils.random import keyed_generator
 from fgm.utils.records import Measurement
+from fgm.utils.validation import validated
 
 RULES = GenEvalRules(counting_threshold=ACCEPT)
 BINDING = ("colors", "color_attr")  # tags whose prompts state every colour
 
 
+@validated
 class ShapeEvalMetric(PromptScore):
     """Images (n, 3, size, size) of the prompts that the suite asks for.
 
@@ -55,10 +58,10 @@ class ShapeEvalMetric(PromptScore):
     def __init__(
         self,
         size: Literal[32, 64] = 32,
-        shapes: Annotated[int, "[2, 6]"] = EASY,
-        prompts_per_tag: Annotated[int, "[1, inf)"] = 100,
-        images_per_tag: Annotated[int, "[1, inf)"] = 400,
-        seed: Annotated[int, "[0, inf)"] = 0,
+        shapes: Annotated[int, Field(ge=2, le=6)] = EASY,
+        prompts_per_tag: PositiveInt = 100,
+        images_per_tag: PositiveInt = 400,
+        seed: NonNegativeInt = 0,
     ) -> None:
         self.size, self.seed, self.detector, self.canvas = size, seed, ShapeDetector(shapes), canvas_of(size)
         lines = rounds(questions(prompts_per_tag, images_per_tag, seed, shapes), seed)

@@ -19,12 +19,13 @@ Shapes: x is (batch, d); t is (batch,) or a scalar tensor; results are (batch, d
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from fgm.flow.paths import ProbabilityPath, expand_like
+from fgm.utils.validation import validated
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,8 @@ def affine_velocity(x: Tensor, t: Tensor, path: ProbabilityPath, weight: Tensor,
     return (k.alpha_dot * bias[:, None] + joint @ torch.linalg.solve(noisy, centred))[..., 0]
 
 
-def ring(
-    modes: Annotated[int, "[1, inf)"] = 8, radius: float = 2.0, std: Annotated[float, "(0, inf)"] = 0.1
-) -> GaussianMixture:
+@validated
+def ring(modes: PositiveInt = 8, radius: float = 2.0, std: PositiveFloat = 0.1) -> GaussianMixture:
     """Equal Gaussians, equally spaced on a circle in the plane."""
     angle = torch.arange(modes) * (2 * math.pi / modes)
     means = radius * torch.stack([angle.cos(), angle.sin()], 1)

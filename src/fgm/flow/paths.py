@@ -19,10 +19,13 @@ Shapes: x_t, x_0, eps, v are (batch, *dims); t is (batch,) or a scalar tensor, i
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor
+
+from fgm.utils.validation import validated
 
 
 class Coefficients(NamedTuple):
@@ -91,6 +94,7 @@ class ProbabilityPath(ABC):
         return self.velocity_from_eps(x_t, -self.at(t, x_t).sigma * score, t)
 
 
+@validated
 @dataclass(frozen=True)
 class RectifiedPath(ProbabilityPath):
     """alpha = 1 - t, sigma = t (Liu et al., arXiv 2209.03003; the path of FGM and of Stable Diffusion 3)."""
@@ -100,6 +104,7 @@ class RectifiedPath(ProbabilityPath):
         return Coefficients(1 - t, t, -one, one)
 
 
+@validated
 @dataclass(frozen=True)
 class TrigonometricPath(ProbabilityPath):
     """alpha = cos(pi t / 2), sigma = sin(pi t / 2) (Albergo and Vanden-Eijnden, arXiv 2209.15571)."""
@@ -110,6 +115,7 @@ class TrigonometricPath(ProbabilityPath):
         return Coefficients(cos, sin, -half_pi * sin, half_pi * cos)
 
 
+@validated
 @dataclass(frozen=True)
 class VariancePreservingPath(ProbabilityPath):
     """alpha = exp(-B/2), sigma^2 = 1 - alpha^2, B = beta_min t + (beta_max - beta_min) t^2 / 2.
@@ -118,8 +124,8 @@ class VariancePreservingPath(ProbabilityPath):
     """
 
     t_min: ClassVar[float] = 1e-3
-    beta_min: Annotated[float, "(0, inf)"] = 0.1
-    beta_max: Annotated[float, "(0, inf)"] = 20.0
+    beta_min: PositiveFloat = 0.1
+    beta_max: PositiveFloat = 20.0
 
     def coefficients(self, t: Tensor) -> Coefficients:
         beta = self.beta_min + (self.beta_max - self.beta_min) * t
@@ -128,11 +134,12 @@ class VariancePreservingPath(ProbabilityPath):
         return Coefficients(alpha, sigma, -beta / 2 * alpha, beta / 2 * alpha**2 / sigma)
 
 
+@validated
 @dataclass(frozen=True)
 class VarianceExplodingPath(ProbabilityPath):
     """alpha = 1, sigma = sigma_max t (Karras et al., arXiv 2206.00364, with their time in units of sigma_max)."""
 
-    sigma_max: Annotated[float, "(0, inf)"] = 80.0
+    sigma_max: PositiveFloat = 80.0
 
     def coefficients(self, t: Tensor) -> Coefficients:
         one = torch.ones_like(t)

@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+from pydantic import Field, PositiveFloat
 from torch import Generator, Tensor
+
+from fgm.utils.validation import validated
 
 EDGE = 1e-5
 
@@ -41,12 +44,13 @@ def uniform(n: int, generator: Generator, dtype: torch.dtype) -> Tensor:
     return torch.rand(n, generator=generator, dtype=dtype, device=generator.device)
 
 
+@validated
 @dataclass(frozen=True)
 class Uniform(TimestepDensity):
     """Uniform on (low, high)."""
 
-    low: Annotated[float, "[0, 1)"] = 0.0
-    high: Annotated[float, "(0, 1]"] = 1.0
+    low: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    high: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
@@ -60,12 +64,13 @@ class Uniform(TimestepDensity):
         return torch.full_like(t, -math.log(self.high - self.low)).where(inside, -torch.inf)
 
 
+@validated
 @dataclass(frozen=True)
 class LogitNormal(TimestepDensity):
     """logit t ~ N(mean, std^2); mean > 0 favours noise."""
 
     mean: float = 0.0
-    std: Annotated[float, "(0, inf)"] = 1.0
+    std: PositiveFloat = 1.0
 
     def draw(self, n: int, generator: Generator, dtype: torch.dtype) -> Tensor:
         normal = torch.randn(n, generator=generator, dtype=dtype, device=generator.device)
@@ -76,11 +81,12 @@ class LogitNormal(TimestepDensity):
         return -(standard**2) / 2 - torch.log(t * (1 - t)) - math.log(self.std * math.sqrt(2 * math.pi))
 
 
+@validated
 @dataclass(frozen=True)
 class Mode(TimestepDensity):
     """Mass around t = 1/2 for scale > 0, at both ends for scale < 0; scale = 0 is uniform."""
 
-    scale: Annotated[float, "[-1, 1.75]"] = 1.29
+    scale: Annotated[float, Field(ge=-1, le=1.75)] = 1.29
 
     def time_of(self, u: Tensor) -> Tensor:
         return 1 - u - self.scale * (torch.cos(math.pi * u / 2) ** 2 - 1 + u)
@@ -101,6 +107,7 @@ class Mode(TimestepDensity):
         return -torch.log(-self.slope((low + high) / 2))
 
 
+@validated
 @dataclass(frozen=True)
 class CosMap(TimestepDensity):
     """The density under which the rectified path sees the log-SNR of a cosine schedule."""
@@ -112,12 +119,13 @@ class CosMap(TimestepDensity):
         return math.log(2 / math.pi) - torch.log(1 - 2 * t + 2 * t**2)
 
 
+@validated
 @dataclass(frozen=True)
 class Beta(TimestepDensity):
     """Beta(a, b): a > b favours noise."""
 
-    a: Annotated[float, "(0, inf)"] = 1.0
-    b: Annotated[float, "(0, inf)"] = 1.0
+    a: PositiveFloat = 1.0
+    b: PositiveFloat = 1.0
 
     def draw(self, n: int, generator: Generator, dtype: torch.dtype) -> Tensor:
         concentration = torch.tensor([self.a, self.b], dtype=dtype, device=generator.device).expand(n, 2)
@@ -128,12 +136,13 @@ class Beta(TimestepDensity):
         return (self.a - 1) * torch.log(t) + (self.b - 1) * torch.log1p(-t) - normaliser
 
 
+@validated
 @dataclass(frozen=True)
 class Shifted(TimestepDensity):
     """base seen through t' = shift t / (1 + (shift - 1) t), the resolution shift of Stable Diffusion 3."""
 
     base: TimestepDensity
-    shift: Annotated[float, "(0, inf)"] = 3.0
+    shift: PositiveFloat = 3.0
 
     def draw(self, n: int, generator: Generator, dtype: torch.dtype) -> Tensor:
         return shift_time(self.base.draw(n, generator, dtype), self.shift)

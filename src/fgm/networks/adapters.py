@@ -2,18 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Generator, nn
 
 from fgm.networks import VelocityModel
 from fgm.networks.lora import Adapted, LowRank, SharedNetwork
 from fgm.utils.random import keyed_generator
+from fgm.utils.validation import validated
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")  # SD3's
 
 
+@validated
 @dataclass(frozen=True)
 class LoRA:
     """
@@ -24,8 +27,8 @@ class LoRA:
         base: dtype of the shared weights; bfloat16 halves them, and is the dtype of their arithmetic too.
     """
 
-    rank: Annotated[int, "[1, inf)"] = 64
-    alpha: Annotated[float, "(0, inf)"] = 64.0
+    rank: PositiveInt = 64
+    alpha: PositiveFloat = 64.0
     targets: Sequence[str] = ATTENTION
     base: Literal["float32", "bfloat16"] = "float32"
 

@@ -4,14 +4,14 @@ Tokens are patches; every block is modulated by time and class through adaLN-zer
 field. Shapes in the code: b batch, n tokens, w width, h heads.
 """
 
-from typing import Annotated
-
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from fgm.networks import VelocityModel, class_labels, require_patches, require_shape, zeroed
 from fgm.networks.embedding import ConditionEmbedding
+from fgm.utils.validation import validated
 
 
 class Attention(nn.Module):
@@ -44,6 +44,7 @@ class Block(nn.Module):
         return x + gate_m * self.mlp(torch.addcmul(shift_m, self.norm(x), 1 + scale_m))
 
 
+@validated
 class DiT(VelocityModel):
     """v(x_t, t, condition) for images x_t (b, channels, size, size).
 
@@ -59,13 +60,13 @@ class DiT(VelocityModel):
 
     def __init__(
         self,
-        size: Annotated[int, "[1, inf)"],
-        channels: Annotated[int, "[1, inf)"] = 1,
-        patch: Annotated[int, "[1, inf)"] = 2,
-        width: Annotated[int, "[1, inf)"] = 96,
-        depth: Annotated[int, "[1, inf)"] = 4,
-        heads: Annotated[int, "[1, inf)"] = 4,
-        num_classes: Annotated[int, "[0, inf)"] = 0,
+        size: PositiveInt,
+        channels: PositiveInt = 1,
+        patch: PositiveInt = 2,
+        width: PositiveInt = 96,
+        depth: PositiveInt = 4,
+        heads: PositiveInt = 4,
+        num_classes: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         require_patches("DiT", size, patch, width, heads)

@@ -5,8 +5,10 @@ from torch import Tensor
 from fgm.flow.analytic import GaussianMixture
 from fgm.flow.paths import ProbabilityPath
 from fgm.networks import VelocityModel
+from fgm.utils.validation import validated
 
 
+@validated
 class ExactVelocity(VelocityModel):
     """v(x_t, t) = E[c | x_t] for mixture data on path, x_t (batch, d); takes and ignores a condition."""
 

@@ -23,14 +23,17 @@ from contextlib import AbstractContextManager
 from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from fgm.flow.paths import ProbabilityPath
 from fgm.networks import VelocityModel
+from fgm.utils.validation import validated
 
 InputScale = Literal["one", "t_star", "variance"]
 
 
+@validated
 class FewStepGenerator(nn.Module):
     """g(z, condition, eps) -> x_0, all (batch, *dims) but eps; of one step unless it is told more.
 
@@ -52,10 +55,10 @@ class FewStepGenerator(nn.Module):
         self,
         net: VelocityModel,
         path: ProbabilityPath,
-        t_star: Annotated[float, "(0, 1]"],
+        t_star: Annotated[float, Field(gt=0, le=1)],
         c_in: InputScale = "t_star",
-        data_std: Annotated[float, "(0, inf)"] = 0.5,
-        steps: Annotated[int, "[1, inf)"] = 1,
+        data_std: PositiveFloat = 0.5,
+        steps: PositiveInt = 1,
     ) -> None:
         super().__init__()
         if not 0 < t_star <= 1:

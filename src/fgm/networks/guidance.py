@@ -10,16 +10,19 @@ In a distillation it may stand in two places, and the teacher's scale is the sca
 """
 
 from contextlib import AbstractContextManager
-from typing import Annotated, Literal, get_args
+from typing import Literal, get_args
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from fgm.networks import VelocityModel
+from fgm.utils.validation import validated
 
 Guidance = Literal["none", "teacher", "long_and_short"]
 
 
+@validated
 class Guided(VelocityModel):
     """A velocity from a conditional one and its null class; one call of net, on a doubled batch.
 
@@ -31,7 +34,7 @@ class Guided(VelocityModel):
     net: VelocityModel
     scale: float
 
-    def __init__(self, net: VelocityModel, scale: Annotated[float, "[0, inf)"]) -> None:
+    def __init__(self, net: VelocityModel, scale: NonNegativeFloat) -> None:
         super().__init__()
         net.null(torch.zeros(1, dtype=torch.int64))  # raises where there is no null condition
         self.net, self.scale, self.shape, self.num_classes = net, scale, net.shape, net.num_classes

@@ -1,11 +1,11 @@
 """A velocity network for points."""
 
-from typing import Annotated
-
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from fgm.networks import VelocityModel, class_labels
 from fgm.networks.embedding import ConditionEmbedding
+from fgm.utils.validation import validated
 
 
 class Block(nn.Module):
@@ -21,6 +21,7 @@ class Block(nn.Module):
         return h + self.layers(self.norm(h) + self.condition(features))
 
 
+@validated
 class VelocityMLP(VelocityModel):
     """v(x_t, t, condition) for x_t (batch, dim).
 
@@ -33,10 +34,10 @@ class VelocityMLP(VelocityModel):
 
     def __init__(
         self,
-        dim: Annotated[int, "[1, inf)"] = 2,
-        width: Annotated[int, "[1, inf)"] = 128,
-        depth: Annotated[int, "[1, inf)"] = 3,
-        num_classes: Annotated[int, "[0, inf)"] = 0,
+        dim: PositiveInt = 2,
+        width: PositiveInt = 128,
+        depth: PositiveInt = 3,
+        num_classes: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         self.shape = (dim,)

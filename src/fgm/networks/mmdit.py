@@ -6,12 +6,14 @@ would give: a vector a word, with its place in the caption added, and their mean
 """
 
 import math
-from typing import Annotated, Any
+from typing import Any
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from fgm.networks import VelocityModel, require_patches
+from fgm.utils.validation import validated
 
 
 class WordEmbedding(nn.Module):
@@ -29,6 +31,7 @@ class WordEmbedding(nn.Module):
         return vectors, vectors.mean(1)
 
 
+@validated
 class CaptionedMMDiT(VelocityModel):
     """v(x_t, t, tokens) for images (batch, channels, size, size) and captions (batch, length) int64; id 0 is padding.
 
@@ -41,15 +44,15 @@ class CaptionedMMDiT(VelocityModel):
 
     def __init__(
         self,
-        size: Annotated[int, "[1, inf)"],
-        channels: Annotated[int, "[1, inf)"] = 3,
-        patch: Annotated[int, "[1, inf)"] = 4,
-        width: Annotated[int, "[1, inf)"] = 128,
-        depth: Annotated[int, "[1, inf)"] = 6,
-        heads: Annotated[int, "[1, inf)"] = 4,
-        words: Annotated[int, "[1, inf)"] = 35,
-        length: Annotated[int, "[1, inf)"] = 12,
-        text_width: Annotated[int, "[1, inf)"] = 64,
+        size: PositiveInt,
+        channels: PositiveInt = 3,
+        patch: PositiveInt = 4,
+        width: PositiveInt = 128,
+        depth: PositiveInt = 6,
+        heads: PositiveInt = 4,
+        words: PositiveInt = 35,
+        length: PositiveInt = 12,
+        text_width: PositiveInt = 64,
     ) -> None:
         super().__init__()
         require_patches("MM-DiT", size, patch, width, heads)

@@ -9,17 +9,20 @@ beside the transformer turns into (words, pooled): that module has no weights, a
 from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from fgm.networks import VelocityModel, require_shape
 from fgm.networks.published import load_part
 from fgm.utils.errors import UserError
 from fgm.utils.pretrained import architecture, require_size
+from fgm.utils.validation import validated
 
 FACTOR = 8  # pixels of a latent's side
-Size = Annotated[int, "[16, inf)"]
+Size = Annotated[int, Field(ge=16)]
 
 
+@validated
 class SD3Velocity(VelocityModel):
     """v(x_t, t, prompts) for latents x_t (batch, channels, size/8, size/8) and prompts (batch,) int64.
 
@@ -54,6 +57,7 @@ class SD3Velocity(VelocityModel):
         return torch.zeros_like(condition)
 
 
+@validated
 def pretrained(
     model: str, text: Any, size: Size, checkpointing: bool = False, random_init: bool = False
 ) -> SD3Velocity:
@@ -74,6 +78,7 @@ def pretrained(
     return SD3Velocity(transformer, text, size, checkpointing)
 
 
+@validated
 def untrained(transformer: dict[str, Any], text: Any, size: Size, checkpointing: bool = False) -> SD3Velocity:
     """Random weights; transformer holds the arguments of diffusers' SD3Transformer2DModel."""
     from diffusers import SD3Transformer2DModel  # seconds to import, needed here alone

@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from fgm.networks import VelocityModel, class_labels, require_shape, zeroed
+from fgm.utils.validation import validated
 
 GROUPS = 32  # of a normalisation, of four channels or more each
 
 
+@validated
 class UNet(VelocityModel):
     """v(x_t, t, condition) for images x_t (b, channels, size, size).
 
@@ -33,15 +36,15 @@ class UNet(VelocityModel):
 
     def __init__(
         self,
-        size: Annotated[int, "[1, inf)"],
-        channels: Annotated[int, "[1, inf)"] = 3,
-        width: Annotated[int, "[4, inf)"] = 128,
+        size: PositiveInt,
+        channels: PositiveInt = 3,
+        width: Annotated[int, Field(ge=4)] = 128,
         multipliers: Sequence[int] = (1, 2, 2, 2),
-        blocks: Annotated[int, "[1, inf)"] = 2,
+        blocks: PositiveInt = 2,
         attention: Sequence[int] = (16,),
-        head: Annotated[int, "[1, inf)"] = 64,
-        num_classes: Annotated[int, "[0, inf)"] = 0,
-        time_scale: Annotated[float, "(0, inf)"] = 1000.0,
+        head: PositiveInt = 64,
+        num_classes: NonNegativeInt = 0,
+        time_scale: PositiveFloat = 1000.0,
     ) -> None:
         super().__init__()
         sides = [size >> level for level in range(len(multipliers))]

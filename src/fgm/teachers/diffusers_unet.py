@@ -33,6 +33,7 @@ from fgm.utils.errors import UserError
 from fgm.utils.files import read_object
 from fgm.utils.fingerprints import require_fingerprint
 from fgm.utils.pretrained import scheduler_config, unet_directory
+from fgm.utils.validation import validated
 
 Predicts = Literal["velocity", "epsilon", "sample", "v_prediction"]
 FLOW = "FlowMatchEulerDiscreteScheduler"
@@ -91,6 +92,7 @@ class DiffusersVelocity(VelocityModel):
         raise ValueError("guidance needs a null class, and diffusers' UNet2DModel has none")
 
 
+@validated
 def pretrained(
     directory: str, path: ProbabilityPath, predicts: Predicts | None = None, fingerprint: str | None = None
 ) -> DiffusersVelocity:
@@ -109,6 +111,7 @@ def pretrained(
     return velocity_of(load("UNet2DModel", folder, torch.float32), folder, path, predicts)
 
 
+@validated
 def untrained(directory: str, path: ProbabilityPath, predicts: Predicts | None = None) -> DiffusersVelocity:
     """Fresh weights in the shape that a directory's config.json tells."""
     from diffusers import UNet2DModel

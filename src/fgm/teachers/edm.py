@@ -15,8 +15,9 @@ nearest noise that it knows, s between 0.002 and 80. The labels of F are one-hot
 EDM2 (arXiv 2312.02696) changes F alone.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
+from pydantic import NonNegativeInt
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
@@ -24,6 +25,7 @@ from fgm.flow.paths import ProbabilityPath
 from fgm.networks import VelocityModel, class_labels, require_shape
 from fgm.teachers.edm2_unet import Edm2UNet
 from fgm.teachers.edm_unets import DhariwalUNet, SongUNet
+from fgm.utils.validation import validated
 
 LEAST, MOST = 0.002, 80.0  # noise that the checkpoints were sampled with
 NCSN = {
@@ -82,9 +84,8 @@ class EdmVelocity(VelocityModel):
         return None if labels is None else one_hot(labels, self.num_classes + 1)[:, :-1].to(x_t.dtype)
 
 
-def untrained(
-    architecture: Architecture, path: ProbabilityPath, num_classes: Annotated[int, "[0, inf)"] = 0
-) -> EdmVelocity:
+@validated
+def untrained(architecture: Architecture, path: ProbabilityPath, num_classes: NonNegativeInt = 0) -> EdmVelocity:
     """Random weights, in the shape of a published checkpoint."""
     kind, size, options = ARCHITECTURES[architecture]
     model = kind(img_resolution=size, in_channels=3, out_channels=3, label_dim=num_classes, **options)

@@ -22,6 +22,7 @@ from fgm.teachers.edm_unets import DhariwalUNet, SongUNet
 from fgm.utils.errors import UserError, last_line
 from fgm.utils.pickles import CONTAINERS, TENSORS, UNREADABLE, arrays, read_pickle
 from fgm.utils.pretrained import require_checkpoint
+from fgm.utils.validation import validated
 
 MODELS: dict[tuple[str, str], tuple[Any, str]] = {  # outer and inner class: architecture, and where its weights begin
     ("EDMPrecond", "SongUNet"): (SongUNet, "model."),
@@ -77,6 +78,7 @@ ADMITTED = {
 }
 
 
+@validated
 def pretrained(checkpoint: str, path: ProbabilityPath, sha256: str | None = None) -> EdmVelocity:
     """A published network in float32.
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from fgm.networks import VelocityModel, class_labels, require_shape
@@ -25,6 +26,7 @@ from fgm.teachers.edm_unets import SongUNet
 from fgm.utils.errors import UserError, last_line
 from fgm.utils.pickles import UNREADABLE, arrays, load_tensors
 from fgm.utils.pretrained import require_checkpoint
+from fgm.utils.validation import validated
 
 TIMES = 999.0
 PLAIN = {"": ""}
@@ -32,6 +34,7 @@ BLOCK = {"GroupNorm_0": "norm0", "Conv_0": "conv0", "Dense_0": "affine", "GroupN
          "Conv_2": "skip"}  # fmt: skip
 
 
+@validated
 class RectifiedFlow(VelocityModel):
     """v(x_t, t) for images x_t (b, channels, size, size), without classes.
 
@@ -42,11 +45,11 @@ class RectifiedFlow(VelocityModel):
 
     def __init__(
         self,
-        size: Annotated[int, "[1, inf)"] = 32,
-        channels: Annotated[int, "[1, inf)"] = 3,
-        width: Annotated[int, "[4, inf)"] = 128,
+        size: PositiveInt = 32,
+        channels: PositiveInt = 3,
+        width: Annotated[int, Field(ge=4)] = 128,
         multipliers: Sequence[int] = (1, 2, 2, 2),
-        blocks: Annotated[int, "[1, inf)"] = 4,
+        blocks: PositiveInt = 4,
         attention: Sequence[int] = (16,),
     ) -> None:
         super().__init__()
@@ -58,6 +61,7 @@ class RectifiedFlow(VelocityModel):
         return -self.net(x_t, TIMES * (1 - t), class_labels(self, x_t, condition)).to(x_t.dtype)
 
 
+@validated
 def pretrained(
     checkpoint: str, network: RectifiedFlow, weights: Literal["ema", "model"] = "ema", sha256: str | None = None
 ) -> RectifiedFlow:

@@ -23,6 +23,7 @@ from fgm.networks.unet import UNet
 from fgm.utils.errors import UserError, last_line
 from fgm.utils.pickles import UNREADABLE, load_tensors
 from fgm.utils.pretrained import require_checkpoint
+from fgm.utils.validation import validated
 
 LEAVES = {
     "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
@@ -37,6 +38,7 @@ MIDDLE = {"middle_block.0": "mid_block.resnets.0", "middle_block.1": "mid_block.
           "middle_block.2": "mid_block.resnets.1"}  # fmt: skip
 
 
+@validated
 class TimeReversed(VelocityModel):
     """v(x, t) = -net(x, 1 - t)."""
 
@@ -48,6 +50,7 @@ class TimeReversed(VelocityModel):
         return -self.net(x_t, 1 - t, condition)
 
 
+@validated
 def pretrained(
     checkpoint: str, network: UNet, weights: Literal["ema_model", "net_model"] = "ema_model", sha256: str | None = None
 ) -> TimeReversed:

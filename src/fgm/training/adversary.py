@@ -20,9 +20,10 @@ Logged scalars, from from_cycle on:
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
@@ -40,10 +41,12 @@ from fgm.training.optimizers import scheduled
 from fgm.training.real_data import RealImages
 from fgm.training.setting import Setting
 from fgm.utils.random import keyed_generator
+from fgm.utils.validation import validated
 
-Weight = Annotated[float, "[0, inf)"]
+Weight = NonNegativeFloat
 
 
+@validated
 class Adversary(nn.Module):
     """The discriminator of a distillation, and its two turns.
 
@@ -67,9 +70,9 @@ class Adversary(nn.Module):
         blocks: list[str],
         features: Literal["online", "teacher"] = "online",
         weight: Weight = 0.01,
-        width: Annotated[int, "[1, inf)"] = 64,
+        width: PositiveInt = 64,
         optimizer: Callable[[nn.Module], Optimizer] | None = None,
-        from_cycle: Annotated[int, "[0, inf)"] = 0,
+        from_cycle: NonNegativeInt = 0,
         time: TimestepDensity | None = None,
         r1_weight: Weight = 0.0,
         r1_at: Literal["features", "x_t"] = "features",

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import nn
 from torch.optim import Optimizer
 
@@ -37,8 +38,10 @@ from fgm.training.real_data import RealData
 from fgm.training.setting import Setting
 from fgm.training.turns import Turns
 from fgm.utils.errors import UserError
+from fgm.utils.validation import validated
 
 
+@validated
 class Distillation(Turns):
     """Trains generator and online network against setting.teacher.
 
@@ -66,19 +69,19 @@ class Distillation(Turns):
     def __init__(
         self,
         setting: Setting,
-        t_star: Annotated[float, "(0, 1]"],
+        t_star: Annotated[float, Field(gt=0, le=1)],
         c_in: InputScale = "t_star",
         lambda_1: float = 1.0,
         detach: bool = False,
-        online_turns: Annotated[int, "[1, inf)"] = 1,
+        online_turns: PositiveInt = 1,
         generator_start: Start = "teacher",
         online_start: Start = "teacher",
         online_time: TimestepDensity | None = None,
         online_optimizer: Callable[[nn.Module], Optimizer] | None = None,
         weighting: Weighting = losses.velocity_weight,
         normaliser: Weighting = losses.no_normaliser,
-        teacher_steps: Annotated[int, "[1, inf)"] = 50,
-        steps: Annotated[int, "[1, inf)"] = 1,
+        teacher_steps: PositiveInt = 50,
+        steps: PositiveInt = 1,
         guidance: Guidance = "teacher",
         two_stage: bool = False,
         adapters: LoRA | None = None,

@@ -3,12 +3,13 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import Logger
+from pydantic import PositiveInt
 from rich.console import Console
 from torch.utils.data import DataLoader
 
@@ -27,8 +28,10 @@ from fgm.training.strategies import SINGLE, SameOnAllRanks, Strategy
 from fgm.training.warning_signs import WarningSigns
 from fgm.training.world import World, WorldChange
 from fgm.utils.errors import RESUMABLE, UserError, told, unwritable
+from fgm.utils.validation import validated
 
 
+@validated
 @dataclass(frozen=True)
 class Hardware:
     """Where to run. bf16 is a precision of the networks' arithmetic alone; weights, times and losses are float32.
@@ -37,7 +40,7 @@ class Hardware:
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: Annotated[int, "[1, inf)"] = 1
+    devices: PositiveInt = 1
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
     compile: bool = False
 

@@ -12,6 +12,7 @@ Logged scalars:
 from typing import Annotated
 
 import torch
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
 from fgm.evaluation.sampling import Sampler, ode_sampler
@@ -27,8 +28,10 @@ from fgm.training.method import Method
 from fgm.training.micro_batches import Summed, Told
 from fgm.training.optimizers import scheduled
 from fgm.training.setting import Setting
+from fgm.utils.validation import validated
 
 
+@validated
 class FlowMatching(Method):
     """Fits setting.teacher's network, or setting.net where there is none, to setting.data.
 
@@ -44,9 +47,9 @@ class FlowMatching(Method):
     def __init__(
         self,
         setting: Setting,
-        null_share: Annotated[float, "[0, 1)"] = 0.0,
+        null_share: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         steps: tuple[int, ...] = (50, 8),
-        guidance: Annotated[float, "[0, inf)"] = 1.0,
+        guidance: NonNegativeFloat = 1.0,
     ) -> None:
         super().__init__(setting)
         self.null_share, self.steps, self.guidance = null_share, steps, guidance

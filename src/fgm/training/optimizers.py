@@ -11,19 +11,22 @@ Adam and AdamW come in three kernels, of the same formula and under the same che
 
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
+from pydantic import PositiveFloat
 from torch import nn
 from torch.optim import Adam, AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from fgm.utils.errors import require_installed
+from fgm.utils.validation import validated
 
-Positive = Annotated[float, "(0, inf)"]
+Positive = PositiveFloat
 Kernel = Literal["auto", "fused", "eight_bit"]
 
 
+@validated
 def adam(
     net: nn.Module,
     lr: Positive,
@@ -36,6 +39,7 @@ def adam(
     return of_kernel(kernel, (Adam, "Adam8bit"), net, lr=lr, betas=(beta_1, beta_2), eps=eps)
 
 
+@validated
 def adamw(net: nn.Module, lr: Positive, weight_decay: float = 0.0, kernel: Kernel = "auto") -> Optimizer:
     return of_kernel(kernel, (AdamW, "AdamW8bit"), net, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay)
 
@@ -57,6 +61,7 @@ def of_kernel(kernel: Kernel, kinds: tuple[type[Optimizer], str], net: nn.Module
     return getattr(import_module("bitsandbytes").optim, kinds[1])(parameters, **settings)
 
 
+@validated
 def muon(net: nn.Module, lr: Positive, weight_decay: float = 0.0, blocks: str = "blocks") -> Optimizer:
     """Muon on the matrices inside the submodule `blocks`, AdamW on everything else, at one rate (arXiv 2502.16982).
 

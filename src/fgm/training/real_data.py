@@ -11,6 +11,7 @@ value of online_loss then has another zero than FGM's.
 
 from typing import Annotated
 
+from pydantic import Field
 from torch import Tensor
 
 from fgm.data import Data
@@ -21,8 +22,9 @@ from fgm.training.method import Method
 from fgm.training.setting import Setting
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
+from fgm.utils.validation import validated
 
-Share = Annotated[float, "(0, 1]"]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class RealImages:
@@ -53,6 +55,7 @@ class RealImages:
             raise UserError(f"real images have conditions of shape {shapes}")
 
 
+@validated
 class RealData:
     """The data term of a distillation.
 

@@ -7,6 +7,7 @@ from math import inf
 from typing import Annotated
 
 import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
@@ -16,8 +17,10 @@ from fgm.flow.times import TimestepDensity
 from fgm.networks import VelocityModel
 from fgm.training.ema import EmaDevice
 from fgm.utils.random import keyed_generator
+from fgm.utils.validation import validated
 
 
+@validated
 @dataclass(frozen=True)
 class Schedule:
     """How long, how much at once, and how often to report.
@@ -37,17 +40,17 @@ class Schedule:
         ema_device: where the average is kept, see ema.py.
     """
 
-    cycles: Annotated[int, "[1, inf)"]
-    batch_size: Annotated[int, "[1, inf)"]
-    warmup: Annotated[int, "[0, inf)"]
-    decay: Annotated[float, "[0, 1]"]
-    clip: Annotated[float, "(0, inf]"]
-    ema_decay: Annotated[float, "[0, 1)"]
-    log_every: Annotated[int, "[1, inf)"]
-    save_every: Annotated[int, "[1, inf)"]
-    save_minutes: Annotated[float, "(0, inf]"] = inf
-    keep_every: Annotated[int, "[0, inf)"] = 0
-    micro_batches: Annotated[int, "[1, inf)"] = 1
+    cycles: PositiveInt
+    batch_size: PositiveInt
+    warmup: NonNegativeInt
+    decay: Annotated[float, Field(ge=0, le=1)]
+    clip: Annotated[float, Field(gt=0, allow_inf_nan=True)]
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    log_every: PositiveInt
+    save_every: PositiveInt
+    save_minutes: Annotated[float, Field(gt=0, allow_inf_nan=True)] = inf
+    keep_every: NonNegativeInt = 0
+    micro_batches: PositiveInt = 1
     ema_device: EmaDevice = "same"
 
     def __post_init__(self) -> None:

@@ -20,11 +20,12 @@ with run_dir on a file system that all of them share.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from pydantic import PositiveInt
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -32,6 +33,7 @@ from fgm.training.method import Method
 from fgm.training.ranks import training_ranks
 from fgm.training.sharded import ShardedStrategy
 from fgm.utils.errors import UserError
+from fgm.utils.validation import validated
 
 CHECKED = 10  # cycles
 
@@ -47,6 +49,7 @@ class Strategy(Protocol):
         ...
 
 
+@validated
 @dataclass(frozen=True)
 class Single:
     """One device."""
@@ -62,11 +65,12 @@ class Single:
 SINGLE = Single()
 
 
+@validated
 @dataclass(frozen=True)
 class DistributedCopies:
     """DDP."""
 
-    nodes: Annotated[int, "[1, inf)"] = 1
+    nodes: PositiveInt = 1
 
     def engine(self, devices: int) -> DDPStrategy:
         del devices
@@ -76,11 +80,12 @@ class DistributedCopies:
         )  # fmt: skip
 
 
+@validated
 @dataclass(frozen=True)
 class Shards:
     """FSDP2."""
 
-    nodes: Annotated[int, "[1, inf)"] = 1
+    nodes: PositiveInt = 1
 
     def engine(self, devices: int) -> ShardedStrategy:
         return ShardedStrategy(data_parallel_size=devices * self.nodes, tensor_parallel_size=1)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import Generator, Tensor
 
 from fgm.data import Data, PromptCodec, measured_std
@@ -13,8 +14,10 @@ from fgm.data.shapes.scenes import draw_scenes
 from fgm.data.text.shapes.grammar import draw_captions
 from fgm.data.text.shapes.vocabulary import EASY, decode, encode
 from fgm.utils.random import on_host
+from fgm.utils.validation import validated
 
 
+@validated
 @dataclass(frozen=True)
 class Shapes(Data):
     """Captioned renders, unlimited.
@@ -25,7 +28,7 @@ class Shapes(Data):
     """
 
     size: Literal[32, 64] = 32
-    shapes: Annotated[int, "[2, 6]"] = EASY
+    shapes: Annotated[int, Field(ge=2, le=6)] = EASY
 
     num_classes = 0
 

@@ -16,6 +16,7 @@ from fgm.data.text.index import Index, PromptCache, write_index
 from fgm.utils.errors import UserError
 from fgm.utils.files import replacing
 from fgm.utils.pretrained import locate
+from fgm.utils.validation import validated
 
 Progress = Callable[[int], None]  # told how many prompts are done
 
@@ -52,6 +53,7 @@ def write_shard(path: Path, prompts: list[str], digest: str, encoders: TextEncod
         save_file(tensors, temporary, metadata={"digest": digest})
 
 
+@validated
 class CachedText(nn.Module):
     """Prompt indices (n,) int64 -> words (n, tokens, width) and pooled (n, width), on the indices' device.
 

@@ -13,13 +13,16 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
+
+from pydantic import PositiveInt
 
 from fgm.data.text.sources import PromptSource
 from fgm.utils.errors import UserError
 from fgm.utils.files import write_bytes
 from fgm.utils.fingerprints import fingerprint, read_header
 from fgm.utils.pretrained import locate, remedy, weight_files
+from fgm.utils.validation import validated
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 INDEX = "index.json"
@@ -71,6 +74,7 @@ class Index:
         return [key for key, value in other.identity().items() if told[key] != value]
 
 
+@validated
 @dataclass(frozen=True)
 class PromptCache:
     """Which prompts, encoded by which encoders, lie where.
@@ -88,9 +92,9 @@ class PromptCache:
     prompts: PromptSource
     directory: str
     model: str
-    max_length: Annotated[int, "[1, inf)"] = 256
+    max_length: PositiveInt = 256
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    shard_size: Annotated[int, "[1, inf)"] = 512
+    shard_size: PositiveInt = 512
     also: PromptSource | None = None
 
     def all_prompts(self) -> list[str]:

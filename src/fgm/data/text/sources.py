@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Protocol
+
+from pydantic import NonNegativeInt, PositiveInt
 
 from fgm.data.text.geneval.grammar import generate_prompts
 from fgm.data.text.geneval.prompts import Metadata, read_prompts
 from fgm.data.text.geneval.vocabulary import GENEVAL, GRAMMAR, Vocabulary
 from fgm.utils.errors import UserError
 from fgm.utils.files import parse_object, read_lines
+from fgm.utils.validation import validated
 
 
 class PromptSource(Protocol):
@@ -21,6 +24,7 @@ class PromptSource(Protocol):
         ...
 
 
+@validated
 @dataclass(frozen=True)
 class TextFile:
     """One prompt a line; empty lines are passed over."""
@@ -32,6 +36,7 @@ class TextFile:
         return list(dict.fromkeys(line.strip() for _, line in lines if line.strip()))
 
 
+@validated
 @dataclass(frozen=True)
 class JsonLines:
     """One JSON object a line, whose "prompt" is read."""
@@ -43,6 +48,7 @@ class JsonLines:
         return list(dict.fromkeys(prompt_of(line, where) for where, line in lines if line.strip()))
 
 
+@validated
 @dataclass(frozen=True)
 class GenEvalMetadata:
     """The prompts of GenEval's evaluation_metadata.jsonl."""
@@ -53,6 +59,7 @@ class GenEvalMetadata:
         return [metadata.prompt for metadata in read_prompts(Path(self.file))]
 
 
+@validated
 @dataclass(frozen=True)
 class Asked:
     """What an evaluation asks and no training draws: GenEval's prompts, or none.
@@ -63,7 +70,7 @@ class Asked:
     """
 
     metadata: str | None = None
-    seed: Annotated[int, "[0, inf)"] = 0
+    seed: NonNegativeInt = 0
 
     def read(self) -> list[str]:
         """Maybe none."""
@@ -72,12 +79,13 @@ class Asked:
         return [metadata.prompt for metadata in asked_of(self.metadata, self.seed)]
 
 
+@validated
 @dataclass(frozen=True)
 class ShapesGrammar:
     """The different ones among n random training captions of the world of shapes."""
 
-    n: Annotated[int, "[1, inf)"] = 1000
-    seed: Annotated[int, "[0, inf)"] = 0
+    n: PositiveInt = 1000
+    seed: NonNegativeInt = 0
 
     def read(self) -> list[str]:
         from fgm.data.text.shapes.grammar import draw_captions  # torch, needed here alone

@@ -1,14 +1,15 @@
 """Features of random convolutions: they need no weights and see shifts and blurs, but no meaning. For smoke tests."""
 
-from typing import Annotated
-
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from fgm.data.pixels import dequantise
 from fgm.evaluation.features.extractor import NetworkExtractor, three_channels, weights_hash
+from fgm.utils.validation import validated
 
 
+@validated
 class RandomConvolutions(NetworkExtractor):
     """Images of any size -> mean (even features) and deviation (odd ones) over pixels of two seeded convolutions.
 
@@ -18,9 +19,7 @@ class RandomConvolutions(NetworkExtractor):
         device: auto, cpu or cuda.
     """
 
-    def __init__(
-        self, dim: Annotated[int, "[1, inf)"] = 64, seed: Annotated[int, "[0, inf)"] = 0, device: str = "auto"
-    ) -> None:
+    def __init__(self, dim: PositiveInt = 64, seed: NonNegativeInt = 0, device: str = "auto") -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             net = nn.Sequential(nn.Conv2d(3, dim, 3, padding=1), nn.SiLU(), nn.Conv2d(dim, dim, 3, 2, padding=1))

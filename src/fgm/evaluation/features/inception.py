@@ -10,10 +10,12 @@ from fgm.evaluation.features.extractor import NetworkExtractor, three_channels
 from fgm.evaluation.features.states import harmless
 from fgm.utils.errors import UserError
 from fgm.utils.held_weights import checked_hash, inception_weights
+from fgm.utils.validation import validated
 
 LAYERS = ["2048", "logits_unbiased"]
 
 
+@validated
 class Inception(NetworkExtractor):
     """Images of any size -> 2048 features and 1008 logits.
 

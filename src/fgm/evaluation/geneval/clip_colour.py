@@ -27,12 +27,14 @@ from fgm.data.text.geneval.vocabulary import COLOURS
 from fgm.evaluation.features.transformer import OPENAI
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.utils.held_weights import CLIP, directory_hash, load_pretrained, require_directory
+from fgm.utils.validation import validated
 
 TEMPLATES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
 MEAN, STD = OPENAI
 GREY = 0x99
 
 
+@validated
 class ClipColours:
     """One of the ten colours for each object.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
@@ -24,6 +25,7 @@ from fgm.data.text.geneval.vocabulary import OBJECTS
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.utils.errors import UserError
 from fgm.utils.held_weights import MASK2FORMER, directory_hash, load_pretrained, require_directory
+from fgm.utils.validation import validated
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 DIVISOR = 32
@@ -61,6 +63,7 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return interpolate(x[None], size, mode="bilinear", align_corners=False)[0]
 
 
+@validated
 class Mask2FormerDetector:
     """Objects of the 80 classes, with masks.
 
@@ -73,10 +76,10 @@ class Mask2FormerDetector:
         self,
         directory: Path | str | None,
         device: str = "cpu",
-        short_side: Annotated[int, "[32, inf)"] = 800,
-        long_side: Annotated[int, "[32, inf)"] = 1333,
-        top: Annotated[int, "[1, inf)"] = 100,
-        floor: Annotated[float, "[0, 1)"] = 0.05,
+        short_side: Annotated[int, Field(ge=32)] = 800,
+        long_side: Annotated[int, Field(ge=32)] = 1333,
+        top: PositiveInt = 100,
+        floor: Annotated[float, Field(ge=0, lt=1)] = 0.05,
     ) -> None:
         folder = require_directory(directory, ("config.json",), MASK2FORMER)
         self.net = load_pretrained("Mask2FormerForUniversalSegmentation", folder, MASK2FORMER).to(device)

@@ -6,9 +6,10 @@ run does; the first n_in_training = 60 are ten of each tag. A score that is to b
 """
 
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Any
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from fgm.data import prompted
@@ -20,8 +21,10 @@ from fgm.evaluation.geneval.evaluate import GenEval
 from fgm.evaluation.geneval.rules import OFFICIAL, GenEvalRules
 from fgm.evaluation.prompt_score import PromptScore, rounds
 from fgm.utils.errors import UserError
+from fgm.utils.validation import validated
 
 
+@validated
 class GenEvalMetric(PromptScore):
     """Images (n, 3, h, w) of GenEval's prompts.
 
@@ -45,8 +48,8 @@ class GenEvalMetric(PromptScore):
         detector: Detector,
         colours: ColourClassifier | None = None,
         data: Any = None,
-        samples: Annotated[int, "[1, inf)"] = 4,
-        seed: Annotated[int, "[0, inf)"] = 0,
+        samples: PositiveInt = 4,
+        seed: NonNegativeInt = 0,
         rules: GenEvalRules = OFFICIAL,
     ) -> None:
         self.words, self.detector = prompted(data), detector

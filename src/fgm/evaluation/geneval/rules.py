@@ -24,23 +24,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated
 
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
 from fgm.data.text.geneval.prompts import Clause, Metadata
 from fgm.data.text.geneval.vocabulary import COLOURS, COUNTING
 from fgm.evaluation.geneval.detections import Box, Detection
 from fgm.utils.errors import UserError
+from fgm.utils.validation import validated
 
 Kept = dict[str, list[Detection]]
 
 
+@validated
 @dataclass(frozen=True)
 class GenEvalRules:
     """The official evaluator's options, at its defaults."""
 
-    threshold: Annotated[float, "[0, 1]"] = 0.3
-    counting_threshold: Annotated[float, "[0, 1]"] = 0.9
-    max_objects: Annotated[int, "[1, inf)"] = 16
-    max_overlap: Annotated[float, "[0, 1]"] = 1.0
-    position_threshold: Annotated[float, "[0, inf)"] = 0.1
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.3
+    counting_threshold: Annotated[float, Field(ge=0, le=1)] = 0.9
+    max_objects: PositiveInt = 16
+    max_overlap: Annotated[float, Field(ge=0, le=1)] = 1.0
+    position_threshold: NonNegativeFloat = 0.1
 
     @property
     def protocol(self) -> str:

@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 EXP    ?= digits_fgm
 SWEEP  ?=
+BENCH  ?= cycle
 ARGS   ?=
 
 BIN := $(VENV)/bin
@@ -53,8 +54,8 @@ score: setup ## GenEval's score: ARGS="geneval_dir= metadata= detections=seen.js
 reference: setup ## mu and sigma of real images' features: ARGS="data=digits out=refs.npz"
 	@$(RUN) fgm.cli.reference $(ARGS)
 
-bench: setup ## time the suite against plain code: EXP=, ARGS="subject=cycle cycles=50" or ARGS="subject=evaluation extractor=small"
-	@$(RUN) fgm.cli.bench experiment=$(EXP) $(ARGS)
+bench: setup ## time the package against plain code: EXP=, BENCH=cycle ARGS="cycles=50" or BENCH=evaluation ARGS="extractor=small"
+	@$(RUN) benchmarks.$(BENCH) experiment=$(EXP) $(ARGS)
 
 memory: setup ## what a distillation needs, and which GPUs hold it, before anything is loaded: EXP=, ARGS="record=true"
 	@$(RUN) fgm.cli.memory experiment=$(EXP) $(ARGS)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from fgm.cli.build import build
 from fgm.cli.config import read_recipe
-from fgm.cli.stand_ins import untrained
+from fgm.cli.synthetic import untrained
 from fgm.training.checkpoints import LAST
 from fgm.training.fit import fit
 

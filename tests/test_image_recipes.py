@@ -15,7 +15,7 @@ from toy_trainings import same_bits
 
 from fgm.cli.build import build, build_module
 from fgm.cli.config import read_recipe, recipes
-from fgm.cli.stand_ins import untrained
+from fgm.cli.synthetic import untrained
 from fgm.teachers.edm import ARCHITECTURES
 from fgm.teachers.edm2_unet import Edm2UNet
 from fgm.teachers.edm_unets import SongUNet

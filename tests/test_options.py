@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.testing import assert_close
 from toy_trainings import SCHEDULE, network, place, run, same_bits, setting, weights, whole_and_resumed
 
-from fgm.cli.benchmarks.cycle import CycleBench
 from fgm.cli.config import digest, read_recipe
 from fgm.training import optimizers
 from fgm.training.checkpoints import LAST
@@ -167,18 +166,3 @@ def test_what_cannot_be_compiled_is_refused(tmp_path: Path) -> None:
     watched = Distillation(s, t_star=0.9, adversary=GAN)
     with pytest.raises(UserError, match="the discriminator reads features by hooks"):
         compiled_run(watched, tmp_path, True)
-
-
-def test_the_benchs_overhead_is_what_stands_beside_the_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of cycles whose average takes 20 ms and whose turns take 60, by a clock that nothing else moves: a quarter."""
-    module, now = distillation(), [0.0]
-
-    def passes(seconds: float) -> None:
-        now[0] += seconds
-
-    module.turns_of_a_cycle = lambda: (passes(0.06), module.finish({}))  # type: ignore[method-assign, assignment, return-value]
-    module.finish = lambda scalars: (passes(0.02), module.cycle.add_(1))  # type: ignore[method-assign, assignment, return-value]
-    monkeypatch.setattr("fgm.cli.benchmarks.cycle.time", SimpleNamespace(perf_counter=lambda: now[0]))
-    bench = CycleBench(module, place(tmp_path), cycles=2, repetitions=2, alone=True)
-    rows = {m.metric: m.value for m in bench.measure("untrained")}
-    assert rows["overhead"] == pytest.approx(0.25)

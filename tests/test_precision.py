@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fgm.cli.build import build
 from fgm.cli.config import read_recipe
-from fgm.cli.stand_ins import untrained
+from fgm.cli.synthetic import untrained
 from fgm.networks.dit import Attention
 from fgm.training.checkpoints import AtomicCheckpointIO
 from fgm.training.fit import build_trainer

@@ -23,7 +23,7 @@ from test_survival import assert_bit_equal
 
 import fgm.cli.train
 from fgm.cli.build import build
-from fgm.cli.stand_ins import untrained
+from fgm.cli.synthetic import untrained
 from fgm.training import checkpoints
 from fgm.training.checkpoints import LAST, PREVIOUS, AtomicCheckpointIO, damage, last_checkpoint, read_cycle
 from fgm.training.fit import fit

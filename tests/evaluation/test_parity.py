@@ -19,7 +19,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 import fgm.cli.evaluate
-from fgm.cli.benchmarks.extractors import UntrainedInception
+from benchmarks.evaluation import UntrainedInception
 from fgm.evaluation.bank import FeatureBank
 from fgm.evaluation.feature_metrics import FeatureMetrics
 from fgm.evaluation.features.inception import Inception

@@ -3,7 +3,7 @@
 record=true                    append a row to experiments/memory/runs.jsonl (experiments=<folder> for another)
 
 Nothing is loaded: the recipe's own training step runs on tensors without content, and Stable Diffusion 3's shape is
-known. See benchmarks/footprint.py for what is counted and what is not.
+known. See training/footprint.py for what is counted and what is not.
 """
 
 from pathlib import Path
@@ -43,7 +43,7 @@ def footprint(config: dict[str, Any], copies: bool = False) -> Any:
         UserError: the recipe is wrong, or needs files that are not here.
     """
     from fgm.cli.build import build_module
-    from fgm.cli.stand_ins import without_files
+    from fgm.cli.synthetic import without_files
     from fgm.training.footprint import of_distillation
 
     config = without_files(config)

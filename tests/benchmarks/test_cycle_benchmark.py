@@ -1,4 +1,4 @@
-"""A cycle is timed against plain loops that do the same work: the same operations, and a row that says so."""
+"""The bare loop runs the operations of our cycle, and the recorded row follows from its seconds."""
 
 import json
 from contextlib import nullcontext
@@ -10,15 +10,14 @@ import pytest
 import torch
 from rich.console import Console
 
-import fgm.cli.bench
-from fgm.cli.benchmarks.cycle import CycleBench
-from fgm.cli.benchmarks.device import flops_of, peak
-from fgm.cli.benchmarks.plain_loops import PlainLoops, frozen
+from benchmarks import cycle
+from benchmarks.cycle import CycleBench, PlainLoops, flops_of, frozen, peak_flops
 from fgm.cli.build import build
 from fgm.cli.config import read_recipe
-from fgm.cli.stand_ins import untrained
+from fgm.cli.synthetic import untrained
 from fgm.networks import VelocityModel
 from fgm.training.distillation import Distillation
+from fgm.utils.errors import UserError
 
 TINY = ["network.width=16", "network.depth=1", "training.batch_size=4", "method.teacher_steps=3", "logger=csv"]
 TINY += ["training.log_every=3", 'teacher.overrides=["network.width=16","network.depth=1"]']
@@ -45,17 +44,16 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> CycleBench:
     return bench
 
 
-def loops(bench: CycleBench, batch_size: int = 4) -> PlainLoops:
-    module: Any = bench.module
-    return PlainLoops(module, module.trainer.optimizers, batch_size)
+def loops(bench: CycleBench) -> PlainLoops:
+    return bench.loops(4)
 
 
-def test_the_bare_loop_runs_the_operations_of_our_cycle_and_no_others(bench: CycleBench) -> None:
+def test_bare_loop_runs_exactly_the_operations_of_our_cycle(bench: CycleBench) -> None:
     assert flops_of(loops(bench).bare) == bench.counted  # type: ignore[attr-defined]
     assert bench.results["tflop_per_image"].value * 1e12 == bench.counted / 4  # type: ignore[attr-defined]
 
 
-def test_the_naive_cycle_adds_a_sample_and_the_weight_gradients_of_two_networks(bench: CycleBench) -> None:
+def test_naive_cycle_adds_a_sample_and_the_weight_gradients_of_two_networks(bench: CycleBench) -> None:
     label, shape = torch.zeros(4, dtype=torch.int64), bench.module.setting.data.shape
 
     def through(net: VelocityModel, weights: bool) -> float:
@@ -71,11 +69,11 @@ def test_the_naive_cycle_adds_a_sample_and_the_weight_gradients_of_two_networks(
     assert flops_of(loops(bench).naive) - flops_of(loops(bench).bare) == sample + 2 * weights
 
 
-def test_every_arm_moves_the_networks_and_leaves_no_gradient(bench: CycleBench) -> None:
+def test_plain_loops_move_the_networks_and_leave_no_gradient(bench: CycleBench) -> None:
     module: Distillation = bench.module
-    for cycle in (loops(bench).bare, loops(bench).naive):
+    for loop in (loops(bench).bare, loops(bench).naive):
         before = [p.clone() for net in (module.generator, module.online, module.teacher) for p in net.parameters()]
-        cycle()
+        loop()
         after = [p for net in (module.generator, module.online, module.teacher) for p in net.parameters()]
         moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
         third = len(moved) // 3
@@ -84,32 +82,34 @@ def test_every_arm_moves_the_networks_and_leaves_no_gradient(bench: CycleBench) 
         assert not any(p.requires_grad for p in after[2 * third :])
 
 
-def test_arms_take_turns_between_the_cycles_of_one_training(bench: CycleBench) -> None:
-    assert {name: len(each) for name, each in bench.times.items()} == dict.fromkeys(
-        ("cycle", "quiet", "bare", "naive"), 2
-    )
-    assert int(bench.module.cycle) == len(bench) == 2 * 3 * 3 + 1
-    assert {"cycle_over_bare", "cycle_over_naive", "cycle_over_quiet", "images_per_s", "sample_speedup"} <= set(
-        bench.results  # type: ignore[attr-defined]
-    )
-    assert not {"mfu", "peak_memory_gib"} & set(bench.results)  # type: ignore[attr-defined]
+def test_arms_alternate_between_the_cycles_of_one_training(bench: CycleBench) -> None:
+    assert {name: len(each) for name, each in bench.times.items()} == dict.fromkeys(("cycle", "bare", "naive"), 2)
+    assert int(bench.module.cycle) == len(bench) == 3 * 3 + 1
+    metrics = {"cycle_over_bare", "cycle_over_naive", "images_per_s", "tflop_per_image", "sample_speedup"}
+    assert set(bench.results) == metrics  # type: ignore[attr-defined]
 
 
 def test_only_a_known_card_in_bf16_has_a_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")
-    assert peak(cuda, "bf16-mixed") == 989e12
-    assert peak(cuda, "32-true") is None and peak(torch.device("cpu"), "bf16-mixed") is None
+    assert peak_flops(cuda, "bf16-mixed") == 989e12
+    assert peak_flops(cuda, "32-true") is None and peak_flops(torch.device("cpu"), "bf16-mixed") is None
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "some other card")
-    assert peak(cuda, "bf16-mixed") is None
+    assert peak_flops(cuda, "bf16-mixed") is None
 
 
-def test_the_command_appends_a_row_that_its_seconds_explain(tmp_path: Path) -> None:
-    fgm.cli.bench.main([*TINY, "cycles=2", "repetitions=1", f"outputs={tmp_path}/out", f"experiments={tmp_path}"])
+def test_recorded_ratios_follow_from_the_recorded_seconds(tmp_path: Path) -> None:
+    cycle.main([*TINY, "cycles=2", "repetitions=1", f"outputs={tmp_path}/out", f"experiments={tmp_path}"])
     row = json.loads((tmp_path / "bench" / "runs.jsonl").read_text())
-    values = {r["metric"]: r["value"] for r in row["results"]}
-    assert (row["recipe"], row["subject"]) == ("digits_fgm", "cycle") and row["images_seen"] == 4 * (2 * 2 * 2 + 1)
-    assert values["cycle_over_bare"] == pytest.approx(
-        median(row["seconds"]["cycle"]) / median(row["seconds"]["bare"]), rel=0.1
-    )
+    values, seconds = {r["metric"]: r["value"] for r in row["results"]}, row["seconds"]
+    assert (row["recipe"], row["subject"]) == ("digits_fgm", "cycle") and row["images_seen"] == 4 * (2 * 2 + 1)
+    assert values["cycle_over_bare"] == pytest.approx(median(seconds["cycle"]) / median(seconds["bare"]), rel=0.1)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", ["experiment=digits_teacher", "training.micro_batches=2", "clock=gpu", "cycles=0"]
+)
+def test_what_cannot_be_timed_is_refused(arguments: str) -> None:
+    with pytest.raises(UserError):
+        cycle.main([arguments])

@@ -132,7 +132,7 @@ class PlainLoops:
         module = self.module
         for _ in range(module.online_turns):
             x_t, c, t = module.setting.noisy(x_0.detach(), module.online_time, self.noise)
-            with self.online_velocity.active():
+            with self.online_velocity.adapter_active():
                 v = self.online_velocity(x_t, t, condition).to(x_t.dtype)
                 self.step(1, losses.flow_matching(v, c).mean())
 
@@ -141,7 +141,7 @@ class PlainLoops:
         x_t, c, t = module.setting.noisy(x_0, module.setting.time, self.noise)
         teacher, online = (Branch(net, t, condition) for net in (self.teacher_velocity, self.online_velocity))
         root = module.objective(x_0, x_t, c, teacher, online).root
-        with module.generator.active():
+        with module.generator.adapter_active():
             self.step(0, root)
 
     def step(self, index: int, loss: Tensor) -> None:

@@ -11,7 +11,7 @@ from tiny_sd3 import SIZE, save_tiny_pipeline
 from fgm.cli import cache_prompts
 from fgm.cli.config import read_recipe
 from fgm.cli.run_config import write_yaml
-from fgm.networks.guidance import unguided
+from fgm.networks.guidance import unwrap_guidance
 
 PROMPTS = ["a red cat", "two dogs", "a photo of a bench", "x"]
 LORA = ["method=fgm_lora", "method.adapters.rank=2", "method.adapters.alpha=3"]
@@ -63,4 +63,4 @@ def state(config: dict[str, Any]) -> dict[str, torch.Tensor]:
 
     if config["method"]["adapters"]:
         return adapted(config).adapter.state_dict()
-    return unguided(instantiate(config["teacher"])).state_dict()
+    return unwrap_guidance(instantiate(config["teacher"])).state_dict()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from toy_trainings import SCHEDULE, distillation, moved, network, run, same_bits, setting, weights, whole_and_resumed
 
-from fgm.networks.guidance import Guided
+from fgm.networks.guidance import ClassifierFreeGuidance
 from fgm.training.checkpoints import LAST
 from fgm.training.distillation import Distillation
 from fgm.training.real_data import RealData
@@ -143,7 +143,9 @@ def test_a_guided_mmdit_is_distilled_with_both_terms(features: str, tmp_path: Pa
     adversary = partial(
         GAN, blocks=["transformer_blocks.0", "transformer_blocks.2"], features=features, r1_weight=1.0, r1_at="x_t"
     )
-    s = setting(net=mmdit(), teacher=Guided(teacher, 3.0), data=Captioned(tells=True), schedule=schedule)
+    s = setting(
+        net=mmdit(), teacher=ClassifierFreeGuidance(teacher, 3.0), data=Captioned(tells=True), schedule=schedule
+    )
     module = Distillation(s, 0.9, adversary=adversary, real_data=partial(RealData, a=0.9, b=0.92))
     before = weights(module)
     run(module, tmp_path)

@@ -123,7 +123,7 @@ def test_a_bare_directory_of_a_flow_is_called_at_1000_t(classes: int, tmp_path: 
     with pytest.raises(ValueError, match="null class"):
         velocity(x_t, t, None if classes else labels)
     with pytest.raises(ValueError, match="null class"):
-        velocity.null(labels)
+        velocity.unconditional(labels)
 
 
 def test_our_own_unet_goes_through_a_diffusers_directory(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from fgm.flow.analytic import gaussian
 from fgm.flow.paths import RectifiedPath
 from fgm.flow.times import Uniform
 from fgm.networks.discriminator import Discriminator, feature_widths, find_block, read_features
-from fgm.networks.guidance import Guided
+from fgm.networks.guidance import ClassifierFreeGuidance
 from fgm.networks.mlp import VelocityMLP
 from fgm.training.adversary import Adversary
 from fgm.training.optimizers import adam
@@ -124,7 +124,7 @@ def test_widths_are_known_of_a_network_that_has_no_shapes_without_numbers() -> N
 
 def test_of_a_guided_network_the_features_are_those_inside() -> None:
     net, x, t, label = dit(), torch.randn(2, 1, 4, 4), torch.tensor([0.3, 0.8]), torch.tensor([0, 2])
-    inside, outside = (read_features(n, ["blocks.1"], x, t, label)[0] for n in (net, Guided(net, 4.0)))
+    inside, outside = (read_features(n, ["blocks.1"], x, t, label)[0] for n in (net, ClassifierFreeGuidance(net, 4.0)))
     assert torch.equal(inside, outside)
 
 

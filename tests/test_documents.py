@@ -23,8 +23,8 @@ from fgm.cli.studies.definition import read_sweep
 from fgm.cli.table import BLOCK, DOCUMENTS, OVERVIEW, ROOT, render
 from fgm.evaluation import measure
 from fgm.evaluation.diagnostics import THRESHOLDS
-from fgm.teachers.shipped import names as shipped
-from fgm.teachers.shipped import run as shipped_run
+from fgm.teachers.bundled import names as bundled
+from fgm.teachers.bundled import run as bundled_run
 from fgm.utils.errors import UserError
 from fgm.utils.records import Measurement, append_row
 
@@ -172,12 +172,12 @@ def test_a_number_by_hand_is_found() -> None:
     assert numbers_by_hand(f"{made}| [01](x/1.py) | `n=3` | x_0, **0.25** | about 7 |\n3 and 4\n") == ["0.25", "7"]
 
 
-@pytest.mark.parametrize("recipe", shipped())
+@pytest.mark.parametrize("recipe", bundled())
 def test_the_weights_that_come_with_the_suite_have_the_value_of_their_row(recipe: str) -> None:
-    row = shipped_run(recipe)["row"]
+    row = bundled_run(recipe)["row"]
     value = next(m for m in row["results"] if m["metric"] == "shapeeval")
     (line,) = (
-        x for x in text_of("src/fgm/teachers/shipped/README.md").splitlines() if x.startswith(f"| {recipe}.safe")
+        x for x in text_of("src/fgm/teachers/bundled/README.md").splitlines() if x.startswith(f"| {recipe}.safe")
     )
     assert f"ShapeEval {value['value']:.3f} " in line and f"n = {value['n']} " in line
 

@@ -14,9 +14,8 @@ from torch.testing import assert_close
 from fgm.data.images import Digits
 from fgm.flow.paths import RectifiedPath
 from fgm.flow.times import Uniform
-from fgm.networks.constraints import Constrained, constrain, constrained
-from fgm.teachers.edm import EdmVelocity
-from fgm.teachers.edm2_unet import Edm2UNet, Layer, Waves, joined, mixed, silu
+from fgm.teachers.edm import EDMVelocity
+from fgm.teachers.edm2 import EDM2UNet, MPConv, MPFourier, force_weight_norm, keep_weight_norm, mp_cat, mp_silu, mp_sum
 from fgm.training.distillation import Distillation
 from fgm.training.optimizers import adam
 from fgm.training.setting import Schedule, Setting
@@ -24,11 +23,11 @@ from fgm.training.setting import Schedule, Setting
 TOLD = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "channels_per_head": 8}
 
 
-def tiny(classes: int = 3, channels: int = 3) -> Edm2UNet:
+def tiny(classes: int = 3, channels: int = 3) -> EDM2UNet:
     """Away from its start, where its gains are zero; rows of many lengths, as averages have them."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        model = Edm2UNet(8, channels, channels, classes, **TOLD)  # type: ignore[arg-type]
+        model = EDM2UNet(8, channels, channels, classes, **TOLD)  # type: ignore[arg-type]
         for weight in model.parameters():
             weight.mul_(0.5 + torch.rand(weight.shape[:1])[(...,) + (None,) * (weight.ndim - 1)]) if weight.ndim else (
                 weight.fill_(0.7)
@@ -108,12 +107,12 @@ def normal(*shape: int) -> Tensor:
 
 
 MAGNITUDES = {
-    "silu": lambda: silu(normal(N)),
-    "sum": lambda: mixed(normal(2, N)[0], normal(2, N)[1], 0.3),
-    "cat": lambda: joined(normal(N, 3), normal(N, 7)[:, :5], 0.5),
-    "cat, uneven": lambda: joined(normal(N, 3), normal(N, 7)[:, :5], 0.2),
-    "linear": lambda: Layer(300, 200)(3 * normal(N // 200, 900).reshape(-1, 300) / 3),
-    "waves": lambda: Waves(2000)(normal(100)),
+    "silu": lambda: mp_silu(normal(N)),
+    "sum": lambda: mp_sum(normal(2, N)[0], normal(2, N)[1], 0.3),
+    "cat": lambda: mp_cat(normal(N, 3), normal(N, 7)[:, :5], 0.5),
+    "cat, uneven": lambda: mp_cat(normal(N, 3), normal(N, 7)[:, :5], 0.2),
+    "linear": lambda: MPConv(300, 200)(3 * normal(N // 200, 900).reshape(-1, 300) / 3),
+    "waves": lambda: MPFourier(2000)(normal(100)),
 }
 
 
@@ -126,7 +125,7 @@ def test_layers_preserve_the_magnitude_of_what_is_normal(output: Any) -> None:
 
 
 def test_a_rows_length_changes_nothing_and_its_gradient_is_orthogonal_to_it() -> None:
-    layer, x = Layer(30, 20), normal(16, 30)
+    layer, x = MPConv(30, 20), normal(16, 30)
     before = layer(x)
     before.square().mul(normal(16, 20)).sum().backward()
     along = (layer.weight * layer.weight.grad).sum(1) / layer.weight.norm(dim=1) / layer.weight.grad.norm(dim=1)
@@ -137,29 +136,29 @@ def test_a_rows_length_changes_nothing_and_its_gradient_is_orthogonal_to_it() ->
 
 
 def rms_of_rows(net: nn.Module) -> Tensor:
-    layers = [m for m in net.modules() if isinstance(m, Constrained)]
+    layers = [m for m in net.modules() if isinstance(m, MPConv)]
     return torch.cat([layer.weight.flatten(1).square().mean(1).sqrt() for layer in layers])  # type: ignore[operator]
 
 
 def test_setting_rows_back_after_an_update_is_forced_normalisation_before_the_next() -> None:
     """EDM2 writes unit rows in each forward pass of training (eq. 66); the weights that gradients see are the same."""
-    ours = Layer(12, 5)
+    ours = MPConv(12, 5)
     theirs, x = deepcopy(ours), normal(8, 12)
-    constrain(ours)
-    optimizers = constrained(adam(ours, 1e-2), ours), adam(theirs, 1e-2)
+    force_weight_norm(ours)
+    optimizers = keep_weight_norm(adam(ours, 1e-2), ours), adam(theirs, 1e-2)
     for _ in range(5):
-        constrain(theirs)
+        force_weight_norm(theirs)
         for layer, optimizer in zip((ours, theirs), optimizers, strict=True):
             optimizer.zero_grad()
             layer(x).pow(3).sum().backward()
             optimizer.step()
-    constrain(theirs)
+    force_weight_norm(theirs)
     assert torch.equal(ours.weight, theirs.weight)
     assert_close(rms_of_rows(ours), torch.ones(5), atol=2e-4, rtol=0)
 
 
 def test_copies_of_an_edm2_teacher_keep_unit_rows_and_the_teacher_keeps_its_files() -> None:
-    teacher = EdmVelocity(tiny(10, 1), (1, 8, 8), 10, RectifiedPath())
+    teacher = EDMVelocity(tiny(10, 1), (1, 8, 8), 10, RectifiedPath())
     held = deepcopy(teacher.state_dict())
     assert 0.25 < rms_of_rows(teacher).min() < 0.6
     schedule = Schedule(3, 4, 0, 0.0, math.inf, 0.9, 10, 10)
@@ -180,7 +179,7 @@ def test_copies_of_an_edm2_teacher_keep_unit_rows_and_the_teacher_keeps_its_file
 
 def test_bf16_is_arithmetic_alone() -> None:
     """Under autocast the answer is float32 and near, and the time still counts."""
-    net, (x_t, t, y) = EdmVelocity(tiny(), (3, 8, 8), 3, RectifiedPath()), inputs()
+    net, (x_t, t, y) = EDMVelocity(tiny(), (3, 8, 8), 3, RectifiedPath()), inputs()
     with torch.autocast("cpu", torch.bfloat16):
         v, moved = net(x_t, t, y), net(x_t, t + 1e-3, y)
     exact = net(x_t, t, y)

@@ -13,7 +13,7 @@ from fgm.evaluation.sampling import draw_samples, generator_sampler
 from fgm.flow.analytic import gaussian
 from fgm.flow.paths import RectifiedPath
 from fgm.networks import VelocityModel
-from fgm.networks.exact import ExactVelocity
+from fgm.networks.analytic import GaussianMixtureVelocity
 from fgm.networks.generator import FewStepGenerator
 from fgm.training.distillation import Distillation
 
@@ -64,7 +64,7 @@ def test_gradient_flows_through_the_last_step_alone() -> None:
 def test_the_variance_of_exact_posterior_means_follows_its_recursion() -> None:
     """Data N(m, s^2): V_i = k_i^2 (alpha_i^2 V_{i-1} + t_i^2), k = alpha s^2 / (alpha^2 s^2 + t^2); V_1 = 0 at t=1."""
     std, n = 0.5, 100_000
-    exact = ExactVelocity(gaussian(torch.tensor([1.0, -2.0]), torch.tensor(std)), PATH)
+    exact = GaussianMixtureVelocity(gaussian(torch.tensor([1.0, -2.0]), torch.tensor(std)), PATH)
     generator = FewStepGenerator(exact, PATH, 1.0, "one", steps=4)
     z, eps, variance = noises(n, 2), noises(4, n, 2)[1:], 0.0
     for i, time in enumerate(generator.times):

@@ -24,10 +24,10 @@ from fgm.cli.synthetic import BlankData, ByteMoments, without_files
 from fgm.cli.table import table
 from fgm.data.text.encoders import CLIP_LENGTH
 from fgm.networks import VelocityModel
-from fgm.networks.adapters import LoRA
 from fgm.networks.dit import DiT
-from fgm.networks.guidance import Guided
-from fgm.networks.half import halve
+from fgm.networks.guidance import ClassifierFreeGuidance
+from fgm.networks.lora import LoRA
+from fgm.networks.mixed_precision import use_bfloat16
 from fgm.networks.sd3 import untrained
 from fgm.training.distillation import Distillation
 from fgm.training.footprint import RESERVED, book, of_distillation, rehearse, weightless
@@ -96,7 +96,7 @@ def test_stable_diffusion_3_at_512_pixels_is_as_counted_by_hand() -> None:
     with weightless(), AsOnGPU():
         shape = architecture(SD3_MEDIUM)
         net = untrained(shape, Words(333, shape), 512)
-        floats, halves = graph_of(net, 2, False) / 2, graph_of(halve(net), 2, False) / 2
+        floats, halves = graph_of(net, 2, False) / 2, graph_of(use_bfloat16(net), 2, False) / 2
     assert sum(p.numel() for p in net.parameters()) == pytest.approx(2.028e9, rel=0.001)
     assert halves / 2**30 == pytest.approx(1.12, rel=0.01)
     assert floats / 2 / 2**30 == pytest.approx(0.932, rel=0.01)
@@ -123,7 +123,9 @@ PLAIN = partial(adam, lr=1e-3)
 def module(optimizer: Any = PLAIN, half_teacher: bool = False, **options: Any) -> Distillation:
     changes = {name: options.pop(name) for name in ("micro_batches", "ema_device") if name in options}
     schedule, data = replace(SCHEDULE, batch_size=16, **changes), BlankData([1, 8, 8], 10, [])
-    s = setting(net=dit(1), teacher=Guided(dit(), 2.0), data=data, schedule=schedule, optimizer=optimizer)
+    s = setting(
+        net=dit(1), teacher=ClassifierFreeGuidance(dit(), 2.0), data=data, schedule=schedule, optimizer=optimizer
+    )
     return Distillation(s, t_star=0.9, half_teacher=half_teacher, **options)
 
 

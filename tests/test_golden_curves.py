@@ -30,7 +30,7 @@ from fgm.flow import losses
 from fgm.flow.paths import TrigonometricPath
 from fgm.flow.times import Uniform
 from fgm.networks import VelocityModel
-from fgm.networks.guidance import Guided
+from fgm.networks.guidance import ClassifierFreeGuidance
 from fgm.networks.mlp import VelocityMLP
 from fgm.training.checkpoints import LAST
 from fgm.training.distillation import Distillation
@@ -55,7 +55,9 @@ def plane(**options: Any) -> Distillation:
 
 def pictures(schedule: Schedule = STEPWISE, **options: Any) -> Distillation:
     """Labelled pictures, a small transformer, and its guided teacher."""
-    s = setting(teacher=Guided(dit(), 2.0), data=Pictures(True), net=dit(), schedule=schedule, optimizer=sgd)
+    s = setting(
+        teacher=ClassifierFreeGuidance(dit(), 2.0), data=Pictures(True), net=dit(), schedule=schedule, optimizer=sgd
+    )
     return Distillation(s, **{"t_star": 0.7} | options)
 
 

@@ -10,7 +10,7 @@ from toy_trainings import setting
 
 from fgm.flow import losses
 from fgm.networks import VelocityModel
-from fgm.networks.guidance import Guidance, Guided, guided_pair, unguided
+from fgm.networks.guidance import ClassifierFreeGuidance, Guidance, apply_guidance, unwrap_guidance
 from fgm.networks.mlp import VelocityMLP
 from fgm.training.distillation import Distillation
 
@@ -28,7 +28,7 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def module(guidance: Guidance) -> Distillation:
-    return Distillation(setting(teacher=Guided(network(1), SCALE)), t_star=0.9, guidance=guidance)
+    return Distillation(setting(teacher=ClassifierFreeGuidance(network(1), SCALE)), t_star=0.9, guidance=guidance)
 
 
 def by_hand(net: VelocityModel, x_t: Tensor, t: Tensor, labels: Tensor, scale: float) -> Tensor:
@@ -42,7 +42,7 @@ def by_hand(net: VelocityModel, x_t: Tensor, t: Tensor, labels: Tensor, scale: f
 def test_each_variant_guides_what_it_says(guidance: Guidance, teacher: float, online: float) -> None:
     m, (x_t, t, labels) = module(guidance), batch()
     u, v = (net(x_t, t, labels) for net in m.velocities())
-    assert_close(u, by_hand(unguided(m.teacher), x_t, t, labels, teacher))
+    assert_close(u, by_hand(unwrap_guidance(m.teacher), x_t, t, labels, teacher))
     assert_close(v, by_hand(m.online, x_t, t, labels, online))
 
 
@@ -72,7 +72,7 @@ def gradients(net: VelocityModel, loss: Tensor) -> list[Tensor]:
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="takes its scale from the teacher"):
-        guided_pair("long_and_short", network(1), network(2))
+        apply_guidance("long_and_short", network(1), network(2))
     unknown: Any = "long"
     with pytest.raises(ValueError, match="is none of none, teacher, long_and_short"):
-        guided_pair(unknown, network(1), network(2))
+        apply_guidance(unknown, network(1), network(2))

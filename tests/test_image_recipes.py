@@ -17,8 +17,8 @@ from fgm.cli.build import build, build_module
 from fgm.cli.config import read_recipe, recipes
 from fgm.cli.synthetic import untrained
 from fgm.teachers.edm import ARCHITECTURES
-from fgm.teachers.edm2_unet import Edm2UNet
-from fgm.teachers.edm_unets import SongUNet
+from fgm.teachers.edm2 import EDM2UNet
+from fgm.teachers.edm_networks import SongUNet
 from fgm.training.evaluation import final_measurements
 from fgm.training.fit import fit
 
@@ -45,7 +45,7 @@ def test_every_image_recipe_is_counted() -> None:
 
 
 def edm_file(tmp: Path, size: int, classes: int, edm2: bool = False) -> list[str]:
-    kind, options = (Edm2UNet, EDM2) if edm2 else (SongUNet, EDM)
+    kind, options = (EDM2UNet, EDM2) if edm2 else (SongUNet, EDM)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = kind(size, 3, 3, classes, **options)  # type: ignore[arg-type]
@@ -166,7 +166,7 @@ def built(recipe: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -
     """The recipe, named up to a comma, on small files and a small network, for two cycles, in random features."""
     small, recipe = SMALL[recipe](tmp), recipe.partition(",")[0]
     architecture, size = read_recipe(recipe, small)["network"].get("architecture", ""), 64 if "64" in recipe else 32
-    kind = (Edm2UNet, size, EDM2) if architecture.startswith("edm2") else (SongUNet, size, EDM)
+    kind = (EDM2UNet, size, EDM2) if architecture.startswith("edm2") else (SongUNet, size, EDM)
     monkeypatch.setitem(ARCHITECTURES, architecture, kind)
     suite = ["evaluation=random_features", "evaluation.n=40", "evaluation.suite.metrics=[fd]",
              "+evaluation.suite.protocol=edm", "method.teacher_steps=2"]  # fmt: skip

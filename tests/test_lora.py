@@ -16,10 +16,9 @@ from toy_trainings import LINEAR, SCHEDULE, run, setting, weights
 from fgm.flow import losses
 from fgm.flow.paths import RectifiedPath
 from fgm.networks import VelocityModel
-from fgm.networks.adapters import LoRA
 from fgm.networks.generator import FewStepGenerator
-from fgm.networks.guidance import Guided
-from fgm.networks.lora import Adapted, LowRank
+from fgm.networks.guidance import ClassifierFreeGuidance
+from fgm.networks.lora import LoRA, LoRALinear, LoRAModel
 from fgm.networks.mlp import VelocityMLP
 from fgm.networks.mmdit import CaptionedMMDiT
 from fgm.training.adversary import Adversary
@@ -39,32 +38,32 @@ def stable_diffusion() -> CaptionedMMDiT:
     return net.double()
 
 
-def filled(adapted: Adapted, seed: int) -> Adapted:
+def filled(adapted: LoRAModel, seed: int) -> LoRAModel:
     """B away from zero, so that the adapter does something."""
     noise = torch.Generator().manual_seed(seed)
     for part in adapted.modules():
-        if isinstance(part, LowRank):
+        if isinstance(part, LoRALinear):
             up = part.lora_B.weight
             up.data.copy_(0.3 * torch.randn(up.shape, generator=noise, dtype=up.dtype))
     return adapted
 
 
-def merged(adapted: Adapted) -> VelocityModel:
+def merged(adapted: LoRAModel) -> VelocityModel:
     """A network of its own with the adapter in its weights, W + s B A."""
     net = deepcopy(adapted.shared.net)
     for module in net.modules():
         module._forward_hooks.clear()
     for name, part in adapted.adapter.named_modules():
-        if isinstance(part, LowRank):
+        if isinstance(part, LoRALinear):
             net.get_parameter(f"{name}.weight").data += part.scale * (part.lora_B.weight @ part.lora_A.weight).detach()
     return net.requires_grad_(True)
 
 
-def through_merged(adapted: Adapted, net: nn.Module) -> dict[str, Tensor]:
+def through_merged(adapted: LoRAModel, net: nn.Module) -> dict[str, Tensor]:
     """The gradients of A and B by the chain rule from those of the merged weights W + s B A: s B^T dW and s dW A^T."""
     gradients = {}
     for name, part in adapted.adapter.named_modules():
-        if isinstance(part, LowRank):
+        if isinstance(part, LoRALinear):
             d_w = net.get_submodule(name).weight.grad
             gradients[f"{name}.lora_A.weight"] = part.scale * part.lora_B.weight.T @ d_w
             gradients[f"{name}.lora_B.weight"] = part.scale * d_w @ part.lora_A.weight.T
@@ -87,14 +86,14 @@ def generator_turn(how: Any, generator: VelocityModel, teacher: VelocityModel, o
     g = FewStepGenerator(generator, PATH, 0.9)
     x_t, c = PATH.interpolate(g(z, captions), eps, t)
     outcome = how(x_t, c, Branch(teacher, t, captions), Branch(online, t, captions), objective)
-    with g.active():
+    with g.adapter_active():
         outcome.root.backward()
 
 
 def online_turn(online: VelocityModel) -> None:
     x_0, eps, t, captions = batch()
     x_t, c = PATH.interpolate(x_0, eps, t)
-    with online.active():
+    with online.adapter_active():
         losses.flow_matching(online(x_t, t, captions), c).mean().backward()
 
 
@@ -106,7 +105,7 @@ def test_the_turns_have_the_gradients_of_three_separate_networks(
     """scale != 1: teacher and online network guided, as in the long-and-short variant."""
 
     def guided(net: VelocityModel) -> VelocityModel:
-        return Guided(net, scale) if scale != 1 else net
+        return ClassifierFreeGuidance(net, scale) if scale != 1 else net
 
     generator, online = LoRA(rank=2, alpha=4.0).networks(stable_diffusion, 0, ("generator", "online"))
     filled(generator, 1), filled(online, 2)
@@ -122,7 +121,7 @@ def test_the_turns_have_the_gradients_of_three_separate_networks(
     agree(online, through_merged(online, separate[2]))
 
 
-def agree(adapted: Adapted, expected: dict[str, Tensor]) -> None:
+def agree(adapted: LoRAModel, expected: dict[str, Tensor]) -> None:
     found = dict(adapted.adapter.named_parameters())
     assert found.keys() == expected.keys() and len(found) == 2 * 15  # 8 layers a block; the last lacks to_add_out
     for name, parameter in found.items():
@@ -162,10 +161,10 @@ def test_the_adapter_of_an_exception_or_an_inner_call_does_not_stay() -> None:
     teacher = VelocityMLP(width=8, depth=1)
     one, other = LINEAR.networks(teacher, 0, ("one", "other"))
     x, t = torch.randn(4, 2), torch.full((4,), 0.5)
-    with one.active():
+    with one.adapter_active():
         other(x, t)
         assert one.shared.adapter is one.adapter
-        with pytest.raises(RuntimeError), other.active():
+        with pytest.raises(RuntimeError), other.adapter_active():
             raise RuntimeError
         assert one.shared.adapter is one.adapter
     assert one.shared.adapter is None
@@ -202,7 +201,7 @@ def test_whole_cycles_are_the_same_under_gradient_checkpointing(
         net = deepcopy(stable_diffusion).float()
         if checkpointing:
             net.transformer.enable_gradient_checkpointing()
-        pieces = {"teacher": Guided(net, 2.0), "data": Captioned(), "schedule": schedule}
+        pieces = {"teacher": ClassifierFreeGuidance(net, 2.0), "data": Captioned(), "schedule": schedule}
         options = {"steps": 2, "guidance": "long_and_short", "adapters": LoRA(rank=2, alpha=4.0)}
         s = setting(**pieces, optimizer=partial(adamw, lr=1e-2))
         module = Distillation(s, t_star=0.9, **options, adversary=gan if adversary else None)  # type: ignore[arg-type]

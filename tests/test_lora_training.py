@@ -14,7 +14,7 @@ from toy_trainings import LINEAR, SCHEDULE, run, same_bits, setting, weights, wh
 
 from fgm.cli.teacher import from_file
 from fgm.evaluation.sources.sampler import state_sha256
-from fgm.networks.adapters import LoRA
+from fgm.networks.lora import LoRA
 from fgm.networks.mlp import VelocityMLP
 from fgm.training import checkpoints
 from fgm.training.distillation import Distillation

@@ -32,9 +32,9 @@ from fgm.evaluation.geneval.json_detector import JsonDetector
 from fgm.evaluation.moments import load_moments
 from fgm.evaluation.shards import is_whole
 from fgm.flow.paths import RectifiedPath
-from fgm.networks import published
+from fgm.networks import sd3
 from fgm.networks.unet import UNet
-from fgm.teachers import edm_checkpoints, rectified_flow, shipped, torchcfm
+from fgm.teachers import bundled, edm_checkpoints, rectified_flow, torchcfm
 from fgm.teachers.rectified_flow import RectifiedFlow
 from fgm.training.checkpoints import LAST, PREVIOUS, last_checkpoint
 
@@ -133,7 +133,7 @@ DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "DINOv2 by its older file": ("d/pytorch_model.bin", lambda f: Dinov2(network_directory(f))),
     "CLIP": ("c/model.safetensors", lambda f: Clip(network_directory(f))),
     "autoencoder": ("m/vae/diffusion_pytorch_model.safetensors",
-                    lambda f: published.load_part("AutoencoderKL", str(network_directory(f).parent), "vae",
+                    lambda f: sd3.load_part("AutoencoderKL", str(network_directory(f).parent), "vae",
                                                   torch.float32)),
     "detections": ("d.json", lambda f: JsonDetector(f)),
 }  # fmt: skip
@@ -177,10 +177,10 @@ def test_weights_of_a_run_and_those_that_come_with_the_suite_are_read_as_tensors
     run = finished(tmp_path, "digits_fgm", TINY)
     file = handed(f"{run_dir(run).name}/generator.safetensors")
     assert str(file) in refused(fgm.cli.sample.main, [*run, f"out={tmp_path}/x.png"], capsys, monkeypatch)
-    file = handed("shipped/digits_fgm.safetensors")
+    file = handed("bundled/digits_fgm.safetensors")
     told = {"config": read_yaml(run_dir(run) / "config.yaml"), "row": {"results": []}}
     (file.parent / "digits_fgm.json").write_text(json.dumps(told))
-    monkeypatch.setattr(shipped, "DIRECTORY", file.parent)
+    monkeypatch.setattr(bundled, "DIRECTORY", file.parent)
     other = ["experiment=digits_fgm", f"outputs={tmp_path}/none", f"out={tmp_path}/x.png"]
     assert str(file) in refused(fgm.cli.sample.main, other, capsys, monkeypatch)
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from fgm.cli.build import build
 from fgm.cli.config import read_recipe
 from fgm.networks import VelocityModel, sd3
-from fgm.networks.guidance import unguided
-from fgm.networks.half import halve
+from fgm.networks.guidance import unwrap_guidance
+from fgm.networks.mixed_precision import use_bfloat16
 from fgm.training.fit import fit
 from fgm.utils.errors import UserError
 from fgm.utils.pretrained import BYTES
@@ -44,8 +44,8 @@ def called(net: VelocityModel) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("within", [True, False], ids=["in mixed precision", "outside"])
 def test_a_halved_network_is_autocast_bit_for_bit(within: bool, settings: list[str], tmp_path: Path) -> None:
     module, _ = built(settings, tmp_path, "method.half_teacher=false")
-    whole = unguided(module.teacher).requires_grad_(False)
-    half = halve(deepcopy(whole))
+    whole = unwrap_guidance(module.teacher).requires_grad_(False)
+    half = use_bfloat16(deepcopy(whole))
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         expected = called(whole)
     with torch.autocast("cpu", torch.bfloat16, enabled=within, cache_enabled=False):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from toy_trainings import SCHEDULE, network, run, setting
 
 from fgm.data.points import Ring
-from fgm.networks.adapters import LoRA
+from fgm.networks.lora import LoRA
 from fgm.training.descend import Descent
 from fgm.training.distillation import Distillation
 from fgm.training.flow_matching import FlowMatching

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from toy_trainings import LINEAR, SCHEDULE, network, said, setting
 
-from fgm.networks.lora import SharedNetwork
+from fgm.networks.lora import SharedBase
 from fgm.training.adversary import Adversary
 from fgm.training.distillation import Distillation
 from fgm.training.moved import CHECKED, sums
@@ -46,13 +46,13 @@ def test_networks_whose_steps_are_too_small_are_named_after_the_first_update(tmp
 def test_a_layer_whose_adapter_gets_no_gradient_is_named_after_ten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adapted = SharedNetwork.adapted
+    adapted = SharedBase.add_adapter
 
-    def cut(self: SharedNetwork, name: str, *call: Any) -> Any:
+    def cut(self: SharedBase, name: str, *call: Any) -> Any:
         output = adapted(self, name, *call)
         return call[-1] if name == "blocks.0.layers.2" else output
 
-    monkeypatch.setattr(SharedNetwork, "adapted", cut)
+    monkeypatch.setattr(SharedBase, "add_adapter", cut)
     names = "blocks.0.layers.2.lora_A.weight, generator.net.adapter.blocks.0.layers.2.lora_B.weight"
     assert warnings(tmp_path)[0] == (
         f"warning at cycle {CHECKED}: 2 of 8 trainable tensors of the generator have not moved in {CHECKED} updates: "

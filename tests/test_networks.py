@@ -12,10 +12,10 @@ from fgm.flow.ode import OdeSampler
 from fgm.flow.paths import ProbabilityPath, RectifiedPath, TrigonometricPath
 from fgm.flow.solvers import Euler, Heun, Solver
 from fgm.networks import VelocityModel
+from fgm.networks.analytic import GaussianMixtureVelocity
 from fgm.networks.dit import DiT
-from fgm.networks.exact import ExactVelocity
 from fgm.networks.generator import FewStepGenerator, InputScale, input_scale
-from fgm.networks.guidance import Guided
+from fgm.networks.guidance import ClassifierFreeGuidance
 from fgm.networks.mlp import VelocityMLP
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -116,7 +116,10 @@ def test_the_generator_reads_x_0_off_its_net(path: ProbabilityPath, t_star: floa
 def test_with_the_exact_velocity_the_generator_is_the_posterior_mean(path: ProbabilityPath, t_star: float) -> None:
     """For N(m, s^2) data, g = E[x_0 | x] = m + alpha s^2 / (alpha^2 s^2 + sigma^2) (x - alpha m) at t*, x = c_in z."""
     m, s, z = torch.tensor([0.5, -1.0]), torch.tensor(0.6), torch.randn(6, 2)
-    generator, k = FewStepGenerator(ExactVelocity(gaussian(m, s), path), path, t_star), path.at(torch.tensor(t_star), z)
+    generator, k = (
+        FewStepGenerator(GaussianMixtureVelocity(gaussian(m, s), path), path, t_star),
+        path.at(torch.tensor(t_star), z),
+    )
     gain = k.alpha * s**2 / (k.alpha**2 * s**2 + k.sigma**2)
     assert_close(generator(z), m + gain * (generator.c_in * z - k.alpha * m))
 
@@ -141,17 +144,17 @@ def test_guidance_is_affine_in_its_scale(net: VelocityModel, scale: float) -> No
     """v = (1 - scale) v_null + scale v_condition: 0 is the null class, 1 the net itself; no condition stays null."""
     x_t, t, labels = inputs(net)
     v, v_null = net(x_t, t, labels), net(x_t, t, None)
-    assert_close(Guided(net, scale)(x_t, t, labels), (1 - scale) * v_null + scale * v)
-    assert_close(Guided(net, scale)(x_t, t), v_null)
+    assert_close(ClassifierFreeGuidance(net, scale)(x_t, t, labels), (1 - scale) * v_null + scale * v)
+    assert_close(ClassifierFreeGuidance(net, scale)(x_t, t), v_null)
 
 
 def test_guidance_costs_one_call(net: VelocityModel) -> None:
     """The net is called once, on the batch twice; a net without classes is refused."""
     asked = calls(net)
-    Guided(net, 2.0)(*inputs(net))
+    ClassifierFreeGuidance(net, 2.0)(*inputs(net))
     assert asked == [12]
     with pytest.raises(ValueError, match="num_classes"):
-        Guided(VelocityMLP(), 2.0)
+        ClassifierFreeGuidance(VelocityMLP(), 2.0)
 
 
 @pytest.mark.parametrize(("solver", "steps"), [(Euler(), 1), (Euler(), 5), (Heun(), 5)])
@@ -168,8 +171,8 @@ def test_nfe_is_the_number_of_calls(net: VelocityModel, solver: Solver, steps: i
 
 
 def test_the_exact_network_is_the_analytic_velocity(path: ProbabilityPath) -> None:
-    """ExactVelocity is the mixture's velocity, has no weights, and ignores its condition."""
+    """GaussianMixtureVelocity is the mixture's velocity, has no weights, and ignores its condition."""
     mixture, x_t, t = ring(5), torch.randn(6, 2), torch.linspace(0.1, 0.9, 6)
-    net = ExactVelocity(mixture, path)
+    net = GaussianMixtureVelocity(mixture, path)
     assert_close(net(x_t, t, torch.arange(6)), mixture.velocity(x_t, t, path))
     assert not list(net.parameters())

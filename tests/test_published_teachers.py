@@ -24,10 +24,10 @@ from fgm.flow.paths import (
 )
 from fgm.networks.unet import UNet
 from fgm.teachers import torchcfm
-from fgm.teachers.edm import ARCHITECTURES, Architecture, EdmVelocity, untrained
-from fgm.teachers.edm2_unet import Edm2UNet
+from fgm.teachers.edm import ARCHITECTURES, Architecture, EDMVelocity, untrained
+from fgm.teachers.edm2 import EDM2UNet
 from fgm.teachers.edm_checkpoints import pretrained
-from fgm.teachers.edm_unets import DhariwalUNet, SongUNet
+from fgm.teachers.edm_networks import DhariwalUNet, SongUNet
 from fgm.teachers.torchcfm import TimeReversed
 from fgm.utils.errors import UserError
 
@@ -39,7 +39,7 @@ TINY: dict[str, tuple[Any, dict[str, Any]]] = {
                           "resample_filter": [1, 3, 3, 1]}),
     "DhariwalUNet": (DhariwalUNet, {"model_channels": 64, "channel_mult": [1, 2], "num_blocks": 1,
                                     "attn_resolutions": [4]}),
-    "EDM2": (Edm2UNet, {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4],
+    "EDM2": (EDM2UNet, {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4],
                         "channels_per_head": 8}),
 }  # fmt: skip
 
@@ -56,14 +56,14 @@ def tiny(kind: str, classes: int = 3) -> tuple[nn.Module, dict[str, Any]]:
     """A small network, one of float16's numbers where its file holds these, and the arguments that its file tells."""
     make, options = TINY[kind]
     told = {"img_resolution": 8, "img_channels": 3, "label_dim": classes, **options}
-    told |= {} if make is Edm2UNet else {"model_type": make.__name__}
+    told |= {} if make is EDM2UNet else {"model_type": make.__name__}
     net = perturbed(make(8, 3, 3, classes, **options))
-    return net.half().float() if make is Edm2UNet else net, told
+    return net.half().float() if make is EDM2UNet else net, told
 
 
 def write(file: Path, model: nn.Module, **told: Any) -> None:
     """As EDM or EDM2 does, which writes float16."""
-    (write_edm2 if isinstance(model, Edm2UNet) else write_edm)(file, model, **told)
+    (write_edm2 if isinstance(model, EDM2UNet) else write_edm)(file, model, **told)
 
 
 def inputs(n: int = 4) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,7 +89,7 @@ class Exact(nn.Module):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
 def test_the_velocity_of_an_exact_denoiser_is_the_closed_form(path: ProbabilityPath) -> None:
-    net, data = EdmVelocity(Exact(0.3, 0.7), (2,), 0, path), gaussian(torch.full((2,), 0.3), torch.tensor(0.7))
+    net, data = EDMVelocity(Exact(0.3, 0.7), (2,), 0, path), gaussian(torch.full((2,), 0.3), torch.tensor(0.7))
     t = torch.linspace(0.05, 0.9, 19)
     x_t = torch.randn(19, 2, generator=torch.Generator().manual_seed(0))
     assert_close(net(x_t, t), data.velocity(x_t, t, path))
@@ -99,7 +99,7 @@ def test_the_velocity_of_an_exact_denoiser_is_the_closed_form(path: ProbabilityP
 @pytest.mark.parametrize("t", [0.0, 1.0])
 def test_both_ends_of_the_rectified_path_are_finite_and_right(t: float) -> None:
     """At 0, v = E[eps] - x_0 = -x_0; at 1, v = eps - mean, up to the noise that F is asked at, 0.002 and 80."""
-    net = EdmVelocity(Exact(0.3, 0.7), (2,), 0, RectifiedPath())
+    net = EDMVelocity(Exact(0.3, 0.7), (2,), 0, RectifiedPath())
     x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
     assert_close(net(x, torch.full((5,), t)), -x if t == 0 else x - 0.3, atol=2e-2, rtol=1e-2)
 
@@ -109,20 +109,20 @@ def test_a_checkpoint_comes_back_as_it_was_and_its_source_is_not_run(kind: str, 
     model, told = tiny(kind)
     write(tmp_path / "net.pkl", model, **told)
     x_t, t, labels = inputs()
-    mine = EdmVelocity(model, (3, 8, 8), 3, RectifiedPath())
+    mine = EDMVelocity(model, (3, 8, 8), 3, RectifiedPath())
     theirs = pretrained(str(tmp_path / "net.pkl"), RectifiedPath())
     assert theirs.state_dict().keys() == mine.state_dict().keys() and theirs.num_classes == 3
     assert {p.dtype for p in theirs.parameters()} == {torch.float32}
     assert torch.equal(theirs(x_t, t, labels), mine(x_t, t, labels))
     assert (theirs(x_t, t, labels) - theirs(x_t, t, (labels + 1) % 3)).abs().max() > 1e-4
-    assert torch.equal(theirs(x_t, t), theirs(x_t, t, theirs.null(labels)))
+    assert torch.equal(theirs(x_t, t), theirs(x_t, t, theirs.unconditional(labels)))
 
 
 @pytest.mark.parametrize("kind", TINY)
 def test_a_network_sees_its_noise_and_every_weight_counts(kind: str) -> None:
     model, _ = tiny(kind)
     x_t, t, labels = inputs()
-    net = EdmVelocity(model, (3, 8, 8), 3, RectifiedPath())
+    net = EDMVelocity(model, (3, 8, 8), 3, RectifiedPath())
     net(x_t, t, labels).square().sum().backward()
     idle = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []

@@ -15,9 +15,8 @@ from torch.testing import assert_close
 from fgm.flow.paths import RectifiedPath
 from fgm.networks import sd3
 from fgm.networks.generator import FewStepGenerator
-from fgm.networks.guidance import Guided
-from fgm.networks.latents import Autoencoder
-from fgm.networks.sd3 import SD3Velocity, untrained
+from fgm.networks.guidance import ClassifierFreeGuidance
+from fgm.networks.sd3 import Autoencoder, SD3Velocity, untrained
 from fgm.utils import pretrained
 from fgm.utils.errors import UserError
 
@@ -97,7 +96,7 @@ def test_one_euler_step_of_the_pipeline_is_our_generator_at_the_schedulers_first
 def test_guidance_extrapolates_from_the_empty_prompt(net: SD3Velocity) -> None:
     x_t, t, prompts = inputs()
     v, v_null = net(x_t, t, prompts), net(x_t, t, torch.zeros(3, dtype=torch.int64))
-    assert_close(Guided(net, 4.5)(x_t, t, prompts), v_null + 4.5 * (v - v_null), rtol=1e-4, atol=1e-5)
+    assert_close(ClassifierFreeGuidance(net, 4.5)(x_t, t, prompts), v_null + 4.5 * (v - v_null), rtol=1e-4, atol=1e-5)
 
 
 def test_checkpointing_changes_no_gradient(model: str) -> None:
@@ -115,16 +114,16 @@ def test_sizes_that_diffusers_would_crop_are_refused(net: SD3Velocity, model: st
     for size in (24, 40, 33):
         with pytest.raises(UserError, match=f"network.size = {size} is no multiple of 16"):
             untrained(TRANSFORMER, Table(), size)
-    with pytest.raises(UserError, match="takes pictures of at most 64 pixels"):
+    with pytest.raises(UserError, match="takes images of at most 64 pixels"):
         untrained(TRANSFORMER, Table(), 80)
     with pytest.raises(ValueError, match=r"SD3Velocity of shape \(4, 4, 4\) was given \(4, 4, 5\)"):
         net(torch.zeros(1, 4, 4, 5), t[:1], prompts[:1])
-    with pytest.raises(ValueError, match="reads prompts, and was given none"):
+    with pytest.raises(ValueError, match="needs a prompt for each latent"):
         net(x_t, t)
 
 
 def test_encodings_of_other_widths_are_refused(model: str) -> None:
-    with pytest.raises(UserError, match="reads encodings of widths"):
+    with pytest.raises(UserError, match="needs encodings of widths"):
         sd3.pretrained(model, Table(words=64), SIZE)
 
 

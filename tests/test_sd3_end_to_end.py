@@ -22,7 +22,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 SIZES = {
     "whole": [],
     "adapters": [
-        "method.adapters={_target_: fgm.networks.adapters.LoRA, rank: 2, alpha: 2}", "method.half_teacher=false",
+        "method.adapters={_target_: fgm.networks.lora.LoRA, rank: 2, alpha: 2}", "method.half_teacher=false",
     ],
 }  # fmt: skip
 LAST_WORDS = "transformer.transformer_blocks.1.attn.add_q_proj."  # SD3 reads no word behind its last block

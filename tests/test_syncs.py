@@ -15,7 +15,7 @@ from toy_trainings import network, setting
 
 from fgm.cli.build import build
 from fgm.cli.config import read_recipe
-from fgm.networks.adapters import LoRA
+from fgm.networks.lora import LoRA
 from fgm.training.distillation import Distillation
 from fgm.training.footprint import rehearse
 from fgm.training.ledger import Ledger

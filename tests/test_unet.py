@@ -33,7 +33,7 @@ def test_classes_matter_and_none_is_the_null_class() -> None:
     net, (x_t, t, labels) = tiny(3), inputs()
     v, other, none = (net(x_t, t, y) for y in (labels, (labels + 1) % 3, None))
     assert (v - other).flatten(1).norm(dim=1).min() > 1e-3
-    assert_close(none, net(x_t, t, net.null(labels)))
+    assert_close(none, net(x_t, t, net.unconditional(labels)))
     with pytest.raises(ValueError, match="no classes"):
         tiny()(x_t, t, labels)
 

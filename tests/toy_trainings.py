@@ -19,8 +19,8 @@ from fgm.evaluation.point_metrics import PointMetrics
 from fgm.flow.analytic import ring
 from fgm.flow.paths import RectifiedPath
 from fgm.flow.times import LogitNormal
-from fgm.networks.adapters import LoRA
-from fgm.networks.exact import ExactVelocity
+from fgm.networks.analytic import GaussianMixtureVelocity
+from fgm.networks.lora import LoRA
 from fgm.networks.mlp import VelocityMLP
 from fgm.training.distillation import Distillation
 from fgm.training.fit import Hardware, Run, fit
@@ -39,7 +39,7 @@ def network(seed: int = 0) -> VelocityMLP:
 
 def setting(**changes: Any) -> Setting:
     """Of an exact teacher, unless changed."""
-    teacher = ExactVelocity(ring(), RectifiedPath())
+    teacher = GaussianMixtureVelocity(ring(), RectifiedPath())
     net = changes.pop("net", None) or network()
     base = Setting(0, SCHEDULE, lambda: net, RectifiedPath(), LogitNormal(), partial(adam, lr=1e-3), Ring(), teacher)
     return replace(base, **changes)

@@ -10,7 +10,7 @@ from tiny_sd3 import SIZE, vae
 from torch import Tensor
 
 from fgm.data.latents import Latents
-from fgm.networks.latents import Autoencoder
+from fgm.networks.sd3 import Autoencoder
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 

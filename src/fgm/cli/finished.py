@@ -9,11 +9,11 @@ from fgm.cli.arguments import split
 from fgm.cli.config import digest, parse_arguments, read_recipe, telling
 from fgm.cli.evaluators import make
 from fgm.cli.run_config import known_targets, read_config
-from fgm.teachers import shipped
+from fgm.teachers import bundled
 from fgm.utils.errors import UserError
 
 GENERATOR = "generator.safetensors"
-SHIPPED_WEIGHTS = "shipped_weights"  # key of a config whose run is not here
+BUNDLED_WEIGHTS = "bundled_weights"  # key of a config whose run is not here
 
 
 def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -32,14 +32,14 @@ def finished_run(arguments: list[str], own: dict[str, str]) -> tuple[dict[str, A
     run_dir = Path(asked["run_dir"])
     if (run_dir / "results.json").exists():
         return read_config(run_dir / "config.yaml", asked) | {"run_dir": str(run_dir)}, given
-    if recipe not in shipped.names() or telling(overrides):
+    if recipe not in bundled.names() or telling(overrides):
         raise UserError(
             f"{run_dir} holds no finished run: make train EXP={recipe}"
             + (f' ARGS="{" ".join(overrides)}"' if overrides else "")
         )
     print(f"{run_dir} holds no finished run: taking the weights that come with the suite ({recipe})")
-    places = {"run_dir": str(run_dir), SHIPPED_WEIGHTS: str(shipped.weights(recipe))}
-    return shipped.run(recipe)["config"] | places, given
+    places = {"run_dir": str(run_dir), BUNDLED_WEIGHTS: str(bundled.weights(recipe))}
+    return bundled.run(recipe)["config"] | places, given
 
 
 def recipe_asked(recipe: str, overrides: list[str], own: Iterable[str]) -> dict[str, Any]:
@@ -57,12 +57,12 @@ def load_source(config: dict[str, Any]) -> Any:
 
     from fgm.evaluation.sampling import generator_sampler, ode_sampler
     from fgm.networks.generator import FewStepGenerator
-    from fgm.networks.guidance import guided
+    from fgm.networks.guidance import with_guidance
 
     weights, method, path = weights_file(config), config["method"], instantiate(config["path"])
     if "t_star" not in method:
         net = teacher.from_file(str(weights), config["network"])
-        return ode_sampler(guided(net, method.get("guidance", 1.0)), path, method["steps"][0])
+        return ode_sampler(with_guidance(net, method.get("guidance", 1.0)), path, method["steps"][0])
     std, steps = instantiate(config["data"]).std, method.get("steps", 1)
     net = adapted(config) if method.get("adapters") else architecture(config)
     net = teacher.from_file(str(weights), net)
@@ -71,8 +71,8 @@ def load_source(config: dict[str, Any]) -> Any:
 
 def weights_file(config: dict[str, Any]) -> Path:
     """The run's exported weights, there or not, or those that come with the suite in their place."""
-    if SHIPPED_WEIGHTS in config:
-        return Path(config[SHIPPED_WEIGHTS])
+    if BUNDLED_WEIGHTS in config:
+        return Path(config[BUNDLED_WEIGHTS])
     return Path(config["run_dir"]) / (GENERATOR if "t_star" in config["method"] else teacher.WEIGHTS)
 
 
@@ -87,10 +87,10 @@ def adapted(config: dict[str, Any]) -> Any:
     """The teacher's network under a fresh adapter of the generator's."""
     from hydra.utils import instantiate
 
-    from fgm.networks.guidance import unguided
+    from fgm.networks.guidance import unwrap_guidance
 
     teacher.require(config["teacher"] | {"train": False})
-    net = unguided(instantiate(config["teacher"]))
+    net = unwrap_guidance(instantiate(config["teacher"]))
     return instantiate(config["method"]["adapters"]).networks(net, config["seed"], ("generator",))[0]
 
 
@@ -99,9 +99,9 @@ def architecture(config: dict[str, Any]) -> Any:
     node = config["teacher"]
     if config["method"]["generator_start"] != "teacher" or node["_target_"] in known_targets():
         return generator_network(config)
-    from fgm.networks.guidance import unguided
+    from fgm.networks.guidance import unwrap_guidance
 
-    return unguided(make(node, "teacher"))
+    return unwrap_guidance(make(node, "teacher"))
 
 
 def generator_network(config: dict[str, Any]) -> dict[str, Any]:

@@ -15,13 +15,13 @@ from fgm.cli import teacher
 from fgm.cli.evaluators import make
 from fgm.data.text.encoders import CLIP_LENGTH
 from fgm.networks import VelocityModel
-from fgm.networks.guidance import guided
+from fgm.networks.guidance import with_guidance
 from fgm.networks.sd3 import FACTOR
-from fgm.teachers import shipped
+from fgm.teachers import bundled
 from fgm.utils.pretrained import architecture
 from fgm.utils.random import keyed_generator
 
-WITH_WEIGHTS = (f"{__name__}.random_weights", "fgm.networks.guidance.Guided")
+WITH_WEIGHTS = (f"{__name__}.random_weights", "fgm.networks.guidance.ClassifierFreeGuidance")
 NO_EVALUATION = {"_target_": "fgm.evaluation.evaluator.Evaluator", "suite": {"_target_": "builtins.object"}, "every": 0}
 BLOCK, SMALL = 256, 4096  # of bitsandbytes: elements that share a largest value, fewest that have one-byte moments
 
@@ -47,9 +47,9 @@ def without_weights(node: dict[str, Any], network: dict[str, Any]) -> dict[str, 
     kind = node.get("_target_", "").removeprefix("fgm.cli.teacher.")
     if kind == "from_run":
         network = teacher.run_of(node)["network"]
-    elif kind == "from_shipped":
+    elif kind == "from_bundled":
         teacher.require(node)
-        network = shipped.run(node["recipe"])["config"]["network"]
+        network = bundled.run(node["recipe"])["config"]["network"]
     elif kind != "from_file" and "checkpoint" not in node:
         return node
     return {"_target_": f"{__name__}.random_weights", "net": network, "guidance": node.get("guidance", 1.0)}
@@ -122,7 +122,7 @@ def random_weights(net: VelocityModel, guidance: float) -> VelocityModel:
     """Return a fresh network in place of a trained one, without weights that are zero."""
     for p in net.parameters():
         p.add_(0.02 * torch.randn_like(p))
-    return guided(net, guidance)
+    return with_guidance(net, guidance)
 
 
 class ByteMoments(Optimizer):

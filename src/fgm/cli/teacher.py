@@ -13,7 +13,7 @@ from pydantic import NonNegativeFloat
 
 from fgm.cli.config import read_recipe
 from fgm.cli.run_config import read_config
-from fgm.teachers import shipped
+from fgm.teachers import bundled
 from fgm.utils.errors import UserError, hint, last_line
 from fgm.utils.pretrained import require_checkpoint
 from fgm.utils.validation import validated
@@ -72,8 +72,8 @@ def require(node: dict[str, Any] | None) -> None:
     kind = node["_target_"].removeprefix("fgm.cli.teacher.")
     if kind == "from_run":
         require_run(node)
-    if kind == "from_shipped" and node["recipe"] not in shipped.names():
-        other = hint(node["recipe"], shipped.names())
+    if kind == "from_bundled" and node["recipe"] not in bundled.names():
+        other = hint(node["recipe"], bundled.names())
         raise UserError(f"teacher.recipe = {node['recipe']}: no such weights come with the suite; {other}")
     if kind == "from_file" and not Path(node["file"]).is_file():
         raise UserError(f"teacher.file: there is no file {node['file']}")
@@ -100,14 +100,14 @@ def require_run(node: dict[str, Any]) -> None:
 
 
 @validated
-def from_shipped(recipe: str, guidance: NonNegativeFloat = 1.0) -> Any:
+def from_bundled(recipe: str, guidance: NonNegativeFloat = 1.0) -> Any:
     """Weights that come with the suite, and the network of their run.
 
     Args:
         recipe: of that run.
         guidance: scale of classifier-free guidance; 1 for none.
     """
-    return from_file(str(shipped.weights(recipe)), shipped.run(recipe)["config"]["network"], guidance)
+    return from_file(str(bundled.weights(recipe)), bundled.run(recipe)["config"]["network"], guidance)
 
 
 @validated
@@ -126,14 +126,14 @@ def from_file(file: str, network: Any, guidance: NonNegativeFloat = 1.0) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from fgm.networks.guidance import guided
-    from fgm.networks.lora import trained_part
+    from fgm.networks.guidance import with_guidance
+    from fgm.networks.lora import trainable_module
 
     if not Path(file).is_file():
         raise UserError(f"{file} is missing: it should hold the weights of a network")
     net = instantiate(network) if isinstance(network, dict) else network
     try:
-        trained_part(net).load_state_dict(load_file(file))
+        trainable_module(net).load_state_dict(load_file(file))
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{file} does not hold the weights of this {type(net).__name__}: {last_line(error)}") from error
-    return guided(net, guidance)
+    return with_guidance(net, guidance)

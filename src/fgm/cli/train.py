@@ -18,7 +18,7 @@ from fgm.cli.evaluators import require_device
 from fgm.cli.recording import diary, provenance
 from fgm.cli.run_config import read_yaml, write_yaml
 from fgm.evaluation.preflight import require_files
-from fgm.teachers import shipped
+from fgm.teachers import bundled
 from fgm.utils.errors import UserError, entry, rank, resumable
 from fgm.utils.files import require_place
 from fgm.utils.printing import plain_console
@@ -109,8 +109,8 @@ def known_measurements(config: dict[str, Any]) -> list[Measurement]:
     node = config["teacher"] or {}
     if "t_star" not in config["method"]:
         return []
-    if node.get("_target_") == "fgm.cli.teacher.from_shipped":
-        known = shipped.run(node["recipe"])
+    if node.get("_target_") == "fgm.cli.teacher.from_bundled":
+        known = bundled.run(node["recipe"])
         other, rows = known["config"], known["row"]["results"]
     else:
         run_dir = teacher.run_dir(config["teacher"])

@@ -14,8 +14,7 @@ from pydantic import Field, PositiveFloat
 from torch import Generator, Tensor
 
 from fgm.data.text.index import Index, PromptCache
-from fgm.networks.latents import Autoencoder
-from fgm.networks.sd3 import FACTOR
+from fgm.networks.sd3 import FACTOR, Autoencoder
 from fgm.utils.errors import UserError
 from fgm.utils.pretrained import require, require_size
 from fgm.utils.validation import validated

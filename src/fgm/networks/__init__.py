@@ -25,7 +25,7 @@ class VelocityModel(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """x_t (batch, *shape), t (batch,), condition (batch, ...) int64 or None."""
 
-    def null(self, condition: Tensor) -> Tensor:
+    def unconditional(self, condition: Tensor) -> Tensor:
         """The condition that says nothing, in condition's shape.
 
         Raises:
@@ -35,7 +35,7 @@ class VelocityModel(nn.Module):
             raise ValueError("guidance needs a network with classes, and this one has num_classes = 0")
         return torch.full_like(condition, self.num_classes)
 
-    def active(self) -> AbstractContextManager[None]:
+    def adapter_active(self) -> AbstractContextManager[None]:
         """Holds while a gradient through a call is computed, where blocks of it may be computed again.
 
         Nothing, unless the network shares its weights (lora.py).

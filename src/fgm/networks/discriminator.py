@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fgm.networks import VelocityModel, zeroed
-from fgm.networks.guidance import unguided
-from fgm.networks.lora import own
+from fgm.networks.guidance import unwrap_guidance
+from fgm.networks.lora import base_model
 
 
 class Head(nn.Module):
@@ -57,8 +57,8 @@ def read_features(
 
     Of a guided network it is the features inside guidance: those of one call, at the condition itself.
     """
-    inner = unguided(net)
-    with catching(own(inner), blocks) as caught:
+    inner = unwrap_guidance(net)
+    with catching(base_model(inner), blocks) as caught:
         inner(x_t, t, condition)
     return [caught[name] for name in blocks]
 
@@ -70,7 +70,7 @@ def feature_widths(net: VelocityModel, blocks: Sequence[str], condition: Tensor 
     From shapes alone, and nothing is computed; a network that looks its condition up in files has no shapes without
     numbers, and is called once, on a batch of one.
     """
-    inner = own(unguided(net))
+    inner = base_model(unwrap_guidance(net))
     tensors = dict(inner.named_parameters()) | dict(inner.named_buffers())
     on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     arguments = (torch.zeros(1, *net.shape), torch.ones(1), condition)

@@ -90,9 +90,9 @@ class FewStepGenerator(nn.Module):
         t = torch.full((len(x_t),), time, device=x_t.device, dtype=x_t.dtype)
         return self.path.x_0_from_velocity(x_t, self.net(x_t, t, condition), t)
 
-    def active(self) -> AbstractContextManager[None]:
+    def adapter_active(self) -> AbstractContextManager[None]:
         """As the network's, see VelocityModel."""
-        return self.net.active()
+        return self.net.adapter_active()
 
 
 def step_times(t_star: float, steps: int) -> list[float]:

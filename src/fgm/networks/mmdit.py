@@ -72,5 +72,5 @@ class CaptionedMMDiT(VelocityModel):
         words, pooled = self.text(condition)
         return self.transformer(x_t, words, pooled, 1000 * t, return_dict=False)[0]
 
-    def null(self, condition: Tensor) -> Tensor:
+    def unconditional(self, condition: Tensor) -> Tensor:
         return torch.zeros_like(condition)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from fgm.flow.paths import ProbabilityPath, RectifiedPath
 from fgm.networks import VelocityModel, require_shape
-from fgm.networks.published import load
+from fgm.networks.sd3 import load_diffusers
 from fgm.networks.unet import called
 from fgm.utils.errors import UserError
 from fgm.utils.files import read_object
@@ -88,7 +88,7 @@ class DiffusersVelocity(VelocityModel):
         above = torch.searchsorted(table, level.contiguous()).clamp(1, len(table) - 1)
         return above - 1 + (level - table[above - 1]) / (table[above] - table[above - 1])
 
-    def null(self, condition: Tensor) -> Tensor:
+    def unconditional(self, condition: Tensor) -> Tensor:
         raise ValueError("guidance needs a null class, and diffusers' UNet2DModel has none")
 
 
@@ -108,7 +108,7 @@ def pretrained(
     """
     folder = unet_directory(directory)
     require_fingerprint(folder, fingerprint)
-    return velocity_of(load("UNet2DModel", folder, torch.float32), folder, path, predicts)
+    return velocity_of(load_diffusers("UNet2DModel", folder, torch.float32), folder, path, predicts)
 
 
 @validated

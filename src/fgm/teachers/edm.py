@@ -23,8 +23,8 @@ from torch.nn.functional import one_hot
 
 from fgm.flow.paths import ProbabilityPath
 from fgm.networks import VelocityModel, class_labels, require_shape
-from fgm.teachers.edm2_unet import Edm2UNet
-from fgm.teachers.edm_unets import DhariwalUNet, SongUNet
+from fgm.teachers.edm2 import EDM2UNet
+from fgm.teachers.edm_networks import DhariwalUNet, SongUNet
 from fgm.utils.validation import validated
 
 LEAST, MOST = 0.002, 80.0  # noise that the checkpoints were sampled with
@@ -40,11 +40,11 @@ ARCHITECTURES: dict[str, tuple[Any, int, dict[str, Any]]] = {
     "ffhq64_ddpmpp": (SongUNet, 64, {"channel_mult": (1, 2, 2, 2)}),
     "ffhq64_ncsnpp": (SongUNet, 64, {"channel_mult": (1, 2, 2, 2), **NCSN}),
     "imagenet64_adm": (DhariwalUNet, 64, {}),
-    "edm2_img64_xs": (Edm2UNet, 64, {"model_channels": 128}),
-    "edm2_img64_s": (Edm2UNet, 64, {"model_channels": 192}),
-    "edm2_img64_m": (Edm2UNet, 64, {"model_channels": 256}),
-    "edm2_img64_l": (Edm2UNet, 64, {"model_channels": 320}),
-    "edm2_img64_xl": (Edm2UNet, 64, {"model_channels": 384}),
+    "edm2_img64_xs": (EDM2UNet, 64, {"model_channels": 128}),
+    "edm2_img64_s": (EDM2UNet, 64, {"model_channels": 192}),
+    "edm2_img64_m": (EDM2UNet, 64, {"model_channels": 256}),
+    "edm2_img64_l": (EDM2UNet, 64, {"model_channels": 320}),
+    "edm2_img64_xl": (EDM2UNet, 64, {"model_channels": 384}),
 }
 Architecture = Literal[
     "cifar10_ddpmpp", "cifar10_ncsnpp", "ffhq64_ddpmpp", "ffhq64_ncsnpp", "imagenet64_adm",
@@ -52,7 +52,7 @@ Architecture = Literal[
 ]  # fmt: skip
 
 
-class EdmVelocity(VelocityModel):
+class EDMVelocity(VelocityModel):
     """v(x_t, t, condition) for images x_t (b, *shape).
 
     Args:
@@ -85,8 +85,8 @@ class EdmVelocity(VelocityModel):
 
 
 @validated
-def untrained(architecture: Architecture, path: ProbabilityPath, num_classes: NonNegativeInt = 0) -> EdmVelocity:
+def untrained(architecture: Architecture, path: ProbabilityPath, num_classes: NonNegativeInt = 0) -> EDMVelocity:
     """Random weights, in the shape of a published checkpoint."""
     kind, size, options = ARCHITECTURES[architecture]
     model = kind(img_resolution=size, in_channels=3, out_channels=3, label_dim=num_classes, **options)
-    return EdmVelocity(model, (3, size, size), num_classes, path)
+    return EDMVelocity(model, (3, size, size), num_classes, path)

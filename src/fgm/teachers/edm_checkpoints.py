@@ -16,9 +16,9 @@ from typing import Any
 from torch import Tensor
 
 from fgm.flow.paths import ProbabilityPath
-from fgm.teachers.edm import EdmVelocity
-from fgm.teachers.edm2_unet import Edm2UNet
-from fgm.teachers.edm_unets import DhariwalUNet, SongUNet
+from fgm.teachers.edm import EDMVelocity
+from fgm.teachers.edm2 import EDM2UNet
+from fgm.teachers.edm_networks import DhariwalUNet, SongUNet
 from fgm.utils.errors import UserError, last_line
 from fgm.utils.pickles import CONTAINERS, TENSORS, UNREADABLE, arrays, read_pickle
 from fgm.utils.pretrained import require_checkpoint
@@ -27,7 +27,7 @@ from fgm.utils.validation import validated
 MODELS: dict[tuple[str, str], tuple[Any, str]] = {  # outer and inner class: architecture, and where its weights begin
     ("EDMPrecond", "SongUNet"): (SongUNet, "model."),
     ("EDMPrecond", "DhariwalUNet"): (DhariwalUNet, "model."),
-    ("Precond", "UNet"): (Edm2UNet, "unet."),
+    ("Precond", "UNet"): (EDM2UNet, "unet."),
 }
 IDLE = ("augment_dim", "dropout", "label_dropout", "use_fp16", "sigma_min", "sigma_max", "sigma_data", "model_type",
         "logvar_channels")  # fmt: skip
@@ -79,7 +79,7 @@ ADMITTED = {
 
 
 @validated
-def pretrained(checkpoint: str, path: ProbabilityPath, sha256: str | None = None) -> EdmVelocity:
+def pretrained(checkpoint: str, path: ProbabilityPath, sha256: str | None = None) -> EDMVelocity:
     """A published network in float32.
 
     Args:
@@ -102,7 +102,7 @@ def pretrained(checkpoint: str, path: ProbabilityPath, sha256: str | None = None
         raise UserError(f"{file}: does not hold the weights of its architecture ({last_line(error)})") from error
 
 
-def velocity_of(net: Persistent, file: Path, path: ProbabilityPath) -> EdmVelocity:
+def velocity_of(net: Persistent, file: Path, path: ProbabilityPath) -> EDMVelocity:
     told = net.arguments
     inside = str(told.get("model_type", "UNet"))
     if (net.name, inside) not in MODELS:
@@ -118,4 +118,4 @@ def velocity_of(net: Persistent, file: Path, path: ProbabilityPath) -> EdmVeloci
     weights = {name.removeprefix(prefix): tensor.float() for name, tensor in net.tensors().items()}
     model.load_state_dict({name: weight for name, weight in weights.items() if not name.startswith(UNUSED)})
     std = float(net.state.get("sigma_data", 0.5))
-    return EdmVelocity(model, (channels, size, size), classes, path, std)
+    return EDMVelocity(model, (channels, size, size), classes, path, std)

@@ -21,8 +21,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from fgm.networks import VelocityModel, class_labels, require_shape
-from fgm.teachers.edm_blocks import Block
-from fgm.teachers.edm_unets import SongUNet
+from fgm.teachers.edm_networks import SongUNet, UNetBlock
 from fgm.utils.errors import UserError, last_line
 from fgm.utils.pickles import UNREADABLE, arrays, load_tensors
 from fgm.utils.pretrained import require_checkpoint
@@ -125,8 +124,8 @@ def places(net: SongUNet) -> Iterator[tuple[str, dict[str, str] | None]]:
     yield "map_layer1", PLAIN
     for part in ("enc", "dec"):
         for name, layer in net.get_submodule(part).named_children():
-            yield f"{part}.{name}", BLOCK if isinstance(layer, Block) else PLAIN
-            if isinstance(layer, Block) and layer.heads:
+            yield f"{part}.{name}", BLOCK if isinstance(layer, UNetBlock) else PLAIN
+            if isinstance(layer, UNetBlock) and layer.heads:
                 yield f"{part}.{name}", None
 
 

@@ -33,7 +33,7 @@ from fgm.flow import losses
 from fgm.flow.times import TimestepDensity
 from fgm.networks import VelocityModel
 from fgm.networks.discriminator import Discriminator, feature_widths, read_features
-from fgm.networks.guidance import unguided
+from fgm.networks.guidance import unwrap_guidance
 from fgm.training.descend import Descent
 from fgm.training.method import Method
 from fgm.training.micro_batches import Summed, Told, rooted
@@ -105,7 +105,9 @@ class Adversary(nn.Module):
 
     def seen(self, condition: Tensor | None) -> Tensor | None:
         """What the discriminator is told of a generated image: as much as it could be told of a real one."""
-        return condition if condition is None or self.images.told else unguided(self.net).null(condition)
+        return (
+            condition if condition is None or self.images.told else unwrap_guidance(self.net).unconditional(condition)
+        )
 
     def turn(self, method: Method, x_0: Tensor, condition: Tensor | None, cycle: int) -> dict[str, Tensor]:
         """One update of the heads; x_0 and condition are the generator's, detached. Nothing before from_cycle."""

@@ -22,12 +22,11 @@ from fgm.evaluation.sampling import Sampler, generator_sampler, ode_sampler
 from fgm.flow import losses
 from fgm.flow.times import TimestepDensity
 from fgm.networks import VelocityModel
-from fgm.networks.adapters import LoRA
-from fgm.networks.constraints import constrained
 from fgm.networks.generator import FewStepGenerator, InputScale
-from fgm.networks.guidance import Guidance, unguided
-from fgm.networks.half import halve
-from fgm.networks.lora import own, trained_part
+from fgm.networks.guidance import Guidance, unwrap_guidance
+from fgm.networks.lora import LoRA, base_model, trainable_module
+from fgm.networks.mixed_precision import use_bfloat16
+from fgm.teachers.edm2 import keep_weight_norm
 from fgm.training.adversary import Adversary
 from fgm.training.descend import Descent
 from fgm.training.ema import frozen_copy
@@ -106,7 +105,7 @@ class Distillation(Turns):
         self.objective = Objective(setting.path, lambda_1, detach, weighting, normaliser, loss, together)
         self.half_teacher = half_teacher
         if half_teacher:
-            halve(unguided(setting.teacher))
+            use_bfloat16(unwrap_guidance(setting.teacher))
 
     def start_from(
         self, generator_start: Start, online_start: Start, adapters: LoRA | None, reading: Callable[..., Any]
@@ -114,7 +113,9 @@ class Distillation(Turns):
         """The online network, the generator and its average, and in a tuple what the generator starts as."""
         net, self.online = generator_and_online(self.setting, generator_start, online_start, adapters)
         shares = generator_start == "teacher" and adapters is None
-        start = unguided(self.teacher) if shares else frozen_copy(net)  # as the teacher's own, it takes no memory
+        start = (
+            unwrap_guidance(self.teacher) if shares else frozen_copy(net)
+        )  # as the teacher's own, it takes no memory
         self.generator, self.start = reading(net), (reading(start).eval(),)
         self.average(self.generator)
 
@@ -135,7 +136,7 @@ class Distillation(Turns):
     def configure_optimizers(self):
         s = self.schedule
         makers = {self.generator.net: self.setting.optimizer, self.online: self.online_optimizer}
-        optimizers = [constrained(make(net), net) for net, make in makers.items()]
+        optimizers = [keep_weight_norm(make(net), net) for net, make in makers.items()]
         turns = [1, self.online_turns]
         schedules = [scheduled(o, s.cycles * k, s.warmup * k, s.decay) for o, k in zip(optimizers, turns, strict=True)]
         if self.adversary:
@@ -153,8 +154,10 @@ class Distillation(Turns):
         ]
 
     def networks(self) -> list[VelocityModel]:
-        nets = [self.generator.net, self.online, self.ema.net, unguided(self.teacher), self.start[0].net]
-        return list({id(own(net)): own(net) for net in nets if any(True for _ in net.parameters())}.values())
+        nets = [self.generator.net, self.online, self.ema.net, unwrap_guidance(self.teacher), self.start[0].net]
+        return list(
+            {id(base_model(net)): base_model(net) for net in nets if any(True for _ in net.parameters())}.values()
+        )
 
     def result(self) -> nn.Module:
-        return trained_part(self.ema.net)
+        return trainable_module(self.ema.net)

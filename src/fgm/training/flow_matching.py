@@ -19,8 +19,8 @@ from fgm.evaluation.sampling import Sampler, ode_sampler
 from fgm.flow import losses
 from fgm.flow.paths import expand_like
 from fgm.networks import VelocityModel
-from fgm.networks.constraints import constrained
-from fgm.networks.guidance import guided
+from fgm.networks.guidance import with_guidance
+from fgm.teachers.edm2 import keep_weight_norm
 from fgm.training.descend import Descent
 from fgm.training.ema import update_ema
 from fgm.training.initialise import initialised
@@ -58,7 +58,7 @@ class FlowMatching(Method):
         self.descents = [Descent("teacher", 0, self.schedule.clip)]
 
     def configure_optimizers(self):
-        optimizer = constrained(self.setting.optimizer(self.net), self.net)
+        optimizer = keep_weight_norm(self.setting.optimizer(self.net), self.net)
         return [optimizer], [scheduled(optimizer, self.schedule.cycles, self.schedule.warmup, self.schedule.decay)]
 
     def training_step(self, batch: Tensor) -> None:
@@ -74,7 +74,7 @@ class FlowMatching(Method):
         x_0, condition = self.draw(s.data, noise)
         if condition is not None:
             dropped = torch.rand(len(x_0), generator=noise, device=noise.device) < self.null_share
-            condition = torch.where(expand_like(dropped, condition), self.net.null(condition), condition)
+            condition = torch.where(expand_like(dropped, condition), self.net.unconditional(condition), condition)
         return *s.noisy(x_0, s.time, noise), condition
 
     def part(self, x_t: Tensor, c: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Told]:
@@ -86,7 +86,7 @@ class FlowMatching(Method):
         return [self.net, self.ema]
 
     def sources(self) -> list[Sampler]:
-        net = guided(self.ema, self.guidance)
+        net = with_guidance(self.ema, self.guidance)
         return [ode_sampler(net, self.setting.path, steps) for steps in self.steps]
 
     def result(self) -> nn.Module:

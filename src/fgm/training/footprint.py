@@ -23,8 +23,8 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fgm.networks.guidance import unguided
-from fgm.networks.lora import own
+from fgm.networks.guidance import unwrap_guidance
+from fgm.networks.lora import base_model
 from fgm.training.ledger import UNMARKED, AsOnGPU, Ledger
 from fgm.training.method import Method
 
@@ -115,7 +115,10 @@ def converted(net: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = Tr
 def book(ledger: Ledger, module: Any, copies: bool) -> int:
     """Marks weights and, as they come, gradients; bytes of all that is trained."""
     module.on_fit_start()
-    nets = [module, *(net for net in (unguided(module.teacher), module.start[0], own(module.generator.net)))]
+    nets = [
+        module,
+        *(net for net in (unwrap_guidance(module.teacher), module.start[0], base_model(module.generator.net))),
+    ]
     weights = {id(t): t for net in nets for t in (*net.parameters(), *net.buffers())}
     averaged = {id(t) for t in (*module.ema.parameters(), *module.ema.buffers())}
     away = averaged if module.schedule.ema_device == "cpu" else set()

@@ -19,9 +19,9 @@ from fgm.evaluation.conditioning import conditioning
 from fgm.evaluation.sampling import draw_samples, ode_sampler
 from fgm.flow.times import Uniform
 from fgm.networks import VelocityModel
-from fgm.networks.adapters import LoRA
-from fgm.networks.constraints import constrain
-from fgm.networks.guidance import unguided
+from fgm.networks.guidance import unwrap_guidance
+from fgm.networks.lora import LoRA
+from fgm.teachers.edm2 import force_weight_norm
 from fgm.training.optimizers import scheduled
 from fgm.training.setting import Setting
 
@@ -41,7 +41,7 @@ def initialised(start: Start, setting: Setting) -> VelocityModel:
     if start not in makers:
         raise ValueError(f"start = {start!r} is none of {', '.join(makers)}")
     net = deepcopy(makers[start](setting)).requires_grad_(True)
-    constrain(net)
+    force_weight_norm(net)
     return net
 
 
@@ -62,7 +62,7 @@ def generator_and_online(
 
 
 def teacher_network(setting: Setting) -> VelocityModel:
-    net = setting.teacher and unguided(setting.teacher)
+    net = setting.teacher and unwrap_guidance(setting.teacher)
     if net is None or not any(True for _ in net.parameters()):
         raise ValueError(f"{type(net).__name__} has no weights to copy: choose fit or random")
     return net

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
 from fgm.networks import VelocityModel
-from fgm.networks.half import compute_in
+from fgm.networks.mixed_precision import use_autocast
 from fgm.utils.errors import rank
 
 BLOCKS = ("blocks", "transformer_blocks")  # lists whose members are sharded one by one
@@ -38,7 +38,7 @@ def shard(net: VelocityModel, mesh: DeviceMesh, compute: torch.dtype | None = No
     for part in (*blocks_to_shard(net), net):
         fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     if compute:
-        compute_in(net, compute)
+        use_autocast(net, compute)
 
 
 def blocks_to_shard(net: nn.Module) -> list[nn.Module]:

@@ -9,7 +9,7 @@
 
 Every network at the end of a cycle is a consistent state, and global_step counts generator updates. t, eps and x_t are
 float32, from streams keyed by (seed, role, rank, cycle). Every backward runs while the network that it goes through is
-active, see VelocityModel.active().
+active, see VelocityModel.adapter_active().
 
 A generator of k steps runs to a step that is drawn each cycle, the same on every rank; its gradient is that step's
 alone, and the online network is fitted to the mixture of all (arXiv 2509.25127).
@@ -34,8 +34,8 @@ from fgm.flow import losses
 from fgm.flow.times import TimestepDensity
 from fgm.networks import VelocityModel
 from fgm.networks.generator import FewStepGenerator
-from fgm.networks.guidance import Guidance, guided_pair, unguided
-from fgm.networks.lora import own
+from fgm.networks.guidance import Guidance, apply_guidance, unwrap_guidance
+from fgm.networks.lora import base_model
 from fgm.training.adversary import Adversary
 from fgm.training.descend import listed
 from fgm.training.ema import update_ema
@@ -76,7 +76,7 @@ class Turns(Method):
 
     def velocities(self) -> tuple[VelocityModel, VelocityModel]:
         """Teacher and online network, under guidance."""
-        return guided_pair(self.guidance, self.teacher, self.online)
+        return apply_guidance(self.guidance, self.teacher, self.online)
 
     def training_step(self, batch: Tensor) -> None:
         del batch
@@ -86,7 +86,7 @@ class Turns(Method):
     @contextmanager
     def prompts_held(self) -> Iterator[None]:
         """Encoded prompts are read once a cycle; real images come with others, and then with every call."""
-        nets = [] if self.adversary or self.real_data else [own(unguided(net)) for net in self.networks()]
+        nets = [] if self.adversary or self.real_data else [base_model(unwrap_guidance(net)) for net in self.networks()]
         texts = {id(m): m for net in nets for m in net.modules() if hasattr(m, "holding")}
         condition = self.latents(int(self.cycle), slice(None))[1] if texts else None
         with ExitStack() as stack:
@@ -103,7 +103,7 @@ class Turns(Method):
             with self.toggled_optimizer(online_optimizer):
                 online_scalars = self.online_turn(x_0.detach(), condition, cycle * self.online_turns + turn)
         if self.adversary:
-            with self.toggled_optimizer(others[0]), self.adversary.net.active():
+            with self.toggled_optimizer(others[0]), self.adversary.net.adapter_active():
                 online_scalars |= self.adversary.turn(self, x_0.detach(), condition, cycle)
         with self.toggled_optimizer(generator_optimizer):
             generator_scalars = self.generator_turn(x_0, condition, cycle)
@@ -144,7 +144,7 @@ class Turns(Method):
         x_t, c, t = self.setting.noisy(x_0, self.online_time, self.noise("online", index))
         real = self.real_data.drawn(self, index) if self.real_data else None
         parts = Summed(self.online_part, self.schedule.micro_batches, x_t, c, t, condition, *(real or [None] * 4))
-        with self.velocities()[1].active():
+        with self.velocities()[1].adapter_active():
             norm = self.descents[1](self, *parts.losses())
         return parts.told | {"online_grad_norm": norm}
 
@@ -162,7 +162,7 @@ class Turns(Method):
         x_t, c, t = self.setting.noisy(x_0, self.setting.time, self.noise("generator", cycle))
         root, told = rooted(self.generator_part, parts, (x_t, c), x_0.detach(), t, condition)
         term, also = self.gan_term(x_0, condition, cycle)
-        with self.generator.active():
+        with self.generator.adapter_active():
             norm = self.descents[0](self, *self.through_generator(root + term, x_0, cycle))
         return also | told | {
             "sample_mean": x_0.detach().mean(), "sample_std": x_0.detach().std(), "generator_grad_norm": norm,
@@ -194,6 +194,6 @@ class Turns(Method):
         if not self.objective.two_stage and self.schedule.micro_batches == 1:
             return self.adversary.generator_turn(self, x_0, condition, cycle)
         leaf = x_0.detach().requires_grad_()
-        with self.adversary.net.active():
+        with self.adversary.net.adapter_active():
             loss, told = self.adversary.generator_turn(self, leaf, condition, cycle)
             return ((x_0 * torch.autograd.grad(loss, leaf)[0]).sum() if told else 0.0), told

@@ -56,7 +56,7 @@ class Branch:
 
     def pulled_back(self, velocity: Tensor, x_t: Tensor, cotangent: Tensor) -> Tensor:
         """(dv/dx_t)^T cotangent for velocity = self(x_t), whose graph goes."""
-        with self.net.active():
+        with self.net.adapter_active():
             return torch.autograd.grad(velocity, x_t, cotangent)[0]
 
 

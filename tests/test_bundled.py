@@ -11,12 +11,12 @@ from tiny_runs import TINY, Said, finished, refused, run_dir
 
 import fgm.cli.evaluate
 import fgm.cli.sample
-from fgm.cli import ship, teacher
+from fgm.cli import bundle, teacher
 from fgm.cli.config import read_recipe
 from fgm.cli.finished import weights_file
 from fgm.cli.run_config import read_yaml, write_yaml
 from fgm.cli.train import known_measurements
-from fgm.teachers import shipped
+from fgm.teachers import bundled
 from fgm.utils.records import write_json
 
 ROW = {"metric": "fd", "value": 0.1, "n": 10000, "protocol": "p", "nfe": 50, "weights": "teacher"}
@@ -26,14 +26,14 @@ ROW = {"metric": "fd", "value": 0.1, "n": 10000, "protocol": "p", "nfe": 50, "we
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """digits_fgm's, as if they came with the suite."""
     run = finished(tmp_path / "made", "digits_fgm", TINY)
-    directory = tmp_path / "shipped"
+    directory = tmp_path / "bundled"
     directory.mkdir()
     state = load_file(run_dir(run) / "generator.safetensors")
     save_file({k: w.bfloat16() for k, w in state.items()}, directory / "digits_fgm.safetensors")
     config = read_yaml(run_dir(run) / "config.yaml")
     told = {"config": config | {"method": config["method"] | {"guidance": 1.0}}, "row": {"results": [ROW]}}
     (directory / "digits_fgm.json").write_text(json.dumps(told))
-    monkeypatch.setattr(shipped, "DIRECTORY", directory)
+    monkeypatch.setattr(bundled, "DIRECTORY", directory)
     return directory
 
 
@@ -49,12 +49,12 @@ def test_a_recipe_without_a_run_is_drawn_from_by_them(
 
 
 def test_a_teacher_of_them_has_their_weights_and_known_measurements(weights: Path) -> None:
-    net = teacher.from_shipped("digits_fgm")
+    net = teacher.from_bundled("digits_fgm")
     state = load_file(weights / "digits_fgm.safetensors")
     assert all(torch.equal(net.state_dict()[name], tensor.float()) for name, tensor in state.items())
     assert all(tensor.dtype == torch.float32 for tensor in net.state_dict().values())
     small = [setting for setting in TINY if setting.startswith("evaluation")]
-    config = read_recipe("digits_fgm", ["teacher=shipped", "teacher.recipe=digits_fgm", *small])
+    config = read_recipe("digits_fgm", ["teacher=bundled", "teacher.recipe=digits_fgm", *small])
     assert [m.value for m in known_measurements(config)] == [0.1]
     assert known_measurements(config | {"evaluation": config["evaluation"] | {"seed": 9}}) == []
     assert known_measurements(config | {"teacher": config["teacher"] | {"guidance": 3.0}}) == []
@@ -78,7 +78,7 @@ def test_what_does_not_come_with_the_suite_is_refused(
     def require(arguments: list[str]) -> None:
         teacher.require(read_recipe("digits_fgm", arguments)["teacher"])
 
-    line = refused(require, ["teacher=shipped", "teacher.recipe=digits"], capsys, monkeypatch)
+    line = refused(require, ["teacher=bundled", "teacher.recipe=digits"], capsys, monkeypatch)
     assert "no such weights come with the suite; did you mean digits_fgm?" in line
 
 
@@ -86,12 +86,12 @@ def test_a_finished_run_is_rounded_measured_and_put_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
     run = finished(tmp_path, "digits_fgm", TINY)
-    monkeypatch.setattr(shipped, "DIRECTORY", tmp_path)
-    missing = refused(ship.main, ["experiment=digits_fgm", f"outputs={tmp_path / 'none'}"], capsys, monkeypatch)
+    monkeypatch.setattr(bundled, "DIRECTORY", tmp_path)
+    missing = refused(bundle.main, ["experiment=digits_fgm", f"outputs={tmp_path / 'none'}"], capsys, monkeypatch)
     assert "holds no finished run" in missing
     write_json(run_dir(run) / "results.json", {"commit": "abc", "results": []})
-    ship.main(run)
-    file, told = shipped.weights("digits_fgm"), shipped.run("digits_fgm")
+    bundle.main(run)
+    file, told = bundled.weights("digits_fgm"), bundled.run("digits_fgm")
     trained, rounded = load_file(run_dir(run) / "generator.safetensors"), load_file(file)
     assert all(torch.equal(rounded[name], w.bfloat16()) for name, w in trained.items())
     assert told["sha256"] == sha256(file.read_bytes()).hexdigest() and told["row"]["commit"] == "abc"
@@ -109,30 +109,30 @@ def test_weights_come_with_the_suite_once_they_are_measured(tmp_path: Path, monk
         raise KeyboardInterrupt
 
     run = finished(tmp_path, "digits_fgm", TINY)
-    monkeypatch.setattr(shipped, "DIRECTORY", tmp_path)
-    monkeypatch.setattr(ship, "measured", interrupted)
+    monkeypatch.setattr(bundled, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(bundle, "measured", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        ship.main(run)
-    assert not shipped.names()
+        bundle.main(run)
+    assert not bundled.names()
 
 
 def test_weights_too_large_for_a_repository_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
     run = finished(tmp_path, "digits_fgm", TINY)
-    monkeypatch.setattr(shipped, "DIRECTORY", tmp_path)
-    monkeypatch.setattr(ship, "LARGEST", 1000)
-    assert "at most 8 MB come with the suite" in refused(ship.main, run, capsys, monkeypatch)
-    assert not shipped.names()
+    monkeypatch.setattr(bundled, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(bundle, "LARGEST", 1000)
+    assert "at most 8 MB come with the suite" in refused(bundle.main, run, capsys, monkeypatch)
+    assert not bundled.names()
 
 
-@pytest.mark.parametrize("recipe", shipped.names())
+@pytest.mark.parametrize("recipe", bundled.names())
 def test_what_comes_with_the_suite_is_the_file_that_was_measured(recipe: str) -> None:
-    told, file = shipped.run(recipe), shipped.weights(recipe)
+    told, file = bundled.run(recipe), bundled.weights(recipe)
     assert told["sha256"] == sha256(file.read_bytes()).hexdigest()
     assert told["row"]["recipe"] == told["config"]["recipe"] == recipe and told["row"]["results"]
-    assert file.stat().st_size <= ship.LARGEST and f"| {file.name} |" in (file.parent / "README.md").read_text()
-    net = teacher.from_shipped(recipe)
+    assert file.stat().st_size <= bundle.LARGEST and f"| {file.name} |" in (file.parent / "README.md").read_text()
+    net = teacher.from_bundled(recipe)
     assert {w.dtype for w in load_file(file).values()} == {torch.bfloat16}
     assert sum(w.numel() for w in net.parameters()) > 0
 

@@ -1,4 +1,4 @@
-"""Weights that come with the suite, so that a clone draws and distils at once; `python -m fgm.cli.ship` puts them here.
+"""Weights that come with the suite, so that a clone draws and distils at once; `python -m fgm.cli.bundle` puts them here.
 
 <recipe>.safetensors    what the recipe's run exported, rounded to bfloat16
 <recipe>.json           sha256 of that file; row: the run's row of runs.jsonl with results measured on the rounded

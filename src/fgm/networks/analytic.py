@@ -1,4 +1,4 @@
-"""The exact velocity of a Gaussian mixture as a teacher: no weights, no training, no error."""
+"""The velocity of a Gaussian mixture in closed form, as a teacher without weights, training or error."""
 
 from torch import Tensor
 
@@ -9,8 +9,8 @@ from fgm.utils.validation import validated
 
 
 @validated
-class ExactVelocity(VelocityModel):
-    """v(x_t, t) = E[c | x_t] for mixture data on path, x_t (batch, d); takes and ignores a condition."""
+class GaussianMixtureVelocity(VelocityModel):
+    """v(x_t, t) = E[c | x_t] for mixture data on a path, x_t (batch, dim); a condition is ignored."""
 
     def __init__(self, mixture: GaussianMixture, path: ProbabilityPath) -> None:
         super().__init__()
@@ -19,6 +19,5 @@ class ExactVelocity(VelocityModel):
             self.register_buffer(name, getattr(mixture, name))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        del condition
         buffers = (self.get_buffer(name).to(x_t.dtype) for name in ("weights", "means", "stds"))
         return GaussianMixture(*buffers).velocity(x_t, t, self.path)

@@ -1,8 +1,8 @@
-"""python -m fgm.cli.ship experiment=<recipe> [evaluator=<name>]: put a finished run's weights among those of the suite.
+"""python -m fgm.cli.bundle experiment=<recipe> [evaluator=<name>]: put a finished run's weights among those of the suite.
 
 They are rounded to bfloat16, and the rounded ones are measured, by the recipe's own evaluation or the evaluator that is
 named: a distillation that takes them as its teacher with the same evaluation then need not measure them again.
-src/fgm/teachers/shipped says what is written.
+src/fgm/teachers/bundled says what is written.
 """
 
 import json
@@ -19,8 +19,8 @@ from fgm.cli.evaluators import (
     read_evaluator,
     require_evaluator,
 )
-from fgm.cli.finished import SHIPPED_WEIGHTS, finished_run, sampler_source, weights_file
-from fgm.teachers import shipped
+from fgm.cli.finished import BUNDLED_WEIGHTS, finished_run, sampler_source, weights_file
+from fgm.teachers import bundled
 from fgm.utils.errors import UserError, entry
 from fgm.utils.files import replacing, sha256_of
 from fgm.utils.printing import plain_console
@@ -32,16 +32,16 @@ LARGEST = 8_000_000  # bytes
 def main(arguments: list[str]) -> None:
     settings, rest = evaluator_settings(arguments)
     config, own = finished_run(rest, {"evaluator": ""})
-    if SHIPPED_WEIGHTS in config:
+    if BUNDLED_WEIGHTS in config:
         raise UserError(f"{config['run_dir']} holds no finished run: make train EXP={config['recipe']}")
     if own["evaluator"]:
         asked = parse_arguments(split(rest, own)[1])
         config = config | {"evaluation": read_evaluator(own["evaluator"], settings, *asked)}
     require_evaluator(config["evaluation"])
-    file = shipped.weights(config["recipe"])
+    file = bundled.weights(config["recipe"])
     with replacing(file) as rounded:
         round_weights(weights_file(config), rounded)
-        results = measured(config | {SHIPPED_WEIGHTS: str(rounded)})
+        results = measured(config | {BUNDLED_WEIGHTS: str(rounded)})
     row = json.loads((Path(config["run_dir"]) / "results.json").read_text())
     told = {"sha256": sha256_of(file), "row": row | {"results": [m.row() for m in results]}, "config": config}
     write_json(file.with_suffix(".json"), told)

@@ -17,7 +17,7 @@ from fgm.networks.lora import LoRA
 from fgm.training.descend import Descent
 from fgm.training.distillation import Distillation
 from fgm.training.flow_matching import FlowMatching
-from fgm.training.footprint import of_distillation
+from fgm.training.memory_estimate import estimate_memory
 from fgm.training.method import Method
 from fgm.training.micro_batches import slices
 from fgm.training.real_data import RealData
@@ -141,7 +141,7 @@ def test_a_quarter_of_the_batch_at_a_time_takes_less_than_a_third_of_the_graphs(
             large = replace(s, schedule=replace(SCHEDULE, batch_size=4096, micro_batches=parts))
             return Distillation(large, t_star=0.9, two_stage=two_stage)
 
-        return of_distillation(make, "32-true").activations
+        return estimate_memory(make, "32-true").activations
 
     assert activations(4) < activations(1) / 3
 

@@ -17,8 +17,7 @@ from fgm.cli.build import build
 from fgm.cli.config import read_recipe
 from fgm.networks.lora import LoRA
 from fgm.training.distillation import Distillation
-from fgm.training.footprint import rehearse
-from fgm.training.ledger import Ledger
+from fgm.training.memory_estimate import MemoryTracker, run_two_cycles
 
 ATEN = torch.ops.aten
 WAITING = (
@@ -62,7 +61,7 @@ def waits(module: Any, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         found.append(seen.seen)
 
     module.training_step = watched
-    rehearse(Ledger(), module)
+    run_two_cycles(MemoryTracker(), module)
     return found[-1]
 
 

@@ -1,4 +1,4 @@
-"""What a distillation is said to hold is what it holds, and the arithmetic of Stable Diffusion 3 comes out."""
+"""The memory estimate on fake tensors equals real allocations, and Stable Diffusion 3 is as counted by hand."""
 
 import json
 import os
@@ -30,8 +30,15 @@ from fgm.networks.lora import LoRA
 from fgm.networks.mixed_precision import use_bfloat16
 from fgm.networks.sd3 import untrained
 from fgm.training.distillation import Distillation
-from fgm.training.footprint import RESERVED, book, of_distillation, rehearse, weightless
-from fgm.training.ledger import AsOnGPU, Ledger
+from fgm.training.memory_estimate import (
+    RESERVED,
+    GPUKernels,
+    MemoryTracker,
+    estimate_memory,
+    fake_tensors,
+    register,
+    run_two_cycles,
+)
 from fgm.training.optimizers import adam
 from fgm.utils.errors import UserError
 from fgm.utils.pretrained import SD3_MEDIUM, architecture, require_models
@@ -52,7 +59,7 @@ class Words(nn.Module):
         return torch.zeros(n, self.tokens, width), torch.zeros(n, pooled)
 
 
-def kept_for_backward(work: Callable[[], object], weights: Iterable[Tensor]) -> int:
+def saved_for_backward(work: Callable[[], object], weights: Iterable[Tensor]) -> int:
     """Bytes that autograd keeps when work is done, each storage once and those of weights left out."""
     own = {tensor.untyped_storage()._cdata for tensor in weights}
     kept: dict[int, Tensor] = {}
@@ -74,17 +81,17 @@ def graph_of(net: VelocityModel, n: int, trained: bool) -> int:
     """Bytes that a call keeps for its backward."""
     net.requires_grad_(trained)
     x_t, t = torch.zeros(n, *net.shape, requires_grad=True), torch.zeros(n)
-    return kept_for_backward(
+    return saved_for_backward(
         lambda: net(x_t, t, torch.zeros(n, dtype=torch.int64)), [*net.parameters(), *net.buffers()]
     )
 
 
 @pytest.mark.parametrize("trained", [True, False])
-def test_a_fake_graph_is_the_real_one(trained: bool) -> None:
+def test_fake_graph_has_the_size_of_the_real_one(trained: bool) -> None:
     """Counted by hooks on what autograd saves, on real tensors with the CPU's own attention: equal to 1 %."""
     shape = TRANSFORMER | {"attention_head_dim": 16, "caption_projection_dim": 32}
     real = graph_of(untrained(shape, Words(20, shape), SIZE), 8, trained)
-    with weightless(), AsOnGPU():
+    with fake_tensors(), GPUKernels():
         assert graph_of(untrained(shape, Words(20, shape), SIZE), 8, trained) == pytest.approx(real, rel=0.01)
 
 
@@ -93,7 +100,7 @@ def test_stable_diffusion_3_at_512_pixels_is_as_counted_by_hand() -> None:
 
     Halving what float32 takes gives 0.93 GiB, 17 % less: norms run in float32 under autocast and keep their inputs so.
     """
-    with weightless(), AsOnGPU():
+    with fake_tensors(), GPUKernels():
         shape = architecture(SD3_MEDIUM)
         net = untrained(shape, Words(333, shape), 512)
         floats, halves = graph_of(net, 2, False) / 2, graph_of(use_bfloat16(net), 2, False) / 2
@@ -131,55 +138,55 @@ def module(optimizer: Any = PLAIN, half_teacher: bool = False, **options: Any) -
 
 def real_peak(made: Any) -> dict[str, int]:
     """Of the same two cycles on real tensors."""
-    with Ledger("host") as ledger, AsOnGPU():
-        book(ledger, made, copies=False)
-        rehearse(ledger, made)
-    return ledger.peak
+    with MemoryTracker() as tracker, GPUKernels():
+        register(tracker, made, ddp=False)
+        run_two_cycles(tracker, made)
+    return tracker.peak
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-def test_a_cycle_is_said_to_hold_what_it_holds(options: dict[str, Any]) -> None:
-    told, peak = of_distillation(lambda: module(**options), "32-true"), real_peak(module(**options))
-    assert told.total == pytest.approx(sum(n for kind, n in peak.items() if kind != "host"), rel=0.05)
-    assert (told.weights, told.optimizer) == (peak["weights"], peak["optimizer"])
+def test_estimate_equals_the_peak_of_the_same_cycles_on_real_tensors(options: dict[str, Any]) -> None:
+    estimate, peak = estimate_memory(lambda: module(**options), "32-true"), real_peak(module(**options))
+    assert estimate.total == pytest.approx(sum(n for kind, n in peak.items() if kind != "host"), rel=0.05)
+    assert (estimate.weights, estimate.optimizer) == (peak["weights"], peak["optimizer"])
 
 
 def test_weights_moments_and_gradients_are_those_of_four_networks() -> None:
     """Teacher, generator, online network and average; two moments of what is trained; DDP keeps both gradients."""
     p, table = sum(p.numel() for p in dit().parameters()), sum(b.numel() for b in dit().buffers())
-    told = of_distillation(module, "32-true", copies=True)
+    estimate = estimate_memory(module, "32-true", ddp=True)
     steps = 4 * 2 * len(list(dit().parameters()))  # a count beside each tensor's moments
-    assert told.weights == 4 * 4 * (p + table)
-    assert (told.gradients, told.optimizer) == (2 * 4 * p, 4 * 4 * p + steps)
+    assert estimate.weights == 4 * 4 * (p + table)
+    assert (estimate.gradients, estimate.optimizer) == (2 * 4 * p, 4 * 4 * p + steps)
 
 
-def test_options_take_off_what_they_say() -> None:
-    p, plain = sum(p.numel() for p in dit().parameters()), of_distillation(module, "32-true")
+def test_memory_options_save_the_bytes_that_they_promise() -> None:
+    p, plain = sum(p.numel() for p in dit().parameters()), estimate_memory(module, "32-true")
     table = sum(b.numel() for b in dit().buffers())
-    assert plain.weights - of_distillation(lambda: module(ema_device="cpu"), "32-true").weights == 4 * (p + table)
-    eight = of_distillation(lambda: module(lambda net: ByteMoments(list(net.parameters()), {"lr": 1.0})), "32-true")
+    assert plain.weights - estimate_memory(lambda: module(ema_device="cpu"), "32-true").weights == 4 * (p + table)
+    eight = estimate_memory(lambda: module(lambda net: ByteMoments(list(net.parameters()), {"lr": 1.0})), "32-true")
     large = sum(p.numel() for p in dit().parameters() if p.numel() >= 4096)
     assert eight.optimizer == 2 * ((2 + 8 / 256) * large + 8 * (p - large))
-    mixed = [of_distillation(lambda h=h: module(half_teacher=h), "bf16-mixed").weights for h in (False, True)]
+    mixed = [estimate_memory(lambda h=h: module(half_teacher=h), "bf16-mixed").weights for h in (False, True)]
     matrices = sum(m.weight.numel() + m.bias.numel() for m in dit().modules() if isinstance(m, nn.Linear | nn.Conv2d))
     assert mixed[0] - mixed[1] == 2 * matrices
 
 
-def test_a_fused_step_makes_no_copy_of_the_weights() -> None:
+def test_fused_step_makes_no_copy_of_the_weights() -> None:
     """Where the step is the peak, as with adapters and small batches of large networks."""
 
     def peak(kernel: Any) -> int:
-        net, ledger = nn.Linear(1000, 1000), Ledger()
+        net, tracker = nn.Linear(1000, 1000), MemoryTracker()
         optimizer = adam(net, lr=1e-3, kernel=kernel)
         for group in optimizer.param_groups:
             group["foreach"] = None if kernel == "fused" else True
-        with ledger:
+        with tracker:
             for _ in range(2):
                 net(torch.ones(1, 1000)).sum().backward()
-                ledger.begin()
+                tracker.reset_peak()
                 optimizer.step()
                 optimizer.zero_grad()
-        return ledger.most - 3 * 4 * 1_001_000
+        return tracker.peak_total - 3 * 4 * 1_001_000
 
     assert peak("auto") >= 4 * 1_001_000 and peak("fused") < 1e5
 
@@ -253,7 +260,7 @@ def test_the_command_names_the_gpus_that_hold_it(capsys: Said, model: Path) -> N
     assert "fits on no GPU that is known" in capsys.readouterr().out
 
 
-def test_what_is_recorded_is_what_is_told(capsys: Said, tmp_path: Path) -> None:
+def test_recorded_estimate_is_the_printed_one(capsys: Said, tmp_path: Path) -> None:
     fgm.cli.memory.main(["experiment=digits_fgm", "training.batch_size=32", "record=true", f"experiments={tmp_path}"])
     (row,) = read_rows(tmp_path / "memory" / "runs.jsonl")
     values = {m["metric"]: m["value"] for m in row["results"]}

@@ -26,7 +26,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -46,13 +46,12 @@ from fgm.cli.config import require_extras
 from fgm.cli.evaluators import require_device
 from fgm.cli.synthetic import untrained
 from fgm.flow import losses
+from fgm.training.callbacks import ConsoleLogger, MetricLogger
+from fgm.training.diagnostics import Diagnostics
 from fgm.training.distillation import Distillation
 from fgm.training.ema import brought
 from fgm.training.evaluation import Evaluate
-from fgm.training.fit import Run, train
-from fgm.training.logs import Lines, Record
-from fgm.training.two_stage import Branch
-from fgm.training.warning_signs import WarningSigns
+from fgm.training.trainer import Run, train
 from fgm.utils.errors import UserError, entry
 from fgm.utils.records import Measurement
 
@@ -85,7 +84,7 @@ def require_plain(config: dict[str, Any], arms: str) -> None:
     """Refuse everything but a plain one-step distillation, which is what the plain loops are."""
     method = config["method"]
     odd = [] if "t_star" in method else [method["_target_"]]
-    odd += [key for key in ("adversary", "real_data") if method.get(key)]
+    odd += [key for key in ("discriminator", "real_uid") if method.get(key)]
     odd += [f"method.steps = {method['steps']}"] if not odd and method["steps"] > 1 else []
     if odd:
         raise UserError(f"a plain distillation in one step is timed: {config['recipe']} has {odd[0]}")
@@ -105,7 +104,7 @@ class PlainLoops:
     def __init__(self, module: Distillation, optimizers: list[Optimizer], batch_size: int) -> None:
         self.module, self.optimizers, self.batch_size = module, optimizers, batch_size
         self.noise = torch.Generator(module.device).manual_seed(0)
-        self.teacher_velocity, self.online_velocity = module.velocities()
+        self.online_velocity = module.velocities[1]
 
     def bare(self) -> None:
         x_0, condition = self.sample()
@@ -122,7 +121,7 @@ class PlainLoops:
             net.zero_grad()
 
     def sample(self) -> tuple[Tensor, Tensor | None]:
-        module, data = self.module, self.module.setting.data
+        module, data = self.module, self.module.data
         shape = (self.batch_size, *data.shape)
         z = torch.randn(shape, generator=self.noise, dtype=module.weight_dtype, device=module.device)
         condition = data.conditions(self.batch_size, self.noise)
@@ -130,19 +129,18 @@ class PlainLoops:
 
     def online_updates(self, x_0: Tensor, condition: Tensor | None) -> None:
         module = self.module
-        for _ in range(module.online_turns):
-            x_t, c, t = module.setting.noisy(x_0.detach(), module.online_time, self.noise)
+        for _ in range(module.online_steps):
+            x_t, c, t = module.noised(x_0.detach(), module.online_times, self.noise)
             with self.online_velocity.adapter_active():
                 v = self.online_velocity(x_t, t, condition).to(x_t.dtype)
                 self.step(1, losses.flow_matching(v, c).mean())
 
     def generator_update(self, x_0: Tensor, condition: Tensor | None) -> None:
         module = self.module
-        x_t, c, t = module.setting.noisy(x_0, module.setting.time, self.noise)
-        teacher, online = (Branch(net, t, condition) for net in (self.teacher_velocity, self.online_velocity))
-        root = module.objective(x_0, x_t, c, teacher, online).root
+        t, eps = module.times_and_noise(x_0, module.times, self.noise)
+        surrogate, _ = module.mean_generator_loss(x_0, condition, t, eps)
         with module.generator.adapter_active():
-            self.step(0, root)
+            self.step(0, surrogate)
 
     def step(self, index: int, loss: Tensor) -> None:
         loss.backward()
@@ -189,7 +187,7 @@ class CycleBench:
 
     def __iter__(self) -> Iterator[int]:
         """Yield a number for every cycle of ours; the last one's end closes the last block."""
-        loops, device = self.loops(self.module.schedule.batch_size), self.module.device
+        loops, device = self.loops(self.module.config.batch_size), self.module.device
         clock = time.perf_counter if self.clock == "wall" else time.process_time
         plain: dict[str, Callable[[], None]] = {"bare": loops.bare, "naive": loops.naive} if self.arms == "all" else {}
         for name, timed in order(["cycle", *plain], self.repetitions):
@@ -212,8 +210,8 @@ class CycleBench:
 
     def measure(self, networks: str) -> list[Measurement]:
         """Run it; `networks` describes them in the protocol."""
-        run, batch = self.run, self.module.schedule.batch_size
-        callbacks = [Evaluate(run.measuring), WarningSigns(run.console), Record(), Lines(run.console)]
+        run, batch = self.run, self.module.config.batch_size
+        callbacks = [Evaluate(run.measuring), Diagnostics(run.console), MetricLogger(), ConsoleLogger(run.console)]
         train(self.module, run, self, callbacks)
         blocks = f"median of {self.repetitions} blocks of {self.cycles} cycles of {batch}, {self.clock} time"
         protocol = f"{networks}, {run.hardware.precision}; {blocks}"
@@ -223,11 +221,10 @@ class CycleBench:
 
     def rates(self) -> dict[str, float]:
         module: Any = self.module
-        images_per_s = module.schedule.batch_size * self.cycles / median(self.times["cycle"])
-        objective = module.objective  # in two stages something is computed twice
-        module.objective = replace(objective, two_stage=False)
+        images_per_s = module.config.batch_size * self.cycles / median(self.times["cycle"])
+        low_memory, module.low_memory = module.low_memory, False  # which computes one pass twice
         flops = flops_of(self.loops(1).bare, module.generator, module.online, module.teacher)
-        module.objective = objective
+        module.low_memory = low_memory
         rates = {"images_per_s": images_per_s, "tflop_per_image": flops / 1e12}
         peak = peak_flops(module.device, self.run.hardware.precision)
         rates |= {"mfu": images_per_s * flops / peak} if peak else {}
@@ -235,10 +232,10 @@ class CycleBench:
 
     def speedup(self, networks: str) -> list[Measurement]:
         """Time the generator against the teacher's ODE, as the run would show them."""
-        module, (one, *_, many) = self.module, self.module.sources()
-        n, noise = module.schedule.batch_size, module.noise("bench", 0)
-        z = torch.randn((n, *module.setting.data.shape), generator=noise, device=module.device)
-        condition = module.setting.data.conditions(n, noise)
+        module, (one, *_, many) = self.module, self.module.samplers()
+        n, noise = module.config.batch_size, module.rng("bench", 0)
+        z = torch.randn((n, *module.data.shape), generator=noise, device=module.device)
+        condition = module.data.conditions(n, noise)
 
         @torch.no_grad()
         def draw(sampler: Any) -> None:

@@ -9,10 +9,10 @@ from toy_trainings import distillation
 
 from fgm.networks.dit import DiT
 from fgm.networks.mmdit import CaptionedMMDiT
-from fgm.training.adversary import Adversary
+from fgm.training.discriminator import GANTerm
 from fgm.training.distillation import Distillation
 
-GAN = partial(Adversary, blocks=["blocks.0"], weight=0.5, width=8)
+GAN = partial(GANTerm, blocks=["blocks.0"], weight=0.5, width=8)
 
 
 CONDITION = torch.tensor([[1, 2, 0, 0], [3, 1, 4, 0]])
@@ -65,11 +65,11 @@ class Captioned(Pictures):
 
 
 def gan(**options: Any) -> Distillation:
-    schedule = {"schedule": options.pop("schedule")} if "schedule" in options else {}
-    return distillation(adversary=partial(GAN, **options), **schedule)
+    config = {"config": options.pop("config")} if "config" in options else {}
+    return distillation(discriminator=partial(GAN, **options), **config)
 
 
-def still(adversary: Adversary, weight: float, bias: float) -> Adversary:
+def still(adversary: GANTerm, weight: float, bias: float) -> GANTerm:
     """One whose heads' last layers are constant, and whose turn reports its loss and moves nothing."""
     for head in adversary.discriminator.heads:
         nn.init.constant_(head.layers[3].weight, weight)

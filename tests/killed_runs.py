@@ -15,17 +15,17 @@ from rich.console import Console
 from fgm.cli.build import build
 from fgm.cli.config import read_recipe
 from fgm.cli.synthetic import untrained
-from fgm.training.checkpoints import LAST
-from fgm.training.fit import fit
+from fgm.training.checkpointing import LAST
+from fgm.training.trainer import fit
 
 TINY = [
     "network.width=16", "network.depth=1", "training.batch_size=2", "method.teacher_steps=2", "logger=csv",
-    'teacher.overrides=["network.width=16","network.depth=1"]', "training.save_every=1", "training.log_every=2",
+    'teacher.overrides=["network.width=16","network.depth=1"]', "training.save_every_n_steps=1", "training.log_every_n_steps=2",
 ]  # fmt: skip
 
 
 def tiny_config(run_dir: Path, cycles: int, *overrides: str) -> dict[str, Any]:
-    return read_recipe("digits_fgm", [*TINY, f"training.cycles={cycles}", f"run_dir={run_dir}", *overrides])
+    return read_recipe("digits_fgm", [*TINY, f"training.max_steps={cycles}", f"run_dir={run_dir}", *overrides])
 
 
 def run(config: dict[str, Any]) -> None:

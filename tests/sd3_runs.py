@@ -27,8 +27,8 @@ def settings_of(root: Path) -> list[str]:
         f"network.model={root / 'model'}", f"network.size={SIZE}",
         f"data.cache.directory={root / 'cache'}", f"data.cache.prompts.file={root / 'prompts.txt'}",
         "data.cache.max_length=24", "data.cache.dtype=float32", "trainer.accelerator=cpu", "trainer.precision=32-true",
-        "training.cycles=2", "training.batch_size=2", "training.warmup=0", "training.save_every=1",
-        "training.log_every=1", "optimizer.lr=1e-3", "method.teacher_steps=2", "evaluation.n=5",
+        "training.max_steps=2", "training.batch_size=2", "training.warmup_steps=0", "training.save_every_n_steps=1",
+        "training.log_every_n_steps=1", "optimizer.lr=1e-3", "method.teacher_steps=2", "evaluation.n=5",
         "evaluation.n_in_training=3", "evaluation.every=2", f"experiments={root / 'experiments'}",
         f"outputs={root / 'outputs'}",
     ]  # fmt: skip

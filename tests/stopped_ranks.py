@@ -16,9 +16,9 @@ from two_ranks import distillation
 from fgm.data.points import Ring
 from fgm.evaluation.evaluator import Evaluator
 from fgm.evaluation.point_metrics import PointMetrics
-from fgm.training.fit import Hardware, Run, fit
-from fgm.training.strategies import SINGLE, DistributedCopies
-from fgm.training.world import WorldChange
+from fgm.training.callbacks import WorldChange
+from fgm.training.distributed import SINGLE, DistributedCopies
+from fgm.training.trainer import Hardware, Run, fit
 from fgm.utils.errors import rank, resumable
 
 

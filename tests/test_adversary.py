@@ -13,9 +13,9 @@ from torch.testing import assert_close
 from toy_trainings import SCHEDULE, distillation, moved, network, run, same_bits, setting, weights, whole_and_resumed
 
 from fgm.networks.guidance import ClassifierFreeGuidance
-from fgm.training.checkpoints import LAST
+from fgm.training.checkpointing import LAST
 from fgm.training.distillation import Distillation
-from fgm.training.real_data import RealData
+from fgm.training.real_images import RealData
 
 
 def states(module: Distillation) -> list[dict[str, Tensor]]:

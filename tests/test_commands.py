@@ -9,9 +9,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 TINY = [
-    "training.cycles=4", "training.batch_size=8", "training.log_every=2", "training.save_every=2", "evaluation.every=2",
+    "training.max_steps=4", "training.batch_size=8", "training.log_every_n_steps=2", "training.save_every_n_steps=2", "evaluation.every=2",
     "evaluation.n=40", "evaluation.n_in_training=40", "method.teacher_steps=2",
-    'teacher.overrides=["training.cycles=3","training.batch_size=8","evaluation.n=40"]',
+    'teacher.overrides=["training.max_steps=3","training.batch_size=8","evaluation.n=40"]',
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from fgm.training.setting import Schedule, Setting
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from safetensors.torch import load_file
@@ -27,13 +28,11 @@ from fgm.flow.times import Uniform
 from fgm.networks import VelocityModel
 from fgm.training import fit as fitting
 from fgm.training.best import SaveBest
-from fgm.training.dashboard import AXIS, Answer, CycleWandbLogger, log_answers, log_results
 from fgm.training.distillation import Distillation
 from fgm.training.evaluation import Evaluate
-from fgm.training.logs import RunCsvLogger
-from fgm.training.method import Method
-from fgm.training.optimizers import adam
-from fgm.training.setting import Schedule, Setting
+from fgm.training.loggers import AXIS, Answer, CycleWandbLogger, RunCsvLogger, log_answers, log_results
+from fgm.training.module import Method
+from fgm.training.optim import adam
 from fgm.utils.errors import UserError
 from fgm.utils.records import Measurement
 
@@ -129,7 +128,7 @@ def test_a_runs_summary_names_what_the_run_is_for_whatever_its_calls(
     summary: dict[str, float] = {}
     logger = Pictures(tables=True)
     logger.experiment = SimpleNamespace(summary=summary, finish=lambda: None)  # type: ignore[attr-defined]
-    monkeypatch.setattr("fgm.training.dashboard.WandbLogger", Pictures)
+    monkeypatch.setattr("fgm.training.loggers.WandbLogger", Pictures)
     samplers = [(1.0, 4, "ema"), (2.0, 4, "raw"), (0.5, 50, "teacher"), (0.1, 0, "real")]
     log_results([logger], [Measurement("fd", value, 9, "p", *sampler) for value, *sampler in samplers], tmp_path, 3)
     told = {"final/fd/ema/4": 1.0, "final/fd/raw/4": 2.0, "final/fd/teacher/50": 0.5}

@@ -21,8 +21,8 @@ from fgm.flow.times import Uniform
 from fgm.networks.discriminator import Discriminator, feature_widths, find_block, read_features
 from fgm.networks.guidance import ClassifierFreeGuidance
 from fgm.networks.mlp import VelocityMLP
-from fgm.training.adversary import Adversary
-from fgm.training.optimizers import adam
+from fgm.training.discriminator import Adversary
+from fgm.training.optim import adam
 
 
 def real_and_fake() -> tuple[Tensor, Tensor, Tensor]:

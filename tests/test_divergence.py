@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from fgm.training.descend import PATIENCE
 from tiny_runs import Said, refused
 from toy_trainings import SCHEDULE, distillation, run, same_bits, whole_and_resumed
 
-from fgm.training.checkpoints import LAST, PREVIOUS, read_cycle
-from fgm.training.descend import PATIENCE
+from fgm.training.checkpointing import LAST, PREVIOUS, read_cycle
 from fgm.training.distillation import Distillation
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of:UserWarning")

@@ -97,7 +97,7 @@ def test_a_model_of_ones_own_is_distilled_as_the_readme_says(tmp_path: Path) -> 
         ).state_dict(),
         tmp_path / "weights.pt",
     )
-    tiny = ["training.cycles=2", "training.batch_size=4", "evaluation.n=40", "evaluation.every=0", "run_dir=run"]
+    tiny = ["training.max_steps=2", "training.batch_size=4", "evaluation.n=40", "evaluation.every=0", "run_dir=run"]
     done = subprocess.run(
         [
             sys.executable, "-m", "fgm.cli.train", *argument("my_teacher"), *tiny,

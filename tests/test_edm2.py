@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from fgm.training.setting import Schedule, Setting
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 from torch.testing import assert_close
@@ -17,8 +18,7 @@ from fgm.flow.times import Uniform
 from fgm.teachers.edm import EDMVelocity
 from fgm.teachers.edm2 import EDM2UNet, MPConv, MPFourier, force_weight_norm, keep_weight_norm, mp_cat, mp_silu, mp_sum
 from fgm.training.distillation import Distillation
-from fgm.training.optimizers import adam
-from fgm.training.setting import Schedule, Setting
+from fgm.training.optim import adam
 
 TOLD = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "channels_per_head": 8}
 

@@ -16,9 +16,19 @@ from fgm.utils.printing import plain_console
         ("zebra", ["ring", "digits"], "look into configs/", "look into configs/"),
         ("zebra", [], "", "there are none"),
         ("training.learning_rate", ["training.micro_batches", "optimizer.lr"], "", "did you mean optimizer.lr?"),
-        ("trainer.clip", ["trainer.compile", "training.clip"], "", "did you mean training.clip?"),
+        (
+            "trainer.clip",
+            ["trainer.compile", "training.gradient_clip_val"],
+            "",
+            "did you mean training.gradient_clip_val?",
+        ),
         ("data.sise", ["network.size", "data.size"], "", "did you mean data.size?"),
-        ("training.zebra", ["training.cycles", "training.clip"], "look into configs/", "look into configs/"),
+        (
+            "training.zebra",
+            ["training.max_steps", "training.gradient_clip_val"],
+            "look into configs/",
+            "look into configs/",
+        ),
     ],
 )
 def test_a_hint_is_the_nearest_name_or_what_there_is(name: str, known: list[str], otherwise: str, said: str) -> None:

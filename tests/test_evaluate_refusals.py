@@ -179,7 +179,7 @@ def test_a_machine_without_the_devices_asked_for_is_said(monkeypatch: pytest.Mon
 def test_points_are_not_exported_and_nan_leaves_nothing(
     asked: Asked, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points = finished(tmp_path / "points", "mixture_fgm", ["method.generator_start=random"])
+    points = finished(tmp_path / "points", "mixture_fgm", ["method.generator_init=random"])
     assert "draws points of shape (2,)" in refused(fgm.cli.export.main, points, capsys, monkeypatch)
     broken = asked("{nan} out={tmp}/new/png")
     assert "20 of the samples 0 to 19 are not finite" in refused(fgm.cli.export.main, broken, capsys, monkeypatch)

@@ -20,7 +20,7 @@ def terms(method: str, x_0: torch.Tensor, t: torch.Tensor, u: torch.Tensor, v: t
     x_t, c = PATH.interpolate(x_0, eps, t)
     x_0_u, x_0_v = (PATH.x_0_from_velocity(x_t, velocity, t).detach() for velocity in (u, v))
     with torch.no_grad():
-        scale = instantiate(node["weighting"])(PATH, t) * instantiate(node["normaliser"])(x_0, x_0_u, x_0_v)
+        scale = instantiate(node["weighting"])(PATH, t) * instantiate(node["normalizer"])(x_0, x_0_u, x_0_v)
     return scale * losses.fgm(u, v, c, node["lambda_1"], node["detach"]), x_0_u, x_0_v
 
 

@@ -24,7 +24,7 @@ import pytest
 import torch
 from adversaries import GAN, Pictures, dit
 from torch import Tensor, nn
-from toy_trainings import LINEAR, SCHEDULE, distillation, run, setting
+from toy_trainings import CONFIG, LINEAR, distillation, pieces, run, teacher_training
 
 from fgm.flow import losses
 from fgm.flow.paths import TrigonometricPath
@@ -32,17 +32,16 @@ from fgm.flow.times import Uniform
 from fgm.networks import VelocityModel
 from fgm.networks.guidance import ClassifierFreeGuidance
 from fgm.networks.mlp import VelocityMLP
-from fgm.training.checkpoints import LAST
+from fgm.training.checkpointing import LAST
+from fgm.training.config import TrainingConfig
 from fgm.training.distillation import Distillation
-from fgm.training.flow_matching import FlowMatching
-from fgm.training.real_data import RealData
-from fgm.training.setting import Schedule
+from fgm.training.real_images import RealUID
 from fgm.utils.records import read_metrics
 
 GOLDEN = Path(__file__).with_name("golden_curves.json")
 STEPS, BOUND, ULP = 20, 64, 2.0**-52
 LOGGED = ("mismatch", "fgm_loss", "online_loss", "loss", "discriminator_loss", "adversarial_loss", "sample_std")
-STEPWISE = replace(SCHEDULE, cycles=STEPS, log_every=1)
+STEPWISE = replace(CONFIG, max_steps=STEPS, log_every_n_steps=1)
 
 
 def sgd(net: nn.Module) -> torch.optim.Optimizer:
@@ -50,52 +49,52 @@ def sgd(net: nn.Module) -> torch.optim.Optimizer:
 
 
 def plane(**options: Any) -> Distillation:
-    return distillation(schedule=STEPWISE, optimizer=sgd, **options)
+    return distillation(config=STEPWISE, optimizer=sgd, **options)
 
 
-def pictures(schedule: Schedule = STEPWISE, **options: Any) -> Distillation:
+def pictures(config: TrainingConfig = STEPWISE, **options: Any) -> Distillation:
     """Labelled pictures, a small transformer, and its guided teacher."""
-    s = setting(
-        teacher=ClassifierFreeGuidance(dit(), 2.0), data=Pictures(True), net=dit(), schedule=schedule, optimizer=sgd
+    s = pieces(
+        teacher=ClassifierFreeGuidance(dit(), 2.0), data=Pictures(True), network=dit, config=config, optimizer=sgd
     )
-    return Distillation(s, **{"t_star": 0.7} | options)
+    return Distillation(**s | {"t_star": 0.7} | options)
 
 
 def adapted(**options: Any) -> Distillation:
     torch.manual_seed(3)
     teacher = VelocityMLP(dim=2, width=16, depth=1)
-    s = setting(teacher=teacher, schedule=STEPWISE, optimizer=sgd)
-    return Distillation(s, t_star=0.9, adapters=LINEAR, **options)
+    s = pieces(teacher=teacher, config=STEPWISE, optimizer=sgd)
+    return Distillation(**s, t_star=0.9, adapters=LINEAR, **options)
 
 
 def classic(**options: Any) -> dict[str, Any]:
-    return {"weighting": losses.x_0_weight, "normaliser": losses.dmd_normaliser} | options
+    return {"weighting": losses.x_0_weight, "normalizer": losses.dmd_normalizer} | options
 
 
 def elsewhere(net: VelocityModel) -> Distillation:
     """Another path, another density for the online network, and an average on the host."""
-    schedule = replace(STEPWISE, ema_device="cpu")
-    s = setting(schedule=schedule, optimizer=sgd, path=TrigonometricPath(), teacher=net, data=Pictures(True))
-    return Distillation(s, t_star=0.8, c_in="variance", online_time=Uniform(0.1, 0.9))
+    config = replace(STEPWISE, ema_device="cpu")
+    s = pieces(config=config, optimizer=sgd, path=TrigonometricPath(), teacher=net, data=Pictures(True))
+    return Distillation(**s, t_star=0.8, c_in="variance", online_times=Uniform(0.1, 0.9))
 
 
 VARIANTS: dict[str, Callable[[], Any]] = {
-    "mixture": partial(plane, online_turns=2),
+    "mixture": partial(plane, online_steps=2),
     "pictures": partial(pictures, guidance="none"),
     "l_2_alone": partial(plane, lambda_1=0.0, c_in="one"),
     "sid": partial(plane, lambda_1=-0.4, **classic()),
     "dmd": partial(plane, lambda_1=0.0, detach=True, **classic()),
-    "realuid": partial(plane, real_data=partial(RealData, a=0.9, b=0.92)),
-    "gan": partial(pictures, adversary=partial(GAN, r1_weight=0.1)),
+    "realuid": partial(plane, real_uid=RealUID(0.9, 0.92)),
+    "gan": partial(pictures, discriminator=partial(GAN, r1_weight=0.1)),
     "few_step": partial(plane, steps=3),
-    "guidance_in_the_teacher": partial(pictures, online_turns=2),
-    "guidance_in_both": partial(pictures, guidance="long_and_short", two_stage=True),
+    "guidance_in_the_teacher": partial(pictures, online_steps=2),
+    "guidance_in_both": partial(pictures, guidance="long_and_short", low_memory=True),
     "adapters": adapted,
-    "two_stage": partial(plane, two_stage=True, weighting=losses.sid_dit_weight, normaliser=losses.unit_normaliser),
-    "micro_batches": partial(pictures, schedule=replace(STEPWISE, micro_batches=3), adversary=GAN),
+    "two_stage": partial(plane, low_memory=True, weighting=losses.sid_dit_weight, normalizer=losses.unit_normalizer),
+    "micro_batches": partial(pictures, config=replace(STEPWISE, micro_batches=3), discriminator=GAN),
     "path_and_times": lambda: elsewhere(dit()),
-    "teacher": lambda: FlowMatching(
-        setting(data=Pictures(True), net=dit(), teacher=None, schedule=STEPWISE, optimizer=sgd), null_share=0.3
+    "teacher": lambda: teacher_training(
+        data=Pictures(True), network=dit, config=STEPWISE, optimizer=sgd, label_dropout=0.3
     ),
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ from fgm.teachers.edm import ARCHITECTURES
 from fgm.teachers.edm2 import EDM2UNet
 from fgm.teachers.edm_networks import SongUNet
 from fgm.training.evaluation import final_measurements
-from fgm.training.fit import fit
+from fgm.training.trainer import fit
 
 FULL = {
     "fashion_teacher": 1_265_296, "fashion_fgm": 1_265_296, "fashion_sid": 1_265_296,
@@ -71,7 +71,7 @@ def torchcfm_file(tmp: Path) -> list[str]:
     torch.save({"ema_model": guided_state(8, (1, 2), 1, (16,), 32)}, tmp / "cfm.pt")
     sizes = [f"+network.net.{s}" for s in UNET] + [f"+teacher.network.{s}" for s in UNET]
     return cifar10(
-        tmp, f"teacher.checkpoint={tmp / 'cfm.pt'}", *sizes, "training.batch_size=2", "method.online_turns=2"
+        tmp, f"teacher.checkpoint={tmp / 'cfm.pt'}", *sizes, "training.batch_size=2", "method.online_steps=2"
     )
 
 
@@ -103,14 +103,14 @@ def fashion(tmp: Path, *more: str) -> list[str]:
 
 SMALL: dict[str, Any] = {
     "fashion_teacher": fashion,
-    "fashion_fgm": lambda tmp: fashion(tmp, "method.generator_start=random", "method.online_start=random"),
+    "fashion_fgm": lambda tmp: fashion(tmp, "method.generator_init=random", "method.online_init=random"),
     "cifar10_teacher": lambda tmp: cifar10(tmp, *(f"network.{s}" for s in UNET), "training.batch_size=2"),
     "cifar10_fgm": lambda tmp: cifar10(tmp, *(f"network.{s}" for s in UNET), "training.batch_size=2"),
     "cifar10_fgm_exact": torchcfm_file,
     "cifar10_realdata_fgm": torchcfm_file,
     "cifar10_edm_fgm": lambda tmp: cifar10(tmp, *edm_file(tmp, 32, 0)),
     "cifar10_cond_fgm": lambda tmp: cifar10(tmp, *edm_file(tmp, 32, 10)),
-    "cifar10_fgm_gan": lambda tmp: [*torchcfm_file(tmp), "method.adversary.from_cycle=1"],
+    "cifar10_fgm_gan": lambda tmp: [*torchcfm_file(tmp), "method.discriminator.start_step=1"],
     "imagenet64_edm_fgm": lambda tmp: imagenet64(tmp, *edm_file(tmp, 64, 1000)),
     "imagenet64_edm_fgm, EDM2": lambda tmp: imagenet64(
         tmp, "network.architecture=edm2_img64_s", *edm_file(tmp, 64, 1000, edm2=True)
@@ -142,7 +142,7 @@ def test_a_recipe_resumes_and_is_measured_under_edms_protocol(
     """Stopped after one cycle it ends, to the bit, where it ends in one go; at another n than EDM's, fd is no fid."""
 
     def made(run_dir: Path) -> tuple[Any, Any]:
-        return built(recipe, tmp_path, monkeypatch, f"run_dir={run_dir}", "training.save_every=1")
+        return built(recipe, tmp_path, monkeypatch, f"run_dir={run_dir}", "training.save_every_n_steps=1")
 
     whole, resumed = whole_and_cut(made, tmp_path, monkeypatch, 1)
     assert same_bits(whole, resumed)
@@ -170,7 +170,7 @@ def built(recipe: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -
     monkeypatch.setitem(ARCHITECTURES, architecture, kind)
     suite = ["evaluation=random_features", "evaluation.n=40", "evaluation.suite.metrics=[fd]",
              "+evaluation.suite.protocol=edm", "method.teacher_steps=2"]  # fmt: skip
-    quick = ["training.cycles=2", "training.warmup=0", "evaluation.every=0", "trainer.accelerator=cpu", "logger=csv",
+    quick = ["training.max_steps=2", "training.warmup_steps=0", "evaluation.every=0", "trainer.accelerator=cpu", "logger=csv",
              "trainer.precision=32-true", f"outputs={tmp}", f"experiments={tmp / 'e'}"]  # fmt: skip
     suite = [] if recipe.startswith("fashion") else suite[: 4 if recipe.endswith("teacher") else 5]
     config = read_recipe(recipe, [*suite, *small, *quick, *more])

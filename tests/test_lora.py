@@ -21,11 +21,11 @@ from fgm.networks.guidance import ClassifierFreeGuidance
 from fgm.networks.lora import LoRA, LoRALinear, LoRAModel
 from fgm.networks.mlp import VelocityMLP
 from fgm.networks.mmdit import CaptionedMMDiT
-from fgm.training.adversary import Adversary
+from fgm.training.discriminator import Adversary
 from fgm.training.distillation import Distillation
 from fgm.training.evaluation import Measuring
-from fgm.training.optimizers import adamw
-from fgm.training.two_stage import Branch, plain, two_stage
+from fgm.training.memory import Branch, plain, two_stage
+from fgm.training.optim import adamw
 
 PATH = RectifiedPath()
 

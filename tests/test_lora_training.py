@@ -17,9 +17,9 @@ from fgm.evaluation.sources.sampler import state_sha256
 from fgm.networks.lora import LoRA
 from fgm.networks.mlp import VelocityMLP
 from fgm.training import checkpoints
+from fgm.training.checkpointing import export_weights
 from fgm.training.distillation import Distillation
-from fgm.training.optimizers import adam, muon
-from fgm.training.weights import export_weights
+from fgm.training.optim import adam, muon
 
 
 def distillation(**options: Any) -> Distillation:

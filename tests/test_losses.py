@@ -175,19 +175,19 @@ def test_the_x_0_weight_is_t_squared(path: ProbabilityPath) -> None:
 def test_normalisers_in_closed_form(fields: tuple[Tensor, Tensor, Tensor]) -> None:
     """1, 1 / mean|x_0 - x_0^u| and 1 / |x_0^u - x_0^v|, floored, a constant per sample to autograd."""
     x_0, x_0_u, x_0_v = (field.requires_grad_() for field in fields)
-    assert_close(losses.no_normaliser(x_0, x_0_u, x_0_v), torch.ones(7))
-    assert_close(losses.dmd_normaliser(x_0, x_0_u, x_0_v), 1 / (x_0 - x_0_u).detach().abs().mean((1, 2, 3)))
-    unit = losses.unit_normaliser(x_0, x_0_u, x_0_v)
+    assert_close(losses.no_normalizer(x_0, x_0_u, x_0_v), torch.ones(7))
+    assert_close(losses.dmd_normalizer(x_0, x_0_u, x_0_v), 1 / (x_0 - x_0_u).detach().abs().mean((1, 2, 3)))
+    unit = losses.unit_normalizer(x_0, x_0_u, x_0_v)
     assert_close(unit, 32**0.5 / torch.linalg.vector_norm((x_0_u - x_0_v).detach(), dim=(1, 2, 3)))
-    assert not losses.dmd_normaliser(x_0, x_0_u, x_0_v).requires_grad
+    assert not losses.dmd_normalizer(x_0, x_0_u, x_0_v).requires_grad
     assert not unit.requires_grad
-    assert_close(losses.dmd_normaliser(x_0, x_0, x_0_v), torch.full((7,), 1e5))
-    assert_close(losses.unit_normaliser(x_0, x_0_v, x_0_v), torch.full((7,), 1e5))
+    assert_close(losses.dmd_normalizer(x_0, x_0, x_0_v), torch.full((7,), 1e5))
+    assert_close(losses.unit_normalizer(x_0, x_0_v, x_0_v), torch.full((7,), 1e5))
 
 
 def test_resolution_does_not_scale_the_loss(fields: tuple[Tensor, Tensor, Tensor]) -> None:
     """Repeating every pixel changes no value, since norms are means over dims."""
     finer = [field.repeat_interleave(2, 2).repeat_interleave(3, 3) for field in fields]
     assert_close(losses.fgm_terms(*finer), losses.fgm_terms(*fields))
-    assert_close(losses.unit_normaliser(*finer), losses.unit_normaliser(*fields))
-    assert_close(losses.dmd_normaliser(*finer), losses.dmd_normaliser(*fields))
+    assert_close(losses.unit_normalizer(*finer), losses.unit_normalizer(*fields))
+    assert_close(losses.dmd_normalizer(*finer), losses.dmd_normalizer(*fields))

@@ -36,7 +36,7 @@ from fgm.networks import sd3
 from fgm.networks.unet import UNet
 from fgm.teachers import bundled, edm_checkpoints, rectified_flow, torchcfm
 from fgm.teachers.rectified_flow import RectifiedFlow
-from fgm.training.checkpoints import LAST, PREVIOUS, last_checkpoint
+from fgm.training.checkpointing import LAST, PREVIOUS, last_checkpoint
 
 FORMS: dict[str, Callable[[Path, Any], Any]] = {
     "pickle": lambda file, code: file.write_bytes(pickle.dumps(code)),

@@ -16,7 +16,7 @@ from fgm.cli.config import read_recipe
 from fgm.networks import VelocityModel, sd3
 from fgm.networks.guidance import unwrap_guidance
 from fgm.networks.mixed_precision import use_bfloat16
-from fgm.training.fit import fit
+from fgm.training.trainer import fit
 from fgm.utils.errors import UserError
 from fgm.utils.pretrained import BYTES
 
@@ -43,7 +43,7 @@ def called(net: VelocityModel) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("within", [True, False], ids=["in mixed precision", "outside"])
 def test_a_halved_network_is_autocast_bit_for_bit(within: bool, settings: list[str], tmp_path: Path) -> None:
-    module, _ = built(settings, tmp_path, "method.half_teacher=false")
+    module, _ = built(settings, tmp_path, "method.teacher_dtype=float32")
     whole = unwrap_guidance(module.teacher).requires_grad_(False)
     half = use_bfloat16(deepcopy(whole))
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
@@ -57,7 +57,7 @@ def test_a_halved_network_is_autocast_bit_for_bit(within: bool, settings: list[s
 def test_a_run_with_a_halved_teacher_is_the_run_without(settings: list[str], tmp_path: Path) -> None:
     states = []
     for name in ("true", "false"):
-        module, run = built(settings, tmp_path / name, *MIXED, f"method.half_teacher={name}")
+        module, run = built(settings, tmp_path / name, *MIXED, f"method.teacher_dtype={name}")
         fit(module, run)
         states.append(module.state_dict())
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
@@ -82,7 +82,7 @@ def test_weights_are_read_once_where_all_networks_start_from_the_teacher(
     monkeypatch.setattr(sd3, "load_part", lambda *given: reads.append(given) or load(*given))
     built(settings, tmp_path / "teacher")
     assert len(reads) == 1
-    module, _ = built(settings, tmp_path / "random", "method.online_start=random")
+    module, _ = built(settings, tmp_path / "random", "method.online_init=random")
     assert len(reads) == 3 and module.setting.net is module.setting.net
 
 

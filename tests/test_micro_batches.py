@@ -9,19 +9,18 @@ from typing import Any
 import pytest
 import torch
 from adversaries import GAN
+from fgm.training.descend import Descent
+from fgm.training.setting import Schedule
 from torch import Tensor, nn
 from toy_trainings import SCHEDULE, network, run, setting
 
 from fgm.data.points import Ring
 from fgm.networks.lora import LoRA
-from fgm.training.descend import Descent
 from fgm.training.distillation import Distillation
 from fgm.training.flow_matching import FlowMatching
 from fgm.training.memory_estimate import estimate_memory
-from fgm.training.method import Method
-from fgm.training.micro_batches import slices
-from fgm.training.real_data import RealData
-from fgm.training.setting import Schedule
+from fgm.training.module import Method, slices
+from fgm.training.real_images import RealData
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "three online turns": {"online_turns": 3},

@@ -11,10 +11,10 @@ from torch import nn
 from toy_trainings import LINEAR, SCHEDULE, network, said, setting
 
 from fgm.networks.lora import SharedBase
-from fgm.training.adversary import Adversary
+from fgm.training.callbacks import CHECKED, sums
+from fgm.training.discriminator import Adversary
 from fgm.training.distillation import Distillation
-from fgm.training.moved import CHECKED, sums
-from fgm.training.optimizers import adam
+from fgm.training.optim import adam
 
 LONG = replace(SCHEDULE, cycles=CHECKED + 2)
 

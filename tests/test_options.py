@@ -20,12 +20,12 @@ from toy_trainings import SCHEDULE, network, place, run, same_bits, setting, wei
 
 from fgm.cli.config import digest, read_recipe
 from fgm.training import optimizers
-from fgm.training.checkpoints import LAST
-from fgm.training.compiled import blocks_to_compile, compile_blocks
+from fgm.training.callbacks import blocks_to_compile, compile_blocks
+from fgm.training.checkpointing import LAST
 from fgm.training.distillation import Distillation
 from fgm.training.ema import brought, frozen_copy, update_ema
-from fgm.training.fit import Hardware, fit
-from fgm.training.optimizers import adam, adamw
+from fgm.training.optim import adam, adamw
+from fgm.training.trainer import Hardware, fit
 from fgm.utils.errors import UserError
 
 PLAIN = partial(adam, lr=1e-3)

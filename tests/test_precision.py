@@ -12,9 +12,8 @@ from fgm.cli.build import build
 from fgm.cli.config import read_recipe
 from fgm.cli.synthetic import untrained
 from fgm.networks.dit import Attention
-from fgm.training.checkpoints import AtomicCheckpointIO
-from fgm.training.fit import build_trainer
-from fgm.training.precision import CpuMixedPrecision
+from fgm.training.checkpointing import AtomicCheckpointIO
+from fgm.training.trainer import CpuMixedPrecision, build_trainer
 
 
 def test_a_step_on_a_cpu_takes_the_plain_form_and_nothing_after_it(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from toy_trainings import distillation, moved, run, weights
 from fgm.cli.build import build
 from fgm.cli.config import read_recipe
 from fgm.data.points import Ring
-from fgm.training.real_data import RealData
+from fgm.training.real_images import RealData
 from fgm.utils.errors import UserError
 
 

@@ -61,17 +61,19 @@ def test_a_table_shows_mean_and_sd_over_the_seeds_of_the_newest_config(tmp_path:
 
 def test_a_run_that_differs_from_its_recipe_does_not_stand_for_it(tmp_path: Path) -> None:
     """A trial of a few cycles is the last row, and what the recipe was measured at stays; alone, it says what it is."""
-    trial = run(7.0, study="other") | {"differs": ["training.cycles=20", "method.t_star=0.9"]}
+    trial = run(7.0, study="other") | {"differs": ["training.max_steps=20", "method.t_star=0.9"]}
     assert "| one step, ema | 1 | 1 |" in table(["toy"], written([run(1.0), trial], tmp_path / "both"))
     alone = table(["toy"], written([trial], tmp_path / "alone"))
-    assert "**toy** with training.cycles=20 method.t_star=0.9, 1 seed" in alone and "| one step, ema | 1 | 7 |" in alone
+    assert (
+        "**toy** with training.max_steps=20 method.t_star=0.9, 1 seed" in alone and "| one step, ema | 1 | 7 |" in alone
+    )
 
 
 def test_another_seed_machine_or_place_is_the_same_experiment() -> None:
     alike = ["seed=3", "trainer.accelerator=cpu", "outputs=elsewhere", "logger=csv"]
     assert read_recipe("digits_fgm", alike)["differs"] == []
-    other = read_recipe("digits_fgm", [*alike, "training.cycles=20"])
-    assert other["differs"] == ["training.cycles=20"]
+    other = read_recipe("digits_fgm", [*alike, "training.max_steps=20"])
+    assert other["differs"] == ["training.max_steps=20"]
     assert digest(other) == digest(other | {"differs": []})
 
 

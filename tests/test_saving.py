@@ -25,9 +25,16 @@ import fgm.cli.train
 from fgm.cli.build import build
 from fgm.cli.synthetic import untrained
 from fgm.training import checkpoints
-from fgm.training.checkpoints import LAST, PREVIOUS, AtomicCheckpointIO, damage, last_checkpoint, read_cycle
-from fgm.training.fit import fit
-from fgm.training.weights import export_weights
+from fgm.training.checkpointing import (
+    LAST,
+    PREVIOUS,
+    AtomicCheckpointIO,
+    damage,
+    export_weights,
+    last_checkpoint,
+    read_cycle,
+)
+from fgm.training.trainer import fit
 from fgm.utils.errors import entry
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")

@@ -15,14 +15,14 @@ from fgm.cli import export, sample, train
 from fgm.cli.build import build
 from fgm.cli.config import read_recipe
 from fgm.data.pixels import decode_png
-from fgm.training.checkpoints import LAST
-from fgm.training.fit import fit
+from fgm.training.checkpointing import LAST
+from fgm.training.trainer import fit
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 SIZES = {
     "whole": [],
     "adapters": [
-        "method.adapters={_target_: fgm.networks.lora.LoRA, rank: 2, alpha: 2}", "method.half_teacher=false",
+        "method.adapters={_target_: fgm.networks.lora.LoRA, rank: 2, alpha: 2}", "method.teacher_dtype=float32",
     ],
 }  # fmt: skip
 LAST_WORDS = "transformer.transformer_blocks.1.attn.add_q_proj."  # SD3 reads no word behind its last block
@@ -39,7 +39,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def settings(root: Path) -> list[str]:
-    return [*cached(root), "network.checkpointing=true", "training.cycles=3", "training.ema_decay=0.5"]
+    return [*cached(root), "network.checkpointing=true", "training.max_steps=3", "training.ema_decay=0.5"]
 
 
 @pytest.fixture(params=["no GAN", "GAN"], scope="module")
@@ -49,8 +49,8 @@ def real(request: pytest.FixtureRequest, root: Path) -> list[str]:
         return []
     data = f"{{_target_: fgm.data.latents.Latents, path: '{root / 'latents.safetensors'}'}}"
     return [
-        "method=fgm_gan", "method.adversary.blocks=[transformer_blocks.0, transformer_blocks.1]",
-        f"method.adversary.data={data}", "method.adversary.from_cycle=1", "method.adversary.weight=0.5",
+        "method=fgm_gan", "method.discriminator.blocks=[transformer_blocks.0, transformer_blocks.1]",
+        f"method.discriminator.data={data}", "method.discriminator.start_step=1", "method.discriminator.weight=0.5",
     ]  # fmt: skip
 
 

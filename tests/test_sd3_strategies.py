@@ -17,9 +17,9 @@ from torch.distributed.tensor import DTensor
 
 from fgm.cli.build import build
 from fgm.cli.config import read_recipe
-from fgm.training.fit import fit
-from fgm.training.sharding import gathered
-from fgm.training.weights import export_weights
+from fgm.training.checkpointing import export_weights
+from fgm.training.distributed import gathered
+from fgm.training.trainer import fit
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")

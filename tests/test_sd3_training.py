@@ -19,7 +19,7 @@ from fgm.cli.config import read_recipe
 from fgm.cli.finished import finished_run, load_source
 from fgm.evaluation.sampling import Sampler, draw_samples
 from fgm.networks.sd3 import SD3Velocity
-from fgm.training.checkpoints import LAST
+from fgm.training.checkpointing import LAST
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

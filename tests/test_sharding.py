@@ -19,10 +19,18 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from two_ranks import FullBatch, FullBatchSetting, distillation, network, run
 
 from fgm.cli.config import parse_arguments, read_recipe
+from fgm.training.checkpointing import export_weights
 from fgm.training.distillation import Distillation
-from fgm.training.sharding import as_shards_of, blocks_to_shard, gathered, local, whole
-from fgm.training.strategies import DistributedCopies, Shards, Single
-from fgm.training.weights import export_weights
+from fgm.training.distributed import (
+    DistributedCopies,
+    Shards,
+    Single,
+    as_shards_of,
+    blocks_to_shard,
+    gathered,
+    local,
+    whole,
+)
 from fgm.utils import errors
 from fgm.utils.errors import RESUMABLE, UserError, entry
 

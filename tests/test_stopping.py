@@ -22,8 +22,7 @@ from fgm.cli.config import digest, read_recipe, run_name
 from fgm.cli.run_config import write_yaml
 from fgm.cli.train import is_done
 from fgm.training import checkpoints, stopping
-from fgm.training.checkpoints import SaveLast
-from fgm.training.stopping import StopRequest
+from fgm.training.checkpointing import SaveLast, StopRequest
 from fgm.utils.errors import RESUMABLE, UserError
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
@@ -148,21 +147,21 @@ def test_another_number_of_ranks_is_refused_or_asked_for_and_counted(tmp_path: P
         "with other noise and order of data, and a batch",
     )
     change = f"{what} of 8 in place of 16"
-    remedy = "give world_change=accept, or as many devices as before"
+    remedy = "give allow_world_size_change=true, or as many devices as before"
     assert str(refusal.value) == f"{before}would go on: {change}; {remedy}"
     assert int(weights(tmp_path)["cycle"]) == cycle
     train(tmp_path, 12, change="accept")
     assert state(tmp_path)["world"] == {"ranks": 1, "images_seen": cycle * 2 * 8 + (12 - cycle) * 8}
-    assert f"world_change=accept: {before}go on: {change}\n" in (tmp_path / "said.txt").read_text()
+    assert f"allow_world_size_change=true: {before}go on: {change}\n" in (tmp_path / "said.txt").read_text()
 
 
 def test_another_number_of_devices_is_another_config_unless_it_is_accepted(tmp_path: Path) -> None:
     place, several = f"run_dir={tmp_path}", ["strategy=ddp", "trainer.devices=2"]
     write_yaml(read_recipe("digits_fgm", [place, *several]), tmp_path / "config.yaml")
     for other in ([], ["strategy=ddp", "trainer.devices=4"], ["strategy=ddp", "trainer.devices=1", "strategy.nodes=2"]):
-        with pytest.raises(UserError, match=r"; or go on with these devices: world_change=accept$"):
+        with pytest.raises(UserError, match=r"; or go on with these devices: allow_world_size_change=true$"):
             is_done(read_recipe("digits_fgm", [place, *other]), tmp_path)
-        accepted = read_recipe("digits_fgm", [place, *other, "world_change=accept"])
+        accepted = read_recipe("digits_fgm", [place, *other, "allow_world_size_change=true"])
         assert not is_done(accepted, tmp_path)
         assert digest(accepted) == digest(read_recipe("digits_fgm", other)), "it is not what a run is"
         with pytest.raises(UserError, match=r"differs in seed\): delete it or give run_dir=$"):
@@ -170,8 +169,8 @@ def test_another_number_of_devices_is_another_config_unless_it_is_accepted(tmp_p
 
 
 def test_how_often_it_is_saved_is_not_what_a_run_is() -> None:
-    often = ["training.save_minutes=0.5"]
+    often = ["training.save_every_minutes=0.5"]
     assert run_name("digits_fgm", often) == "digits_fgm"
     assert digest(read_recipe("digits_fgm", often)) == digest(read_recipe("digits_fgm", []))
     with pytest.raises(UserError, match="save_minutes"):
-        read_recipe("digits_fgm", ["training.save_minutes=0"])
+        read_recipe("digits_fgm", ["training.save_every_minutes=0"])

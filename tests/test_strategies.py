@@ -14,8 +14,8 @@ from killed_runs import weights
 from two_ranks import FullBatch, FullBatchSetting, distillation, run
 
 from fgm.cli.config import digest, read_recipe
-from fgm.training.checkpoints import LAST
-from fgm.training.strategies import Single, checksum
+from fgm.training.checkpointing import LAST
+from fgm.training.distributed import Single, checksum
 from fgm.utils.errors import RESUMABLE, UserError
 
 SCRIPT, CYCLES = Path(__file__).with_name("two_ranks.py"), 6

@@ -73,7 +73,7 @@ def test_a_dashboard_is_made_once_and_then_updated(tmp_path: Path, monkeypatch: 
         return SimpleNamespace(save=lambda: SimpleNamespace(url="https://wandb.ai/me/fgm?nw=1"))
 
     monkeypatch.setattr("fgm.cli.studies.workspace.workspace", made)
-    monkeypatch.setattr("fgm.training.dashboard.default_entity", lambda: "me")
+    monkeypatch.setattr("fgm.training.loggers.default_entity", lambda: "me")
     for _ in range(2):
         assert command.publish(dashboard(read_sweep("ema"), None), tmp_path / "url.txt").endswith("nw=1")
     assert asked == [("me", None), ("me", "https://wandb.ai/me/fgm?nw=1")]

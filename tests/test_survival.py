@@ -16,7 +16,7 @@ import torch
 from killed_runs import child, flat, killed, moments, paced, run, state, tiny_config
 from rich.console import Console
 
-from fgm.training.checkpoints import LAST, PREVIOUS, AtomicCheckpointIO, damage, last_checkpoint
+from fgm.training.checkpointing import LAST, PREVIOUS, AtomicCheckpointIO, damage, last_checkpoint
 from fgm.utils.errors import RESUMABLE, UserError
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
@@ -53,7 +53,7 @@ def test_a_run_killed_at_twenty_moments_ends_bit_equal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_ends_a_run_saved_with_75_and_the_same_run_goes_on(number: int, tmp_path: Path) -> None:
-    config = tiny_config(tmp_path / "stopped", 60, "training.save_every=1000")
+    config = tiny_config(tmp_path / "stopped", 60, "training.save_every_n_steps=1000")
     process = child(run, config)
     said = tmp_path / "stopped" / "said.txt"
     while not (said.exists() and "cycle 10/" in said.read_text()):
@@ -64,7 +64,7 @@ def test_a_signal_ends_a_run_saved_with_75_and_the_same_run_goes_on(number: int,
     assert process.exitcode == RESUMABLE and time.perf_counter() - asked < 10
     assert f"{signal.Signals(number).name}: stopped after cycle" in said.read_text()
     child(run, config).join()
-    child(run, tiny_config(tmp_path / "whole", 60, "training.save_every=1000")).join()
+    child(run, tiny_config(tmp_path / "whole", 60, "training.save_every_n_steps=1000")).join()
     assert_bit_equal(tmp_path / "whole", tmp_path / "stopped")
 
 

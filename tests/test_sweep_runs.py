@@ -14,9 +14,6 @@ import pytest
 import torch
 from toy_sweeps import SILENT, TINY, acted, committed, points_of, rows_of  # noqa: F401
 
-import fgm.cli.build  # here and not in each fork
-import fgm.training.dashboard
-import fgm.training.weights  # noqa: F401
 from fgm.cli.studies import point as of_one
 from fgm.cli.studies import running
 from fgm.cli.studies.points import Point

@@ -27,7 +27,7 @@ BAD = {
     "no such parameter": (["sweep=t_star", "experiment=digits_teacher"], "axis method.t_star: there is no setting"),
     "out of range": (["sweep=t_star", "method.t_star=1.5"], "method.t_star = 1.5: must lie in (0, 1]"),
     "no such named value": (["sweep=objective", "turns=K2"], "turns = K2: unknown; did you mean K"),
-    "mistyped setting": (["sweep=t_star", "training.cyclez=4"], "did you mean training.cycles?"),
+    "mistyped setting": (["sweep=t_star", "training.cyclez=4"], "did you mean training.max_steps?"),
     "no such seed": (["sweep=t_star", "seed=first"], "seed = first must be a whole number from 0"),
     "no such mode": (["sweep=t_star", "metrics=fd:least"], "say fd:min or fd:max"),
     "a launcher for agents": (
@@ -46,7 +46,7 @@ def digests(made: list[Point]) -> set[str]:
 
 def small(**changes: Any) -> Sweep:
     axes = {"method.t_star": [0.7, 1.0], "loss": {"fgm": ["method=fgm"], "sid": ["method=sid"]}}
-    node = {"question": "?", "metrics": {"fd": "min"}, "seeds": [0, 3], "base": ["training.cycles=7"]} | changes
+    node = {"question": "?", "metrics": {"fd": "min"}, "seeds": [0, 3], "base": ["training.max_steps=7"]} | changes
     read = {name: definition.read_axis(name, values, "here") for name, values in axes.items()}
     return Sweep(**({"name": "small", "axes": read} | node))
 
@@ -75,7 +75,7 @@ def test_a_point_is_the_recipe_with_its_values_and_says_so() -> None:
     assert len(made) == len(digests(made)) == 8
     assert [p.config["seed"] for p in made] == [0] * 4 + [3] * 4, "whole grids first"
     alone = read_recipe(
-        "digits_fgm", ["training.cycles=7", "optimizer.lr=0.1", "method.t_star=1.0", "method=sid", "seed=3"]
+        "digits_fgm", ["training.max_steps=7", "optimizer.lr=0.1", "method.t_star=1.0", "method=sid", "seed=3"]
     )
     assert made[-1].digest == Point(alone).digest, "a study's point is no other run than the same values without it"
     assert made[-1].swept == {"method.t_star": 1.0, "loss": "sid"}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from fgm.training.descend import PATIENCE, DivergenceError
 from killed_runs import dying
 from torch import Tensor
 from toy_trainings import (
@@ -30,13 +31,12 @@ from fgm.flow.times import Uniform
 from fgm.networks import VelocityModel
 from fgm.networks.mlp import VelocityMLP
 from fgm.training import checkpoints, initialise
-from fgm.training.descend import PATIENCE, DivergenceError
 from fgm.training.distillation import Distillation
 from fgm.training.ema import frozen_copy, update_ema
-from fgm.training.fit import fit
 from fgm.training.flow_matching import FlowMatching
-from fgm.training.method import Method
-from fgm.training.optimizers import Joint, adam, adamw, muon, scheduled
+from fgm.training.module import Method
+from fgm.training.optim import Joint, adam, adamw, muon, scheduled
+from fgm.training.trainer import fit
 from fgm.utils.records import read_metrics
 
 

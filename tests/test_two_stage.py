@@ -11,7 +11,7 @@ from fgm.flow import losses
 from fgm.flow.paths import RectifiedPath
 from fgm.networks.generator import FewStepGenerator
 from fgm.networks.mlp import VelocityMLP
-from fgm.training.two_stage import Branch, Loss, Outcome, plain, two_stage
+from fgm.training.memory import Branch, Loss, Outcome, plain, two_stage
 
 PATH = RectifiedPath()
 Backward = Callable[..., Outcome]

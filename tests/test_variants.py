@@ -13,17 +13,17 @@ from fgm.cli.config import read_recipe
 from fgm.cli.finished import finished_run, load_source
 from fgm.evaluation.conditioning import balanced
 from fgm.evaluation.sampling import Sampler, draw_samples
-from fgm.training.checkpoints import LAST
+from fgm.training.checkpointing import LAST
 from fgm.utils.errors import UserError
 
 TINY = [
-    "training.cycles=3", "training.batch_size=8", "training.log_every=1", "evaluation.every=2", "evaluation.n=40",
+    "training.max_steps=3", "training.batch_size=8", "training.log_every_n_steps=1", "evaluation.every=2", "evaluation.n=40",
     "evaluation.n_in_training=40", "method.teacher_steps=2", "logger=csv",
-    'teacher.overrides=["training.cycles=2","training.batch_size=8","evaluation.n=40"]',
+    'teacher.overrides=["training.max_steps=2","training.batch_size=8","evaluation.n=40"]',
 ]  # fmt: skip
 VARIANTS = {
     "two steps": ["method.steps=2"],
-    "two-stage": ["method.two_stage=true"],
+    "two-stage": ["method.low_memory=true"],
     "adapters": [
         "method=fgm_lora", "method.adapters.targets=[qkv,out,head]", "method.adapters.rank=2", "method.steps=2",
         "method.guidance=long_and_short", "teacher.guidance=2.0",

@@ -15,9 +15,9 @@ from toy_trainings import SCHEDULE, distillation, run, said, same_bits, whole_an
 
 from fgm.training import checkpoints
 from fgm.training import fit as fitting
+from fgm.training.diagnostics import REMEDIES, SPIKE, WINDOW, WarningSigns, drifts, oscillates, residuals, spikes
 from fgm.training.distillation import Distillation
-from fgm.training.optimizers import adam
-from fgm.training.warning_signs import REMEDIES, SPIKE, WINDOW, WarningSigns, drifts, oscillates, residuals, spikes
+from fgm.training.optim import adam
 from fgm.utils.random import keyed_generator
 from fgm.utils.records import read_metrics
 

@@ -17,7 +17,7 @@ from fgm.cli.run_config import write_yaml
 from fgm.utils.errors import entry
 
 TINY = [
-    "method.generator_start=random",
+    "method.generator_init=random",
     "evaluation.n=60",
     "evaluation.batch=20",
     "network.width=16",
@@ -43,7 +43,7 @@ def finished(outputs: Path, recipe: str, overrides: list[str]) -> list[str]:
 
 
 SHAPES = [
-    "data=shapes", "network=mmdit_shapes", "evaluation=shape_eval", "method.generator_start=random", "evaluation.n=24",
+    "data=shapes", "network=mmdit_shapes", "evaluation=shape_eval", "method.generator_init=random", "evaluation.n=24",
     "evaluation.batch=12", "evaluation.suite.prompts_per_tag=4", "evaluation.suite.images_per_tag=4",
     "network.width=16", "network.depth=1", "network.heads=2",
 ]  # fmt: skip

@@ -18,9 +18,9 @@ from fgm.cli.studies.process import Outcome, Processes
 from fgm.utils.records import append_row, read_rows, write_json
 
 TINY = [
-    "training.cycles=4", "training.batch_size=8", "training.log_every=2", "training.save_every=1", "evaluation.every=2",
+    "training.max_steps=4", "training.batch_size=8", "training.log_every_n_steps=2", "training.save_every_n_steps=1", "evaluation.every=2",
     "evaluation.n=64", "evaluation.n_in_training=64", "evaluation.batch=64", "method.teacher_steps=2", "network.width=8",
-    "method.generator_start=random", "method.online_start=random", "logger=csv",
+    "method.generator_init=random", "method.online_init=random", "logger=csv",
 ]  # fmt: skip
 SILENT = Console(quiet=True)
 Run = Callable[[Processes, dict[str, Any]], Outcome]

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,18 @@ from fgm.flow.times import LogitNormal
 from fgm.networks.analytic import GaussianMixtureVelocity
 from fgm.networks.lora import LoRA
 from fgm.networks.mlp import VelocityMLP
+from fgm.training.config import TrainingConfig
 from fgm.training.distillation import Distillation
-from fgm.training.fit import Hardware, Run, fit
-from fgm.training.method import Method
-from fgm.training.optimizers import adam
-from fgm.training.setting import Schedule, Setting
+from fgm.training.flow_matching import FlowMatching
+from fgm.training.module import TrainingModule
+from fgm.training.optim import adam
+from fgm.training.trainer import Hardware, Run, fit
 
 LINEAR = LoRA(rank=2, alpha=4.0, targets=["layers.0", "layers.2"])  # the residual layers of VelocityMLP
-SCHEDULE = Schedule(cycles=8, batch_size=16, warmup=2, decay=0.5, clip=1.0, ema_decay=0.9, log_every=4, save_every=5)
+CONFIG = TrainingConfig(
+    max_steps=8, batch_size=16, warmup_steps=2, lr_decay_fraction=0.5, gradient_clip_val=1.0, ema_decay=0.9,
+    log_every_n_steps=4, save_every_n_steps=5,
+)  # fmt: skip
 
 
 def network(seed: int = 0) -> VelocityMLP:
@@ -37,41 +40,42 @@ def network(seed: int = 0) -> VelocityMLP:
     return VelocityMLP(dim=2, width=16, depth=1)
 
 
-def setting(**changes: Any) -> Setting:
-    """Of an exact teacher, unless changed."""
-    teacher = GaussianMixtureVelocity(ring(), RectifiedPath())
-    net = changes.pop("net", None) or network()
-    base = Setting(0, SCHEDULE, lambda: net, RectifiedPath(), LogitNormal(), partial(adam, lr=1e-3), Ring(), teacher)
-    return replace(base, **changes)
+def pieces(**changes: Any) -> dict[str, Any]:
+    """The arguments that every training takes; the teacher is an exact mixture."""
+    return {
+        "seed": 0, "config": CONFIG, "network": network, "path": RectifiedPath(), "times": LogitNormal(),
+        "optimizer": partial(adam, lr=1e-3), "data": Ring(), "teacher": GaussianMixtureVelocity(ring(), RectifiedPath()),
+    } | changes  # fmt: skip
 
 
 def distillation(**options: Any) -> Distillation:
-    """Of networks that start at random."""
-    changes = {name: options.pop(name) for name in ("schedule", "teacher", "optimizer") if name in options}
-    starts = {"generator_start": "random", "online_start": "random"}
-    return Distillation(setting(**changes), t_star=0.9, **starts | options)
+    """A distillation whose networks start at random."""
+    return Distillation(**pieces() | {"t_star": 0.9, "generator_init": "random", "online_init": "random"} | options)
+
+
+def teacher_training(**options: Any) -> FlowMatching:
+    return FlowMatching(**pieces(teacher=None) | options)
 
 
 def place(run_dir: Path, console: Console | None = None, hardware: Hardware | None = None, **evaluation: Any) -> Run:
-    """On a CPU, without a measurement on the way, unless told otherwise."""
+    """On a CPU, without a measurement during training unless `every` is given."""
     plan = Evaluator(PointMetrics(Ring()), **{"every": 0, "n_in_training": 64} | evaluation)
     console, hardware = console or Console(file=io.StringIO()), hardware or Hardware("cpu")
     return Run(run_dir, "test", "csv", {"config_digest": "0"}, hardware, plan, console)
 
 
-def run(module: Method, run_dir: Path, precision: Any = "32-true", **evaluation: Any) -> Method:
+def run(module: TrainingModule, run_dir: Path, precision: Any = "32-true", **evaluation: Any) -> TrainingModule:
     fit(module, place(run_dir, hardware=Hardware("cpu", 1, precision), **evaluation))
     return module
 
 
-def said(module: Method, run_dir: Path) -> str:
-    """What its run prints."""
+def console_output(module: TrainingModule, run_dir: Path) -> str:
     printed = io.StringIO()
     fit(module, place(run_dir, Console(file=printed, width=1000)))
     return printed.getvalue()
 
 
-def weights(module: Method) -> dict[str, Tensor]:
+def weights(module: TrainingModule) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
@@ -80,12 +84,12 @@ def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
 
 
-def same_bits(a: Method, b: Method) -> bool:
+def same_bits(a: TrainingModule, b: TrainingModule) -> bool:
     ours, theirs = weights(a), weights(b)
     return list(ours) == list(theirs) and not moved(ours, theirs)
 
 
 def whole_and_resumed(
-    fresh: Callable[[], Method], folder: Path, monkeypatch: pytest.MonkeyPatch, cycle: int = 6
-) -> tuple[Method, Method]:
-    return whole_and_cut(lambda run_dir: (fresh(), place(run_dir)), folder, monkeypatch, cycle)
+    fresh: Callable[[], TrainingModule], folder: Path, monkeypatch: pytest.MonkeyPatch, step: int = 6
+) -> tuple[TrainingModule, TrainingModule]:
+    return whole_and_cut(lambda run_dir: (fresh(), place(run_dir)), folder, monkeypatch, step)

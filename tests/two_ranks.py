@@ -21,14 +21,17 @@ from fgm.evaluation.point_metrics import PointMetrics
 from fgm.flow.paths import RectifiedPath
 from fgm.flow.times import LogitNormal
 from fgm.networks.mlp import VelocityMLP
+from fgm.training.config import TrainingConfig
 from fgm.training.distillation import Distillation
-from fgm.training.fit import Hardware, Run, fit
-from fgm.training.method import Method
-from fgm.training.setting import Schedule, Setting
-from fgm.training.strategies import DistributedCopies, Shards
+from fgm.training.distributed import DDP, FSDP
+from fgm.training.trainer import Hardware, Run, fit
 from fgm.utils.errors import rank, resumable
+from fgm.utils.random import keyed_generator
 
-SCHEDULE = Schedule(cycles=6, batch_size=8, warmup=1, decay=0.5, clip=1.0, ema_decay=0.9, log_every=2, save_every=100)
+CONFIG = TrainingConfig(
+    max_steps=6, batch_size=8, warmup_steps=1, lr_decay_fraction=0.5, gradient_clip_val=1.0, ema_decay=0.9,
+    log_every_n_steps=2, save_every_n_steps=100,
+)  # fmt: skip
 
 LATE = 6.0  # seconds; Lightning's launcher looks every 5 whether a rank is gone
 
@@ -38,15 +41,16 @@ def sgd(net: torch.nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(net.parameters(), 0.05, 0.9)
 
 
-def network(seed: int) -> VelocityMLP:
+def network(seed: int = 0) -> VelocityMLP:
     torch.manual_seed(seed)
     return VelocityMLP(dim=2, width=16, depth=1)
 
 
-def distillation(cycles: int, kind: type[Setting] = Setting, method: type[Distillation] = Distillation) -> Distillation:
-    schedule, teacher = replace(SCHEDULE, cycles=cycles), network(1)
-    setting = kind(0, schedule, lambda: network(0), RectifiedPath(), LogitNormal(), sgd, Ring(), teacher)
-    return method(setting, t_star=0.9, online_turns=2)
+def distillation(steps: int, method: type[Distillation] = Distillation) -> Distillation:
+    config = replace(CONFIG, max_steps=steps)
+    return method(
+        network(1), Ring(), RectifiedPath(), LogitNormal(), sgd, config, network, t_star=0.9, online_steps=2
+    )  # fmt: skip
 
 
 class BothRanks:
@@ -56,28 +60,25 @@ class BothRanks:
         self.each = each
 
 
-class FullBatchSetting(Setting):
-    def noisy(self, x_0: Tensor, time: Any, noise: Any) -> Any:
-        if not isinstance(noise, BothRanks):
-            return super().noisy(x_0, time, noise)
-        parts = zip(x_0.chunk(2), noise.each, strict=True)
-        drawn = [super(FullBatchSetting, self).noisy(x, time, generator) for x, generator in parts]
-        return tuple(torch.cat(each) for each in zip(*drawn, strict=True))
-
-
 class FullBatch(Distillation):
     """One process, one batch, which is that of two ranks."""
 
-    def noise(self, role: str, index: int) -> Any:
-        return BothRanks(*(self.setting.stream(role, rank, index) for rank in range(2)))
+    def rng(self, role: str, index: int) -> Any:
+        return BothRanks(*(keyed_generator(self.seed, role, rank, index=index) for rank in range(2)))
 
-    def generate(self, cycle: int) -> tuple[Tensor, None]:
-        shape = (self.schedule.batch_size, 2)
-        z = [torch.randn(shape, generator=generator) for generator in self.noise("latent", cycle).each]
-        return self.generator(torch.cat(z)), None
+    def times_and_noise(self, x_0: Tensor, times: Any, rng: Any) -> tuple[Tensor, Tensor]:
+        each = [
+            super(FullBatch, self).times_and_noise(x, times, r) for x, r in zip(x_0.chunk(2), rng.each, strict=True)
+        ]
+        t, eps = (torch.cat(parts) for parts in zip(*each, strict=True))
+        return t, eps
+
+    def latents(self, step: int) -> tuple[Tensor, None, None]:
+        shape = (self.config.batch_size, 2)
+        return torch.cat([self.normal(shape, rng) for rng in self.rng("latent", step).each]), None, None
 
 
-def run(module: Method, folder: Path, strategy: Any, devices: int, every: int = 0, precision: Any = "32-true") -> None:
+def run(module: Any, folder: Path, strategy: Any, devices: int, every: int = 0, precision: Any = "32-true") -> None:
     console = Console(quiet=rank() > 0)
     plan = Evaluator(PointMetrics(Ring()), every=every, n_in_training=64, batch=32)
     hardware = Hardware("cpu", devices, precision)
@@ -92,7 +93,7 @@ def main(folder: str, strategy: str, cycles: str, *how: str) -> None:
     step = module.training_step
 
     def slow_step(batch: Any) -> None:
-        sys.stdout.write(f"rank {rank()} cycle {int(module.cycle)}\n")  # in one, or the other rank's may cut in
+        sys.stdout.write(f"rank {rank()} step {int(module.step)}\n")  # in one, or the other rank's may cut in
         sys.stdout.flush()
         time.sleep(0.05)
         step(batch)
@@ -102,7 +103,7 @@ def main(folder: str, strategy: str, cycles: str, *how: str) -> None:
     run(
         module,
         Path(folder),
-        {"ddp": DistributedCopies(), "fsdp": Shards()}[strategy],
+        {"ddp": DDP(), "fsdp": FSDP()}[strategy],
         2,
         every=3 if how == ("measured",) else 0,
         precision="64-true" if how == ("double",) else "32-true",

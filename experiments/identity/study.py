@@ -36,9 +36,8 @@ from fgm.cli.train import train_teacher
 from fgm.networks import VelocityModel
 from fgm.training.distillation import Distillation
 from fgm.training.ema import frozen_copy
-from fgm.training.optimizers import scheduled
-from fgm.training.precision import bf16_mixed
-from fgm.training.setting import Setting
+from fgm.training.optim import learning_rate
+from fgm.training.trainer import bf16_mixed
 from fgm.utils.errors import UserError, entry, hint, resumable
 from fgm.utils.records import append_row, read_rows
 
@@ -143,9 +142,9 @@ def compare(config: dict[str, Any], case: Case) -> dict[int | None, results.Poin
     """Train one online network and compare its gradients on the way with the reference gradient."""
     module: Any = build_module(config)
     module.to(device_of_rank(config["trainer"]["accelerator"])).on_fit_start()
-    generator = affine_generator(module.setting) if case.affine else module.generator
-    teacher, path = module.velocities()[0], module.setting.path
-    problem = Problem(generator.to(module.device), teacher, path, module.objective.weighting)
+    generator = affine_generator(module) if case.affine else module.generator
+    teacher, path = module.velocities[0], module.path
+    problem = Problem(generator.to(module.device), teacher, path, module.weighting)
     nets: dict[int | None, Velocity] = dict(fitted(module, problem, case, config["trainer"]["precision"]))
     parts = [draw(module, i, -(-case.draws // PARTS)) for i in range(PARTS)]
     if case.affine:
@@ -166,10 +165,10 @@ def compare(config: dict[str, Any], case: Case) -> dict[int | None, results.Poin
     return points
 
 
-def affine_generator(setting: Setting) -> AffineGenerator:
+def affine_generator(module: Distillation) -> AffineGenerator:
     """Narrower than the data, skewed and off its mean, by the seed, so that no symmetry makes a gradient vanish."""
-    points = setting.data.reference(10_000, setting.stream("moments", 0, 0))
-    noise = setting.stream("affine", 0, 0)
+    points = module.data.reference(10_000, module.rng("moments", 0))
+    noise = module.rng("affine", 0)
     mean, dim = points.mean(0), points.shape[1]
     std = (points - mean).std()
     weight = torch.eye(dim) + AFFINE_SKEW * torch.randn(dim, dim, generator=noise)
@@ -178,19 +177,19 @@ def affine_generator(setting: Setting) -> AffineGenerator:
 
 def fitted(module: Distillation, problem: Problem, case: Case, precision: str) -> Iterator[tuple[int, VelocityModel]]:
     """Yield frozen copies of the online network after case.updates and case.reference updates, on fresh samples."""
-    schedule, online = module.schedule, module.velocities()[1]
-    optimizer = module.online_optimizer(module.online)
-    rates = scheduled(optimizer, case.reference, schedule.warmup * module.online_turns, 0.5)
+    config, online = module.config, module.velocities[1]
+    optimizer = module.make_online_optimizer(module.online)
+    rates = learning_rate(optimizer, case.reference, config.warmup_steps * module.online_steps, 0.5)
     mixed = bf16_mixed(module.device.type) if precision == "bf16-mixed" else None
     for update in range(case.reference):
-        stream = module.noise("online", update)
-        z, condition = sample_z(module, schedule.batch_size, stream)
+        stream = module.rng("online", update)
+        z, condition = sample_z(module, config.batch_size, stream)
         with torch.no_grad():
             x_0 = problem.generator(z, condition)
-        x_t, c, t = module.setting.noisy(x_0, module.online_time, stream)
+        x_t, c, t = module.noised(x_0, module.online_times, stream)
         with mixed.train_step_context() if mixed else nullcontext():
-            module.online_part(x_t, c, t, condition)[0].backward()
-        nn.utils.clip_grad_norm_(module.online.parameters(), schedule.clip)
+            module.online_loss(x_t, c, t, condition)[0].backward()
+        nn.utils.clip_grad_norm_(module.online.parameters(), config.gradient_clip_val)
         optimizer.step()
         optimizer.zero_grad()
         rates.step()
@@ -199,15 +198,15 @@ def fitted(module: Distillation, problem: Problem, case: Case, precision: str) -
 
 
 def draw(module: Distillation, part: int, n: int) -> Draws:
-    stream = module.noise("identity", part)
+    stream = module.rng("identity", part)
     z, condition = sample_z(module, n, stream)
-    t = module.setting.time.sample(n, stream)
+    t = module.times.sample(n, stream)
     return Draws(z, condition, torch.randn(z.shape, generator=stream, device=module.device), t)
 
 
 def sample_z(module: Distillation, n: int, stream: Generator) -> tuple[Tensor, Tensor | None]:
-    z = torch.randn((n, *module.setting.data.shape), generator=stream, device=module.device)
-    return z, module.setting.data.conditions(n, stream)
+    z = torch.randn((n, *module.data.shape), generator=stream, device=module.device)
+    return z, module.data.conditions(n, stream)
 
 
 if __name__ == "__main__":

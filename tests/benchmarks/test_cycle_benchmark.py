@@ -20,7 +20,7 @@ from fgm.training.distillation import Distillation
 from fgm.utils.errors import UserError
 
 TINY = ["network.width=16", "network.depth=1", "training.batch_size=4", "method.teacher_steps=3", "logger=csv"]
-TINY += ["training.log_every=3", 'teacher.overrides=["network.width=16","network.depth=1"]']
+TINY += ["training.log_every_n_steps=3", 'teacher.overrides=["network.width=16","network.depth=1"]']
 
 
 @pytest.fixture(scope="module")

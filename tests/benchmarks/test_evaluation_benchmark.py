@@ -75,7 +75,7 @@ def test_our_distances_equal_torch_fidelitys(tmp_path: Path) -> None:
 
 
 def test_finished_run_is_timed_with_its_own_weights(tmp_path: Path) -> None:
-    recipe = [a for a in TINY if "." in a] + ["method.generator_start=random"]
+    recipe = [a for a in TINY if "." in a] + ["method.generator_init=random"]
     run = finished(tmp_path / "outputs", "digits_fgm", recipe)
     evaluation.main([*run, "n=40", "repetitions=1", f"experiments={tmp_path}"])
     result = json.loads((tmp_path / "bench" / "runs.jsonl").read_text())["results"][0]

@@ -39,7 +39,7 @@ from fgm.training.memory_estimate import (
     register,
     run_two_cycles,
 )
-from fgm.training.optimizers import adam
+from fgm.training.optim import adam
 from fgm.utils.errors import UserError
 from fgm.utils.pretrained import SD3_MEDIUM, architecture, require_models
 from fgm.utils.records import read_rows

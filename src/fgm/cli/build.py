@@ -1,4 +1,4 @@
-"""From a checked config to objects: the one place where the nouns of a recipe are put together."""
+"""From a checked config to objects: the one place where the nouns of an experiment are put together."""
 
 import logging
 from pathlib import Path
@@ -11,43 +11,37 @@ from rich.console import Console
 from fgm.cli.config import digest
 from fgm.cli.evaluators import refused
 from fgm.networks import VelocityModel
-from fgm.training.fit import Run
-from fgm.training.method import Method
-from fgm.training.setting import Setting
-
-NOUNS = ("data", "path", "time", "optimizer")
+from fgm.training.module import TrainingModule
+from fgm.training.trainer import Run
 
 
-def build(config: dict[str, Any], console: Console) -> tuple[Method, Run]:
-    """The module to train and what to train it with.
+def build(config: dict[str, Any], console: Console) -> tuple[TrainingModule, Run]:
+    """Return the module to train and what to train it with.
 
     Raises:
-        UserError: a constructor finds its arguments wrong, or a teacher is missing.
+        UserError: a constructor rejects its arguments, or a teacher is missing.
     """
     run = build_run(config, console)
     return build_module(config), run
 
 
-def build_module(config: dict[str, Any]) -> Method:
+def build_module(config: dict[str, Any]) -> TrainingModule:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with refused(config["recipe"]):
-        return instantiate(config["method"])(build_setting(config))
+        with torch.random.fork_rng():  # weights that no file determines are the same in every process that resumes
+            torch.manual_seed(0)
+            teacher = instantiate(config["teacher"]) if config["teacher"] else None
 
+        def network() -> VelocityModel:
+            with torch.random.fork_rng():
+                torch.manual_seed(config["seed"])
+                return instantiate(config["network"])
 
-def build_setting(config: dict[str, Any]) -> Setting:
-    with torch.random.fork_rng():  # what of a teacher no file tells is the same in every process that goes on
-        torch.manual_seed(0)
-        teacher = instantiate(config["teacher"]) if config["teacher"] else None
-    nouns = {name: instantiate(config[name]) for name in NOUNS}
-
-    def fresh() -> VelocityModel:
-        with torch.random.fork_rng():
-            torch.manual_seed(config["seed"])
-            return instantiate(config["network"])
-
-    return Setting(
-        seed=config["seed"], schedule=instantiate(config["training"]), make_net=fresh, teacher=teacher, **nouns,
-    )  # fmt: skip
+        return instantiate(config["method"])(
+            teacher=teacher, network=network, seed=config["seed"], config=instantiate(config["training"]),
+            data=instantiate(config["data"]), path=instantiate(config["path"]), times=instantiate(config["time"]),
+            optimizer=instantiate(config["optimizer"]),
+        )  # fmt: skip
 
 
 def build_run(config: dict[str, Any], console: Console) -> Run:
@@ -56,5 +50,5 @@ def build_run(config: dict[str, Any], console: Console) -> Run:
             run_dir=Path(config["run_dir"]), name=config["recipe"], logger=config["logger"], console=console,
             config=config | {"config_digest": digest(config)},
             hardware=instantiate(config["trainer"]), evaluation=instantiate(config["evaluation"]),
-            strategy=instantiate(config["strategy"]), world_change=config["world_change"],
+            strategy=instantiate(config["strategy"]), allow_world_size_change=config["allow_world_size_change"],
         )  # fmt: skip

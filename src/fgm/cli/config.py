@@ -24,11 +24,11 @@ from fgm.utils.errors import UserError, entry, first_line, hint, require_install
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 PLACES = (  # where, when and why a run writes, and whether it may go on, not what it is
-    "outputs", "experiments", "run_dir", "logger", "study", "save_minutes", "keep_every", "world_change",
+    "outputs", "experiments", "run_dir", "logger", "study", "save_every_minutes", "keep_every_n_steps", "allow_world_size_change",
     "differs",
 )  # fmt: skip
 ALIKE = ("seed", "trainer.accelerator", "data.directory", "data.download")
-SINGLE = "fgm.training.strategies.Single"
+SINGLE = "fgm.training.distributed.Single"
 UNSAID = {  # options that came later, and their values where a recipe does without: a digest does not tell them
     "kernel": "auto", "micro_batches": 1, "ema_device": "same", "compile": False, "random_init": False,
     "online_optimizer": None,
@@ -60,7 +60,7 @@ class Root:
     logger: Literal["auto", "csv", "wandb"] = "auto"
     outputs: str = "outputs"
     experiments: str = "experiments"
-    world_change: Literal["refuse", "accept"] = "refuse"
+    allow_world_size_change: bool = False
     differs: list[str] = field(default_factory=list)
 
 
@@ -123,10 +123,11 @@ def require_strategy(config: dict[str, Any]) -> None:
 def require_shards_suffice(config: dict[str, Any]) -> None:
     """Refuse with FSDP2 what networks in shards cannot do."""
     method, training, trainer, cannot = config["method"], config["training"], config["trainer"], {}
-    if config["strategy"].get("_target_") == "fgm.training.strategies.Shards":
+    if config["strategy"].get("_target_") == "fgm.training.distributed.FSDP":
         cannot = {
             "method.adapters": method.get("adapters") and "shares one network, which every device holds whole",
-            "method.adversary": method.get("adversary") and "reads a network at its middle, where its shards are apart",
+            "method.discriminator": method.get("adversary")
+            and "reads a network at its middle, where its shards are apart",
             "trainer.precision": trainer["precision"] == "64-true" and "must be 32-true or bf16-mixed",
             "trainer.compile": trainer["compile"] and "is untried with shards",
             "training.micro_batches": training["micro_batches"] > 1 and "would gather every shard once a part",

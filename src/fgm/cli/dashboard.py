@@ -47,7 +47,7 @@ def missing() -> str | None:
 def publish(spec: dict[str, Any], kept: Path) -> str:
     """To the address that is kept from before, if there is one; the address."""
     from fgm.cli.studies.workspace import workspace
-    from fgm.training.dashboard import default_entity
+    from fgm.training.loggers import default_entity
 
     url = kept.read_text().strip() if kept.exists() else None
     saved = workspace(spec | {"entity": spec["entity"] or default_entity()}, url).save()

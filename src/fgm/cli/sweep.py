@@ -2,7 +2,7 @@
 
 sweep=t_star                    configs/sweep/<name>.yaml: its axes, seeds, metrics, and what makes a point small
 method.t_star=0.7,0.9 seed=0    a part of it, by its axes and seeds
-training.cycles=200             any other value, for all points
+training.max_steps=200             any other value, for all points
 metrics=nll_gap:min,energy:min  what decides, and what stands beside it, for a recipe that measures something else
 retry=true                      points that failed before are run again
 format=wandb                    write the same sweep, retry= included, for W&B's agents, and run nothing; out=<file>

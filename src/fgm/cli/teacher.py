@@ -90,7 +90,7 @@ def require_run(node: dict[str, Any]) -> None:
         raise UserError(
             f"the teacher {config['run_dir']} is missing and teacher.train is false: make train EXP={recipe}"
         )
-    several = config["strategy"]["_target_"] != "fgm.training.strategies.Single"
+    several = config["strategy"]["_target_"] != "fgm.training.distributed.Single"
     if several or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         told = f' ARGS="{" ".join(node["overrides"])}"' if node["overrides"] else ""
         raise UserError(

@@ -72,16 +72,16 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
     All ranks train and measure; the first one writes.
     """
     from fgm.evaluation.curves import picture_of_curves
-    from fgm.training.dashboard import log_results
+    from fgm.training.checkpointing import export_weights
     from fgm.training.evaluation import final_measurements
-    from fgm.training.fit import fit
-    from fgm.training.weights import export_weights
+    from fgm.training.loggers import log_results
+    from fgm.training.trainer import fit
 
     timing, trained = fit(module, run), time.perf_counter()
     export_weights(module, run.run_dir)
     results = final_measurements(run.measuring, module, known_measurements(config))
     final = run.run_dir / "samples" / "final.png"
-    run.measuring.show(module.sources(), module, final)
+    run.measuring.show(module.samplers(), module, final)
     if rank():
         return
     picture_of_curves(run.run_dir / "metrics.csv", final.with_name("curves.png"))
@@ -91,7 +91,7 @@ def fit_and_record(module: Any, run: Any, config: dict[str, Any]) -> None:
     row |= of_study(config, run, module) or ({"differs": config["differs"]} if config.get("differs") else {})
     append_row(diary(config), row)
     write_json(run.run_dir / "results.json", row)
-    log_results(module.loggers, results, final, int(module.cycle) - 1)
+    log_results(module.loggers, results, final, int(module.step) - 1)
     run.console.print(summary(results, config["recipe"]))
     run.console.print(f"pictures in {run.run_dir}/samples, row in {diary(config)} (make table)")
 
@@ -100,7 +100,7 @@ def of_study(config: dict[str, Any], run: Any, module: Any) -> dict[str, Any]:
     """What a study's row holds besides; its samples are drawn for the report."""
     if "study" not in config:
         return {}
-    run.measuring.draw(module.sources()[0], module, run.run_dir / "samples" / "drawn.png")
+    run.measuring.draw(module.samplers()[0], module, run.run_dir / "samples" / "drawn.png")
     return config["study"] | {"curves": read_curves(run.run_dir / "metrics.csv")}
 
 
@@ -141,17 +141,17 @@ def is_done(config: dict[str, Any], run_dir: Path) -> bool:
         changed = [
             key for key in without_places(config) if without_places(same.get(key)) != without_places(config[key])
         ]
-        devices = digest(on_the_devices_of(config | {"world_change": "accept"}, other)) == digest(config)
+        devices = digest(on_the_devices_of(config | {"allow_world_size_change": True}, other)) == digest(config)
         raise UserError(
             f"{run_dir} holds a run of another config (differs in {', '.join(changed)}): delete it or give run_dir="
-            + ("; or go on with these devices: world_change=accept" if devices else "")
+            + ("; or go on with these devices: allow_world_size_change=true" if devices else "")
         )
     return (run_dir / "results.json").exists()
 
 
 def on_the_devices_of(config: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """The other config, on config's number of devices and by its strategy, where config accepts that they change."""
-    if config["world_change"] == "refuse" or not {"trainer", "strategy"} <= other.keys():
+    if not config["allow_world_size_change"] or not {"trainer", "strategy"} <= other.keys():
         return other
     devices = config["trainer"]["devices"]
     return other | {"strategy": config["strategy"], "trainer": other["trainer"] | {"devices": devices}}

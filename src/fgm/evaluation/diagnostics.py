@@ -45,7 +45,7 @@ class Threshold:
     above: str = ""
 
 
-COLLAPSE = "mode collapse; start from the teacher, lower its guidance, or raise method.online_turns"
+COLLAPSE = "mode collapse; start from the teacher, lower its guidance, or raise method.online_steps"
 THRESHOLDS = {
     "class_tv": Threshold(0.0, 0.08, above=COLLAPSE),
     "diversity": Threshold(0.75, 1.33, COLLAPSE, "samples off the data; train on, or average for longer"),

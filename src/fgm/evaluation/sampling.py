@@ -65,7 +65,7 @@ def draw(
     roles = ["z", *(f"eps_{i}" for i in range(source.renoisings))]
     z, *eps = (sample_noise(seed, indices.tolist(), shape, role).to(device, dtype) for role in roles)
     condition = condition if condition is None else condition.to(device)
-    x_0 = (source.sampler(z, condition, torch.stack(eps)) if eps else source.sampler(z, condition)).float()
+    x_0 = (source.sampler(z, condition, torch.stack(eps, 1)) if eps else source.sampler(z, condition)).float()
     return (source.to_images(x_0) if source.to_images else x_0).cpu()
 
 

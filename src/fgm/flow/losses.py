@@ -133,19 +133,19 @@ def sid_dit_weight(path: ProbabilityPath, t: Tensor) -> Tensor:
 # Normalisers: a scale for each sample, without gradient, from the three x_0 at hand, (batch, *dims) -> (batch,).
 
 
-def no_normaliser(x_0: Tensor, teacher_x_0: Tensor, online_x_0: Tensor) -> Tensor:
+def no_normalizer(x_0: Tensor, teacher_x_0: Tensor, online_x_0: Tensor) -> Tensor:
     """1."""
     del teacher_x_0, online_x_0
     return x_0.new_ones(len(x_0))
 
 
-def dmd_normaliser(x_0: Tensor, teacher_x_0: Tensor, online_x_0: Tensor) -> Tensor:
+def dmd_normalizer(x_0: Tensor, teacher_x_0: Tensor, online_x_0: Tensor) -> Tensor:
     """1 / mean|x_0 - x_0^u|, as DMD2 and SiD scale their losses; floored as SiD does."""
     del online_x_0
     return 1 / (x_0 - teacher_x_0).detach().abs().flatten(1).mean(1).clamp_min(1e-5)
 
 
-def unit_normaliser(x_0: Tensor, teacher_x_0: Tensor, online_x_0: Tensor) -> Tensor:
+def unit_normalizer(x_0: Tensor, teacher_x_0: Tensor, online_x_0: Tensor) -> Tensor:
     """1 / |x_0^u - x_0^v|: a distance in place of its square (arXiv 2509.22459, A.4)."""
     del x_0
     return 1 / squared_norm(teacher_x_0 - online_x_0).detach().sqrt().clamp_min(1e-5)

@@ -35,7 +35,7 @@ InputScale = Literal["one", "t_star", "variance"]
 
 @validated
 class FewStepGenerator(nn.Module):
-    """g(z, condition, eps) -> x_0, all (batch, *dims) but eps; of one step unless it is told more.
+    """g(z, condition, eps) -> x_0, all batch first; of one step unless it is told more.
 
     Args:
         net: a velocity network; its weights are the generator's.
@@ -75,10 +75,10 @@ class FewStepGenerator(nn.Module):
         Raises:
             ValueError: eps is missing for a generator of several steps, or holds more than k - 1 noises.
         """
-        if (eps is None and self.renoisings) or (eps is not None and len(eps) > self.renoisings):
-            given = "none were given" if eps is None else f"{len(eps)} were given"
+        if (eps is None and self.renoisings) or (eps is not None and eps.shape[1] > self.renoisings):
+            given = "none were given" if eps is None else f"{eps.shape[1]} were given"
             raise ValueError(f"a generator of {self.nfe} steps takes up to {self.renoisings} noises, and {given}")
-        x, noises = self.c_in * z, [] if eps is None else list(eps)
+        x, noises = self.c_in * z, [] if eps is None else list(eps.unbind(1))
         for i, noise in enumerate(noises):
             with torch.no_grad():
                 x_0 = self.read(x, self.times[i], condition)

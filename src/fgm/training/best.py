@@ -8,9 +8,9 @@ from typing import Any
 from safetensors.torch import save_file
 
 from fgm.evaluation.evaluator import Mode
-from fgm.training.method import Method
-from fgm.training.ranks import training_ranks
-from fgm.training.weights import exported_state
+from fgm.training.checkpointing import exported_state
+from fgm.training.distributed import training_ranks
+from fgm.training.module import TrainingModule
 from fgm.utils.distributed import on_rank_zero
 from fgm.utils.errors import UserError
 from fgm.utils.files import replacing
@@ -37,7 +37,7 @@ class SaveBest:
     def __init__(self, metric: str, mode: Mode, run_dir: Path) -> None:
         self.metric, self.mode, self.path = metric, mode, run_dir / BEST
 
-    def __call__(self, module: Method, cycle: int, measured: list[Measurement]) -> None:
+    def __call__(self, module: TrainingModule, cycle: int, measured: list[Measurement]) -> None:
         """
         Raises:
             UserError: the suite does not measure the metric.
@@ -58,7 +58,7 @@ class SaveBest:
             return True
         return row["value"] < kept["value"] if self.mode == "min" else row["value"] > kept["value"]
 
-    def save(self, module: Method, row: dict[str, Any]) -> None:
+    def save(self, module: TrainingModule, row: dict[str, Any]) -> None:
         """The weights first: a record never speaks of weights that are not there."""
         state = exported_state(module)
         if module.global_rank:

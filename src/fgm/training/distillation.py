@@ -1,160 +1,266 @@
-"""Flow Generator Matching: a teacher becomes a one-step generator, without data (arXiv 2410.19310, algorithm 1).
+"""Flow Generator Matching: distil a flow-matching teacher into a few-step generator (arXiv 2410.19310, algorithm 1).
 
-A distillation is put together here; what it does in one training step, a whole cycle, and what it logs, is in turns.py.
+One training_step:
 
-Real images are used by two options, both off by default: an adversary (adversary.py, which also says what it logs),
-and RealUID's data term (real_data.py).
+    x_0 = g(z, condition)                        drawn once, shared by all updates
+    online update, K times   |v - c|^2           x_0 detached; trains the online velocity v
+    discriminator update     (optional)          trains the discriminator's heads, see discriminator.py
+    generator update         w(t) (lambda_1 |u - v|^2 + 2 <u - v, v - c>), through x_t into u, v and c; trains g
+    ema                      follows the generator
 
-Departures from the paper, each a choice in the recipe: the sample is shared by both turns (the paper draws two);
-learning rates decay; times of both turns come from the same density unless online_time is given.
+u is the frozen teacher, c = alpha'_t x_0 + sigma'_t eps the conditional velocity; t = 0 is data, t = 1 is noise. t, eps and
+x_t are float32. The generator update is cut at x_0: first d = dL/dx_0 through the two velocity networks, whose graphs are
+then freed, then <g(z), d> through the generator. To change the loss or add a term, override `generator_loss`, which sees
+every tensor (docs/extending.md).
+
+A generator of k steps is trained at one of them, drawn anew each training step (arXiv 2509.25127).
+
+Departures from the paper, each a setting: x_0 is shared by both updates (the paper draws two batches); learning rates
+decay; t of both updates has the same density unless online_times is given.
+
+Logged, as means over the batch and dims: `mismatch` |u - v|^2 is the measure of progress; `fgm_loss` is not, since it is
+near zero and often negative by construction (losses.py); `online_loss` |v - c|^2 of the last online update; `sample_mean`,
+`sample_std` of x_0; `*_grad_norm` before clipping; `skipped` updates, whose gradient was not finite; `images_seen`.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, PositiveInt
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fgm.data import Data
 from fgm.evaluation.sampling import Sampler, generator_sampler, ode_sampler
 from fgm.flow import losses
+from fgm.flow.paths import ProbabilityPath
 from fgm.flow.times import TimestepDensity
 from fgm.networks import VelocityModel
 from fgm.networks.generator import FewStepGenerator, InputScale
-from fgm.networks.guidance import Guidance, unwrap_guidance
+from fgm.networks.guidance import Guidance, apply_guidance, unwrap_guidance
 from fgm.networks.lora import LoRA, base_model, trainable_module
-from fgm.networks.mixed_precision import use_bfloat16
 from fgm.teachers.edm2 import keep_weight_norm
-from fgm.training.adversary import Adversary
-from fgm.training.descend import Descent
-from fgm.training.ema import frozen_copy
-from fgm.training.initialise import Start, generator_and_online
-from fgm.training.objective import Objective, Weighting
-from fgm.training.optimizers import scheduled
-from fgm.training.real_data import RealData
-from fgm.training.setting import Setting
-from fgm.training.turns import Turns
-from fgm.utils.errors import UserError
+from fgm.training.config import TrainingConfig
+from fgm.training.discriminator import GANTerm
+from fgm.training.ema import frozen_copy, update_ema
+from fgm.training.initialize import Init, initialize_pair
+from fgm.training.memory import VelocityAt, two_stage
+from fgm.training.module import Loss, Scalars, TrainingModule
+from fgm.training.real_images import RealUID
+from fgm.utils.random import keyed_generator
 from fgm.utils.validation import validated
+
+Weighting = Callable[..., Tensor]
 
 
 @validated
-class Distillation(Turns):
-    """Trains generator and online network against setting.teacher.
+class Distillation(TrainingModule):
+    """Train a generator and an online network against a frozen teacher.
 
     Args:
-        setting: the pieces, see Setting; of setting.data only the shape, the classes and std are used.
+        teacher: the velocity u, guided if it is to be; it is in no checkpoint.
+        data: shape, conditions and std of the samples; real images only for a discriminator or RealUID.
+        optimizer, online_optimizer: from a network to its optimizer; the online one defaults to the generator's.
+        network: makes a fresh velocity network, for inits other than "teacher".
         t_star, c_in, steps: how the generator reads its network, see FewStepGenerator.
-        lambda_1: weight of L_1; 1 is the exact gradient, 0 leaves L_2 alone.
-        detach: cut the gradient inside u and v (the DMD direction).
-        online_turns: K.
-        generator_start, online_start: where their weights come from, see initialise.py.
-        online_time: density of t in online turns; setting.time if None.
-        online_optimizer: from the online network to its optimizer; setting.optimizer if None.
-        weighting, normaliser: see losses.py.
+        lambda_1, detach, weighting, normalizer: the objective, see losses.py.
+        online_steps: K.  online_times: density of t in online updates.
+        generator_init, online_init: where their weights come from, see initialize.py.
+        guidance: which velocities the teacher's guidance scale applies to, see guidance.py.
+        low_memory: hold one network's graph at a time, see memory.py; always so with adapters.
+        adapters: train adapters on the teacher's weights instead of whole networks, see lora.py.
+        discriminator: makes the GAN term.  real_uid: RealUID's two coefficients and real images.
+        teacher_dtype: bfloat16 halves the teacher's memory, see mixed_precision.py.
         teacher_steps: Euler steps of the teacher shown beside the generator.
-        guidance: where the teacher's scale of guidance stands, see guidance.py.
-        two_stage: hold one network's graph at a time in the generator turn, see two_stage.py; always so with adapters.
-        adapters: train adapters on the teacher's own, shared weights in place of whole networks, see lora.py.
-        adversary: makes the GAN term from setting and online network, see Adversary.
-        real_data: makes the data term from setting, online network and online_time, see RealData.
-        half_teacher: keep the teacher's matrices in bfloat16 and compute with them so, see networks/half.py.
+
+    Raises:
+        ValueError: arguments that do not fit together.
     """
 
     exported = "generator"
+    updated = ("generator", "online", "discriminator")
 
     def __init__(
         self,
-        setting: Setting,
+        teacher: VelocityModel,
+        data: Data,
+        path: ProbabilityPath,
+        times: TimestepDensity,
+        optimizer: Callable[[nn.Module], Optimizer],
+        config: TrainingConfig,
+        network: Callable[[], VelocityModel] | None = None,
+        seed: int = 0,
+        *,
         t_star: Annotated[float, Field(gt=0, le=1)],
         c_in: InputScale = "t_star",
+        steps: PositiveInt = 1,
         lambda_1: float = 1.0,
         detach: bool = False,
-        online_turns: PositiveInt = 1,
-        generator_start: Start = "teacher",
-        online_start: Start = "teacher",
-        online_time: TimestepDensity | None = None,
-        online_optimizer: Callable[[nn.Module], Optimizer] | None = None,
         weighting: Weighting = losses.velocity_weight,
-        normaliser: Weighting = losses.no_normaliser,
-        teacher_steps: PositiveInt = 50,
-        steps: PositiveInt = 1,
+        normalizer: Weighting = losses.no_normalizer,
+        online_steps: PositiveInt = 1,
+        online_times: TimestepDensity | None = None,
+        online_optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        generator_init: Init = "teacher",
+        online_init: Init = "teacher",
         guidance: Guidance = "teacher",
-        two_stage: bool = False,
+        low_memory: bool = False,
         adapters: LoRA | None = None,
-        adversary: Callable[..., Adversary] | None = None,
-        real_data: Callable[..., RealData] | None = None,
-        half_teacher: bool = False,
+        discriminator: Callable[..., GANTerm] | None = None,
+        real_uid: RealUID | None = None,
+        teacher_dtype: Literal["float32", "bfloat16"] = "float32",
+        teacher_steps: PositiveInt = 50,
     ) -> None:
-        super().__init__(setting)
-        if setting.teacher is None:
+        super().__init__(config, data, path, times, seed)
+        if teacher is None:
             raise ValueError("a distillation needs a teacher: choose teacher=run, file or exact")
-        if half_teacher and adapters:
-            raise ValueError("half_teacher is for whole networks: adapters.base is the dtype of what adapters share")
-        self.unregistered = (setting.teacher,)  # in a tuple: frozen, and in no checkpoint
-        self.online_turns, self.teacher_steps, self.guidance = online_turns, teacher_steps, guidance
-        self.online_time, self.online_optimizer = online_time or setting.time, online_optimizer or setting.optimizer
-        std = setting.data.std
-        reading = partial(FewStepGenerator, path=setting.path, t_star=t_star, c_in=c_in, data_std=std, steps=steps)
-        self.start_from(generator_start, online_start, adapters, reading)
-        self.use_real_images(adversary, real_data)
-        loss = self.real_data.generator_loss if self.real_data else losses.fgm
-        together = two_stage or adapters is not None
-        self.objective = Objective(setting.path, lambda_1, detach, weighting, normaliser, loss, together)
-        self.half_teacher = half_teacher
-        if half_teacher:
-            use_bfloat16(unwrap_guidance(setting.teacher))
+        if teacher_dtype == "bfloat16" and adapters:
+            raise ValueError("teacher_dtype is for whole networks: adapters.base is the dtype of what adapters share")
+        self.lambda_1, self.detach, self.weighting, self.normalizer = lambda_1, detach, weighting, normalizer
+        self.online_steps, self.online_times, self.teacher_steps = online_steps, online_times or times, teacher_steps
+        self.make_optimizer, self.make_online_optimizer = optimizer, online_optimizer or optimizer
+        self.low_memory, self.guidance = low_memory or adapters is not None, guidance
 
-    def start_from(
-        self, generator_start: Start, online_start: Start, adapters: LoRA | None, reading: Callable[..., Any]
-    ) -> None:
-        """The online network, the generator and its average, and in a tuple what the generator starts as."""
-        net, self.online = generator_and_online(self.setting, generator_start, online_start, adapters)
-        shares = generator_start == "teacher" and adapters is None
-        start = (
-            unwrap_guidance(self.teacher) if shares else frozen_copy(net)
-        )  # as the teacher's own, it takes no memory
-        self.generator, self.start = reading(net), (reading(start).eval(),)
+        def reading(net: VelocityModel) -> FewStepGenerator:
+            return FewStepGenerator(net, path, t_star, c_in, data.std, steps)
+
+        net, self.online = initialize_pair(self, teacher, network, generator_init, online_init, adapters)
+        shared = generator_init == "teacher" and adapters is None
+        start = reading(unwrap_guidance(teacher) if shared else frozen_copy(net)).eval()
+        self.frozen = (teacher, start)
+        self.generator = reading(net)
         self.average(self.generator)
+        self.velocities = apply_guidance(guidance, teacher, self.online)
+        self.real_uid = real_uid if real_uid and real_uid.enabled(data) else None
+        self.gan = discriminator(self, teacher, self.online) if discriminator else None
+        if teacher_dtype == "bfloat16":
+            self.halve(unwrap_guidance(teacher))
 
-    def use_real_images(self, adversary: Callable[..., Adversary] | None, real_data: Callable[..., RealData] | None):
-        """Where there are any; and with the adversary's, all updates of a cycle."""
-        _, online = self.velocities()  # raises where guidance does not fit
-        self.adversary = adversary(self.setting, self.online) if adversary else None
-        self.real_data = real_data(self.setting, online, self.online_time) if real_data else None
-        self.descents = [Descent(name, i, self.schedule.clip) for i, name in enumerate(("generator", "online network"))]
-        self.descents += [self.adversary.descent] if self.adversary else []
+    @property
+    def teacher(self) -> VelocityModel:
+        return self.frozen[0]
 
-    def on_fit_start(self) -> None:
-        if self.half_teacher and self.weight_dtype != torch.float32:
-            raise UserError("method.half_teacher = true: bfloat16 beside float64 weights; leave one of them out")
-        for frozen in (self.teacher, self.start[0]):
-            frozen.to(self.device, None if self.half_teacher else self.weight_dtype).requires_grad_(False).eval()
+    def forward(self, z: Tensor, condition: Tensor | None = None, eps: Tensor | None = None) -> Tensor:
+        """Return samples of the averaged generator."""
+        return self.ema(z, condition, eps)
+
+    def training_step(self, batch: Tensor) -> None:
+        """Take one step, see the module docstring. What it draws depends on seed, rank and step only."""
+        del batch
+        step, (z, condition, eps) = int(self.step), self.latents(int(self.step))
+        with self.cached_prompts(condition):
+            x_0 = self.generate(z, condition, eps)
+            scalars: Scalars = {}
+            for k in range(self.online_steps):
+                scalars = self.online_update(x_0.detach(), condition, step * self.online_steps + k)
+            if self.gan:
+                scalars |= self.gan.update(x_0.detach(), condition, step)
+            d_x_0, logged = self.generator_gradient(x_0.detach(), condition, step)
+            with self.generator.adapter_active():
+                norm = self.update("generator", self.through_generator(x_0, d_x_0, z, condition, eps))
+        update_ema(self.ema, self.generator, self.config.ema_decay)
+        scalars |= logged | {"generator_grad_norm": norm}
+        self.finish_step(scalars | {"sample_mean": x_0.detach().mean(), "sample_std": x_0.detach().std()})
+
+    def generator_loss(
+        self, u: Tensor, v: Tensor, c: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, condition: Tensor | None
+    ) -> Tensor:
+        """Return w(t) n(x_0) (lambda_1 L_1 + L_2) per sample, (batch,); override it to change the loss or add a term.
+
+        u, v, c, x_0 and x_t are (batch, *dims) and differentiable; t is (batch,). The weights of u and v are frozen.
+        """
+        del condition
+        with torch.no_grad():
+            teacher_x_0, online_x_0 = (self.path.x_0_from_velocity(x_t, velocity, t) for velocity in (u, v))
+            weight = self.normalizer(x_0, teacher_x_0, online_x_0) * self.weighting(self.path, t)
+        if self.real_uid:
+            return weight * losses.realuid(u, v, c, self.real_uid.a, self.real_uid.b, self.lambda_1, self.detach)
+        return weight * losses.fgm(u, v, c, self.lambda_1, self.detach)
+
+    def online_loss(self, x_t: Tensor, c: Tensor, t: Tensor, condition: Tensor | None, *real: Any) -> Loss:
+        """Return the mean of |v - c|^2 on generated samples; with RealUID its two means, see real_images.py."""
+        v = VelocityAt(self.velocities[1], t, condition)(x_t)
+        if self.real_uid:
+            loss = self.real_uid.online_loss(v, c, self.velocities[1], *real)
+        else:
+            loss = losses.flow_matching(v, c).mean()
+        return loss, {"online_loss": loss}
+
+    def online_update(self, x_0: Tensor, condition: Tensor | None, index: int) -> Scalars:
+        x_t, c, t = self.noised(x_0, self.online_times, self.rng("online", index))
+        real = self.real_uid.batch(self, index) if self.real_uid else ()
+        scalars: Scalars = {}
+        with self.velocities[1].adapter_active():
+            norm = self.update("online", self.in_parts(self.online_loss, scalars, x_t, c, t, condition, *real))
+        return scalars | {"online_grad_norm": norm}
+
+    def generator_gradient(self, x_0: Tensor, condition: Tensor | None, step: int) -> tuple[Tensor, Scalars]:
+        """Return dL/dx_0 of the generator's mean loss, (batch, *dims), and what to log."""
+        x_0, scalars = x_0.requires_grad_(), {}
+        t, eps = self.times_and_noise(x_0, self.times, self.rng("generator", step))
+        with self.toggled_optimizer(self.optimizer("generator")):
+            for loss in self.in_parts(self.mean_generator_loss, scalars, x_0, condition, t, eps):
+                loss.backward(inputs=[x_0])
+            if self.gan:
+                self.gan.add_generator_gradient(x_0, condition, step, scalars)
+        return x_0.grad, scalars  # type: ignore[return-value]
+
+    def mean_generator_loss(self, x_0: Tensor, condition: Tensor | None, t: Tensor, eps: Tensor) -> Loss:
+        x_t, c = self.path.interpolate(x_0, eps, t)
+        teacher, online = (VelocityAt(net, t, condition) for net in self.velocities)
+
+        def loss(u: Tensor, v: Tensor, c: Tensor, x_0: Tensor, x_t: Tensor) -> Tensor:
+            return self.generator_loss(u, v, c, x_0, x_t, t, condition).mean()
+
+        if self.low_memory:
+            u, v, value, surrogate = two_stage(teacher, online, loss, c, x_0, x_t)
+        else:
+            u, v = teacher(x_t), online(x_t)
+            value = surrogate = loss(u, v, c, x_0, x_t)
+        return surrogate, {"mismatch": losses.squared_norm((u - v).detach()).mean(), "fgm_loss": value}
+
+    def latents(self, step: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return z, conditions, and the noise of a few-step generator, (batch, steps - 1 or fewer, *dims)."""
+        rng, shape = self.rng("latent", step), (self.config.batch_size, *self.data.shape)
+        z, condition, eps = self.normal(shape, rng), self.data.conditions(shape[0], rng), None
+        if self.generator.renoisings:
+            count = torch.randint(self.generator.nfe, (), generator=keyed_generator(self.seed, "step", index=step))
+            eps = self.normal((int(count), *shape), self.rng("renoising", step)).transpose(0, 1)
+        return z, condition, eps
+
+    def generate(self, *latents: Tensor | None) -> Tensor:
+        """Return x_0 with its graph; without it if `through_generator` builds it one micro-batch at a time."""
+        with self.toggled_optimizer(self.optimizer("generator")), torch.set_grad_enabled(self.whole_batch):
+            return torch.cat([self.generator(*part) for part in self.parts(*latents)])
+
+    def through_generator(self, x_0: Tensor, d_x_0: Tensor, *latents: Tensor | None) -> Iterator[Tensor]:
+        """Yield <g(z), dL/dx_0>, whose gradient by g's weights is the loss's."""
+        if self.whole_batch:
+            yield (x_0 * d_x_0).sum()
+        else:
+            for d, *part in self.parts(d_x_0, *latents):
+                yield (self.generator(*part) * d).sum()
 
     def configure_optimizers(self):
-        s = self.schedule
-        makers = {self.generator.net: self.setting.optimizer, self.online: self.online_optimizer}
-        optimizers = [keep_weight_norm(make(net), net) for net, make in makers.items()]
-        turns = [1, self.online_turns]
-        schedules = [scheduled(o, s.cycles * k, s.warmup * k, s.decay) for o, k in zip(optimizers, turns, strict=True)]
-        if self.adversary:
-            optimizer, schedule = self.adversary.configure()
-            return [*optimizers, optimizer], [*schedules, schedule]
-        return optimizers, schedules
+        chosen = [
+            self.scheduled(keep_weight_norm(self.make_optimizer(self.generator.net), self.generator.net)),
+            self.scheduled(keep_weight_norm(self.make_online_optimizer(self.online), self.online), self.online_steps),
+        ]
+        return chosen + ([self.gan.optimizer_and_schedule()] if self.gan else [])
 
-    def sources(self) -> list[Sampler]:
-        n = self.generator.nfe
+    def samplers(self) -> list[Sampler]:
+        """Return what is measured and shown: ema, raw weights, start, and the teacher's ODE."""
+        teacher, start = self.frozen
         return [
             generator_sampler(self.ema, "ema"),
             generator_sampler(self.generator, "raw"),
-            Sampler("start: teacher at t*", self.start[0], n, "teacher" if n == 1 else "start"),
-            ode_sampler(self.teacher, self.setting.path, self.teacher_steps),
+            Sampler("start: teacher at t*", start, start.nfe, "teacher" if start.nfe == 1 else "start"),
+            ode_sampler(teacher, self.path, self.teacher_steps),
         ]
 
     def networks(self) -> list[VelocityModel]:
-        nets = [self.generator.net, self.online, self.ema.net, unwrap_guidance(self.teacher), self.start[0].net]
+        nets = [self.generator.net, self.online, self.ema.net, unwrap_guidance(self.teacher), self.frozen[1].net]
         return list(
             {id(base_model(net)): base_model(net) for net in nets if any(True for _ in net.parameters())}.values()
         )

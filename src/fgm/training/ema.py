@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
-from fgm.training.sharding import local
+from fgm.training.distributed import local
 
 Net = TypeVar("Net", bound=nn.Module)
 EmaDevice = Literal["same", "cpu"]

@@ -20,11 +20,10 @@ from fgm.evaluation.pictures import captioned_grid, gallery, picture
 from fgm.evaluation.sampling import Sampler
 from fgm.evaluation.sources import Samples
 from fgm.training.best import SaveBest
-from fgm.training.dashboard import Answer, log_answers, log_grid
+from fgm.training.distributed import training_ranks, unsharded
 from fgm.training.ema import brought
-from fgm.training.method import Method
-from fgm.training.ranks import training_ranks
-from fgm.training.sharding import whole_on_every_rank
+from fgm.training.loggers import PromptSample, log_grid, log_prompt_samples
+from fgm.training.module import TrainingModule
 from fgm.utils.random import keyed_generator
 from fgm.utils.records import Measurement
 
@@ -46,28 +45,28 @@ class Measuring:
     config_digest: str
     console: Console
 
-    def source(self, sampler: Sampler, module: Method, n: int, **identity: Any) -> Any:
-        data, device = module.setting.data, module.device
+    def source(self, sampler: Sampler, module: TrainingModule, n: int, **identity: Any) -> Any:
+        data, device = module.data, module.device
         return self.evaluation.source(sampler, data, device, n, config_digest=self.config_digest, **identity)
 
-    def measure(self, sampler: Sampler, module: Method, n: int, keep: bool = True) -> list[Measurement]:
+    def measure(self, sampler: Sampler, module: TrainingModule, n: int, keep: bool = True) -> list[Measurement]:
         """Shards that are not kept are deleted once they are judged; their key is the cycle, not the weights."""
         ranks = training_ranks()
-        when = {} if keep else {"cycle": int(module.cycle), "world": ranks.world_size}
+        when = {} if keep else {"cycle": int(module.step), "world": ranks.world_size}
         source = self.source(sampler, module, n, **when)
-        with whole_on_every_rank(sampler.sampler):
+        with unsharded(sampler.sampler):
             plan, _ = self.evaluation.plan(source, self.run_dir)
             measured = self.evaluation.measure(source, plan, ranks, self.console if self.console.is_terminal else None)
         if not keep and ranks.rank == 0:
             shutil.rmtree(plan.directory)
         return measured
 
-    def show(self, samplers: Sequence[Sampler], module: Method, path: Path) -> None:
+    def show(self, samplers: Sequence[Sampler], module: TrainingModule, path: Path) -> None:
         """One row or plot per sampler, all from the same noise, and the truth last; captions where there are some.
 
         Written by the first rank; all must ask, as in taken.
         """
-        suite, data = self.evaluation.suite, module.setting.data
+        suite, data = self.evaluation.suite, module.data
         n = SHOWN_PROMPTS if isinstance(suite, PromptMetric) else shown(data)
         found = {s.name: self.taken(s, module, n) for s in samplers}
         sets = {name: dequantise(samples.x) for name, samples in found.items() if samples}
@@ -80,18 +79,18 @@ class Measuring:
         else:
             picture(sets | {"real": data.reference(n, keyed_generator("shown", index=0))}, path, SHOWN_IMAGES)
 
-    def taken(self, sampler: Sampler, module: Method, n: int) -> Samples | None:
+    def taken(self, sampler: Sampler, module: TrainingModule, n: int) -> Samples | None:
         """Samples 0 to n - 1, on the first rank. Networks may be in shards, which takes every rank to put together."""
-        with whole_on_every_rank(sampler.sampler):
+        with unsharded(sampler.sampler):
             return None if module.global_rank else self.source(sampler, module, n).take(range(n))
 
-    def draw(self, sampler: Sampler, module: Method, path: Path) -> None:
+    def draw(self, sampler: Sampler, module: TrainingModule, path: Path) -> None:
         """A few samples of one sampler and nothing else."""
-        samples = self.taken(sampler, module, max(DRAWN, shown(module.setting.data)))
+        samples = self.taken(sampler, module, max(DRAWN, shown(module.data)))
         if samples is not None:
             gallery(dequantise(samples.x), path)
 
-    def answers(self, sampler: Sampler, module: Method) -> list[Answer]:
+    def answers(self, sampler: Sampler, module: TrainingModule) -> list[PromptSample]:
         """The first prompts and what the sampler makes of them, as taken; none where the suite does not judge."""
         suite = self.evaluation.suite
         if not isinstance(suite, PromptMetric):
@@ -101,7 +100,7 @@ class Measuring:
             return []
         prompts, verdicts = suite.prompts(samples.labels), suite.grades(samples.x, samples.labels)
         images = samples.x.permute(0, 2, 3, 1).numpy()
-        return [Answer(p, *v, x) for p, v, x in zip(prompts, verdicts, images, strict=bool(verdicts))]
+        return [PromptSample(p, *v, x) for p, v, x in zip(prompts, verdicts, images, strict=bool(verdicts))]
 
 
 def shown(data: Data) -> int:
@@ -122,16 +121,16 @@ class Evaluate(Callback):
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         self.seconds = state_dict["seconds"]
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Method, *_: Any) -> None:
-        cycle, every = int(pl_module.cycle), self.measuring.evaluation.every
+    def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, *_: Any) -> None:
+        cycle, every = int(pl_module.step), self.measuring.evaluation.every
         if every and cycle % every == 0:
             began = time.perf_counter()
             with brought(pl_module.ema, pl_module.device):
                 self.measure(pl_module, cycle)
             self.seconds += time.perf_counter() - began
 
-    def measure(self, module: Method, cycle: int) -> None:
-        sampler, n, console = module.sources()[0], self.measuring.evaluation.n_in_training, self.measuring.console
+    def measure(self, module: TrainingModule, cycle: int) -> None:
+        sampler, n, console = module.samplers()[0], self.measuring.evaluation.n_in_training, self.measuring.console
         measured = self.measuring.measure(sampler, module, n, keep=False)
         for logger in module.loggers:
             logger.log_metrics({f"eval/{m.metric}": m.value for m in measured}, step=cycle - 1)
@@ -142,21 +141,21 @@ class Evaluate(Callback):
             self.best(module, cycle, measured)
         self.show(module, cycle)
 
-    def show(self, module: Method, cycle: int) -> None:
+    def show(self, module: TrainingModule, cycle: int) -> None:
         path = self.measuring.run_dir / "samples" / f"{cycle:06d}.png"
-        self.measuring.show(module.sources(), module, path)
-        answers = self.measuring.answers(module.sources()[0], module)
+        self.measuring.show(module.samplers(), module, path)
+        answers = self.measuring.answers(module.samplers()[0], module)
         if module.global_rank:
             return
         log_grid(module.loggers, path, cycle - 1)
         if answers:
-            log_answers(module.loggers, answers, cycle - 1)
+            log_prompt_samples(module.loggers, answers, cycle - 1)
 
 
-def final_measurements(measuring: Measuring, module: Method, known: list[Measurement]) -> list[Measurement]:
+def final_measurements(measuring: Measuring, module: TrainingModule, known: list[Measurement]) -> list[Measurement]:
     """Every sampler of the module at full n, then floor and ceiling; samplers in `known` are not measured again."""
     results, n = [], measuring.evaluation.n
-    for sampler in module.sources():
+    for sampler in module.samplers():
         began = time.perf_counter()
         measured = [m for m in known if sampler.nfe > 1 and (m.nfe, m.weights) == (sampler.nfe, sampler.weights)]
         measured = measured or measuring.measure(sampler, module, n)

@@ -1,93 +1,101 @@
 """Pre-training of a teacher: E |v(x_t, t, condition) - c|^2 over data, noise and time (arXiv 2210.02747).
 
-A config's `teacher` node, if it has one, is the flow model that is trained on; else training begins with a fresh one.
+If the config names a teacher, its weights are trained further; otherwise training starts from a fresh network.
 
-Logged scalars:
-    loss           flow-matching loss of the batch, mean over dims
-    grad_norm      L2 norm of the gradient before clipping
-    skipped        updates left out because the gradient was not finite
-    images_seen    training images used so far, over all devices
+Logged: `loss`, the mean over the batch and dims; `grad_norm`, the L2 norm before clipping; `skipped`, updates whose gradient was
+not finite; `images_seen`, training images used so far, over all devices.
 """
 
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from fgm.data import Data
 from fgm.evaluation.sampling import Sampler, ode_sampler
 from fgm.flow import losses
-from fgm.flow.paths import expand_like
+from fgm.flow.paths import ProbabilityPath, expand_like
+from fgm.flow.times import TimestepDensity
 from fgm.networks import VelocityModel
 from fgm.networks.guidance import with_guidance
 from fgm.teachers.edm2 import keep_weight_norm
-from fgm.training.descend import Descent
+from fgm.training.config import TrainingConfig
 from fgm.training.ema import update_ema
-from fgm.training.initialise import initialised
-from fgm.training.method import Method
-from fgm.training.micro_batches import Summed, Told
-from fgm.training.optimizers import scheduled
-from fgm.training.setting import Setting
+from fgm.training.initialize import initialize
+from fgm.training.memory import VelocityAt
+from fgm.training.module import Loss, TrainingModule
 from fgm.utils.validation import validated
 
 
 @validated
-class FlowMatching(Method):
-    """Fits setting.teacher's network, or setting.net where there is none, to setting.data.
+class FlowMatching(TrainingModule):
+    """Fit a network to data.
 
     Args:
-        setting: the pieces, see Setting.
-        null_share: share of labels replaced by the null class, so that guidance is possible.
+        data, path, times, optimizer, config, seed: as in Distillation.
+        network: makes a fresh velocity network.
+        teacher: a flow model to train further, instead of a fresh network.
+        label_dropout: share of labels replaced by the null class, which makes guidance possible.
         steps: numbers of Euler steps with which the result is measured.
-        guidance: scale of classifier-free guidance under which it is measured; 1 for none.
+        guidance: scale of classifier-free guidance with which it is measured; 1 for none.
     """
 
     exported = "teacher"
+    updated = ("teacher",)
 
     def __init__(
         self,
-        setting: Setting,
-        null_share: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        data: Data,
+        path: ProbabilityPath,
+        times: TimestepDensity,
+        optimizer: Callable[[nn.Module], Optimizer],
+        config: TrainingConfig,
+        network: Callable[[], VelocityModel] | None = None,
+        teacher: VelocityModel | None = None,
+        seed: int = 0,
+        *,
+        label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         steps: tuple[int, ...] = (50, 8),
         guidance: NonNegativeFloat = 1.0,
     ) -> None:
-        super().__init__(setting)
-        self.null_share, self.steps, self.guidance = null_share, steps, guidance
-        self.net = initialised("teacher" if setting.teacher else "random", setting)
+        super().__init__(config, data, path, times, seed)
+        self.label_dropout, self.steps, self.guidance, self.make_optimizer = label_dropout, steps, guidance, optimizer
+        self.net = initialize("teacher" if teacher else "random", self, teacher, network)
         self.average(self.net)
-        self.descents = [Descent("teacher", 0, self.schedule.clip)]
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the averaged network's velocity."""
+        return self.ema(x_t, t, condition)
 
     def configure_optimizers(self):
-        optimizer = keep_weight_norm(self.setting.optimizer(self.net), self.net)
-        return [optimizer], [scheduled(optimizer, self.schedule.cycles, self.schedule.warmup, self.schedule.decay)]
+        return [self.scheduled(keep_weight_norm(self.make_optimizer(self.net), self.net))]
 
     def training_step(self, batch: Tensor) -> None:
         del batch
-        parts = Summed(self.part, self.schedule.micro_batches, *self.drawn(int(self.cycle)))
-        norm = self.descents[0](self, *parts.losses())
-        update_ema(self.ema, self.net, self.schedule.ema_decay)
-        self.report(parts.told | {"grad_norm": norm})
-
-    def drawn(self, cycle: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """x_t, c, t and conditions of a batch."""
-        s, noise = self.setting, self.noise("teacher", cycle)
-        x_0, condition = self.draw(s.data, noise)
+        rng, scalars = self.rng("teacher", int(self.step)), {}
+        x_0, condition = self.draw_data(self.data, rng)
         if condition is not None:
-            dropped = torch.rand(len(x_0), generator=noise, device=noise.device) < self.null_share
+            dropped = torch.rand(len(x_0), generator=rng, device=rng.device) < self.label_dropout
             condition = torch.where(expand_like(dropped, condition), self.net.unconditional(condition), condition)
-        return *s.noisy(x_0, s.time, noise), condition
+        x_t, c, t = self.noised(x_0, self.times, rng)
+        norm = self.update("teacher", self.in_parts(self.loss, scalars, x_t, c, t, condition))
+        update_ema(self.ema, self.net, self.config.ema_decay)
+        self.finish_step(scalars | {"grad_norm": norm})
 
-    def part(self, x_t: Tensor, c: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Told]:
-        """The mean of |v - c|^2."""
-        loss = losses.flow_matching(self.net(x_t, t, condition).to(x_t.dtype), c).mean()
+    def loss(self, x_t: Tensor, c: Tensor, t: Tensor, condition: Tensor | None) -> Loss:
+        """Return the mean of |v - c|^2, and what to log."""
+        loss = losses.flow_matching(VelocityAt(self.net, t, condition)(x_t), c).mean()
         return loss, {"loss": loss}
 
     def networks(self) -> list[VelocityModel]:
         return [self.net, self.ema]
 
-    def sources(self) -> list[Sampler]:
+    def samplers(self) -> list[Sampler]:
         net = with_guidance(self.ema, self.guidance)
-        return [ode_sampler(net, self.setting.path, steps) for steps in self.steps]
+        return [ode_sampler(net, self.path, steps) for steps in self.steps]
 
     def result(self) -> nn.Module:
         return self.ema

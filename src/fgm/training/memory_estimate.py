@@ -34,7 +34,7 @@ from torch.utils._pytree import tree_leaves
 
 from fgm.networks.guidance import unwrap_guidance
 from fgm.networks.lora import base_model
-from fgm.training.method import Method
+from fgm.training.module import TrainingModule
 
 GIB = 2**30
 GPUS = {  # GiB of memory
@@ -68,7 +68,7 @@ class MemoryEstimate:
         return [gpu for gpu, size in GPUS.items() if self.needed <= size * GIB]
 
 
-def estimate_memory(make: Callable[[], Method], precision: str, ddp: bool = False) -> MemoryEstimate:
+def estimate_memory(make: Callable[[], TrainingModule], precision: str, ddp: bool = False) -> MemoryEstimate:
     """Run two cycles on fake tensors and return their peak.
 
     Args:
@@ -90,13 +90,13 @@ def estimate_memory(make: Callable[[], Method], precision: str, ddp: bool = Fals
 def register(tracker: "MemoryTracker", module: Any, ddp: bool) -> int:
     """Classify the module's storages, and gradients as they appear; return the bytes of all trained weights."""
     module.on_fit_start()
-    nets = [module, unwrap_guidance(module.teacher), module.start[0], base_model(module.generator.net)]
+    nets = [module, unwrap_guidance(module.teacher), module.frozen[1], base_model(module.generator.net)]
     weights = {id(t): t for net in nets for t in (*net.parameters(), *net.buffers())}
     averaged = {id(t) for t in (*module.ema.parameters(), *module.ema.buffers())}
-    on_host = averaged if module.schedule.ema_device == "cpu" else set()
+    on_host = averaged if module.config.ema_device == "cpu" else set()
     text = {id(t) for net in nets for name, t in net.named_buffers() if ".text." in f".{name}"}
     gc.collect()
-    on_host |= text | {id(module.cycle)}
+    on_host |= text | {id(module.step)}
     tracker.classify("weights", (t for key, t in weights.items() if key not in on_host))
     tracker.classify_others(HOST)
     trained = [p for p in module.parameters() if p.requires_grad]
@@ -107,7 +107,7 @@ def register(tracker: "MemoryTracker", module: Any, ddp: bool) -> int:
 
 def run_two_cycles(tracker: "MemoryTracker", module: Any) -> None:
     """Run the training step twice without a trainer; the first cycle creates the optimizers' states."""
-    optimizers, _ = module.configure_optimizers()
+    optimizers = [chosen["optimizer"] for chosen in module.configure_optimizers()]
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["foreach"] = None if group.get("fused") else True  # as on a GPU
     module._trainer = SimpleNamespace(strategy=None, world_size=1, global_rank=0, optimizers=optimizers)
@@ -116,7 +116,7 @@ def run_two_cycles(tracker: "MemoryTracker", module: Any) -> None:
         optimizer._strategy = SimpleNamespace(optimizer_step=lambda optimizer, closure: optimizer.step())
     module.manual_backward, module.optimizers = Tensor.backward, lambda: wrapped
     module.lr_schedulers = lambda: [SimpleNamespace(step=lambda: None) for _ in wrapped]
-    module.report = lambda scalars: None
+    module.finish_step = lambda scalars: None
     for _ in range(2):
         tracker.reset_peak()
         module.training_step(torch.zeros(()))

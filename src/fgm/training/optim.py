@@ -36,15 +36,15 @@ def adam(
     kernel: Kernel = "auto",
 ) -> Optimizer:
     """Adam without momentum, as SiD and RealUID train both networks of a min-max game."""
-    return of_kernel(kernel, (Adam, "Adam8bit"), net, lr=lr, betas=(beta_1, beta_2), eps=eps)
+    return build_optimizer(kernel, (Adam, "Adam8bit"), net, lr=lr, betas=(beta_1, beta_2), eps=eps)
 
 
 @validated
 def adamw(net: nn.Module, lr: Positive, weight_decay: float = 0.0, kernel: Kernel = "auto") -> Optimizer:
-    return of_kernel(kernel, (AdamW, "AdamW8bit"), net, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay)
+    return build_optimizer(kernel, (AdamW, "AdamW8bit"), net, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay)
 
 
-def of_kernel(kernel: Kernel, kinds: tuple[type[Optimizer], str], net: nn.Module, **settings: Any) -> Optimizer:
+def build_optimizer(kernel: Kernel, kinds: tuple[type[Optimizer], str], net: nn.Module, **settings: Any) -> Optimizer:
     """
     Args:
         kernel: see above.
@@ -71,10 +71,10 @@ def muon(net: nn.Module, lr: Positive, weight_decay: float = 0.0, blocks: str = 
     chosen = {id(p) for p in matrices}
     others = [p for p in net.parameters() if id(p) not in chosen]
     rest = [AdamW(others, lr, (0.9, 0.99), weight_decay=weight_decay)] if others else []
-    return Joint(Muon(matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw"), *rest)
+    return CombinedOptimizer(Muon(matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw"), *rest)
 
 
-class Joint(Optimizer):
+class CombinedOptimizer(Optimizer):
     """Several optimizers that step as one; their parameter groups and states stay their own."""
 
     def __init__(self, *parts: Optimizer) -> None:
@@ -99,12 +99,12 @@ class Joint(Optimizer):
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
-def scheduled(optimizer: Optimizer, cycles: int, warmup: int, decay: float) -> LambdaLR:
-    """Linear growth over `warmup` steps, constant, linear decay to zero over the last share `decay` of `cycles`."""
+def learning_rate(optimizer: Optimizer, updates: int, warmup: int, decay: float) -> LambdaLR:
+    """Return the schedule: linear growth over `warmup` updates, constant, linear decay to zero over the last share `decay`."""
 
-    def factor(step: int) -> float:
-        remaining = (cycles - step) / (decay * cycles) if decay else 1.0
-        return min(1.0, (step + 1) / (warmup + 1), max(remaining, 0.0))
+    def factor(update: int) -> float:
+        remaining = (updates - update) / (decay * updates) if decay else 1.0
+        return min(1.0, (update + 1) / (warmup + 1), max(remaining, 0.0))
 
     return LambdaLR(optimizer, factor)
 

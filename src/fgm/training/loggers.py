@@ -1,0 +1,161 @@
+"""Loggers: metrics.csv always, W&B if it is configured; grids and prompt tables for loggers that show images.
+
+On W&B the axis of everything is `step`, the number of finished steps. Names without a folder get train/; eval/ and warning/
+keep theirs. In metrics.csv the names stay as they are. Lightning's own CSV writer deletes the file when a run resumes, so the
+writer here keeps the rows before the resumed step.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.fabric.loggers.csv_logs import _ExperimentWriter
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from numpy.typing import NDArray
+from rich.console import Console
+
+from fgm.utils.account import AXIS, PROJECT, final, wandb_works
+from fgm.utils.files import replacing
+from fgm.utils.records import Measurement, read_metrics
+
+LoggerChoice = Literal["auto", "csv", "wandb"]
+FOLDERS = ("train", "eval", "warning")
+
+
+class AppendingWriter(_ExperimentWriter):
+    """Rewrite the file atomically with the rows before `step` that were already there, and the new ones.
+
+    A killed run loses no row, and rows that a full disk does not take are written next time.
+    """
+
+    def __init__(self, log_dir: str, step: int) -> None:
+        rows: list[dict[str, Any]] = [*read_metrics(Path(log_dir) / self.NAME_METRICS_FILE)]
+        self.rows = [row for row in rows if int(row["step"]) < step]
+        super().__init__(log_dir)
+
+    def _check_log_dir_exists(self) -> None:
+        """Do not warn: nothing is deleted."""
+
+    def save(self) -> None:
+        self.rows, self.metrics = [*self.rows, *self.metrics], []
+        if not self.rows:
+            return
+        path = Path(self.metrics_file_path)
+        with suppress(OSError), replacing(path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, sorted(set().union(*self.rows)))
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+class AppendingCSVLogger(CSVLogger):
+    """Log to run_dir/metrics.csv, keeping its rows before `step`."""
+
+    def __init__(self, run_dir: Path, step: int) -> None:
+        super().__init__(run_dir, name="", version="")
+        self._experiment: Any = AppendingWriter(str(run_dir), step)
+
+
+class StepWandbLogger(WandbLogger):
+    """WandbLogger whose axis is finished steps; Lightning's `step` counts from 0."""
+
+    def define_axis(self, metrics: Mapping[str, str] | None = None) -> None:
+        """Set the axis in place of trainer/global_step. metrics: of a study, {metric: min or max}."""
+        self.experiment.define_metric(AXIS, hidden=True)
+        for pattern in ("*", *(f"{folder}/*" for folder in FOLDERS)):
+            self.experiment.define_metric(pattern, step_metric=AXIS)
+        for metric, best in (metrics or {}).items():
+            self.experiment.define_metric(f"eval/{metric}", step_metric=AXIS, summary=best)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        named = {key if "/" in key else f"train/{key}": value for key, value in metrics.items()}
+        super().log_metrics(named if step is None else named | {AXIS: step + 1}, step)
+
+    def log_table(
+        self, key: str, columns: Any = None, data: Any = None, dataframe: Any = None, step: Any = None
+    ) -> None:
+        """Log a table; arrays in its cells become images."""
+        import wandb
+
+        cells = [[wandb.Image(cell) if hasattr(cell, "shape") else cell for cell in row] for row in data or []]
+        super().log_table(key, columns, cells, dataframe, step)
+
+
+def wandb_logger(run_dir: Path, name: str, config: dict[str, Any]) -> StepWandbLogger:
+    """Return a logger whose W&B run id is in the run directory, so that a resumed run continues its curves.
+
+    A point of a study is grouped and tagged by it, and the best value of each of the study's metrics is its summary.
+    """
+    id_file, study = run_dir / "wandb_id.txt", config.get("study", {})
+    logger = StepWandbLogger(
+        project=PROJECT, name=run_dir.name if study else name, save_dir=run_dir, resume="allow", config=config,
+        group=study.get("study"), tags=[study["study"], name] if study else None,
+        id=id_file.read_text() if id_file.exists() else None,
+    )  # fmt: skip
+    id_file.write_text(logger.experiment.id)
+    logger.define_axis(study.get("metrics", {}))
+    return logger
+
+
+def build_loggers(
+    choice: LoggerChoice, run_dir: Path, name: str, config: dict[str, Any], step: int, console: Console
+) -> list[Logger]:
+    """Return CSV, and W&B if chosen or configured. A W&B that does not start costs one line, not the run."""
+    chosen: list[Logger] = [AppendingCSVLogger(run_dir, step)]
+    if choice == "wandb" or (choice == "auto" and wandb_works()):
+        try:
+            chosen.append(wandb_logger(run_dir, name, config))
+            console.print(f"logging to {run_dir}/metrics.csv and to W&B")
+        except Exception as error:  # a logger is never a reason for a run to fail
+            console.print(f"W&B did not start ({error}): logging to metrics.csv only")
+    else:
+        hint = "W&B is not configured: set WANDB_API_KEY or WANDB_MODE=offline"
+        console.print(f"logging to {run_dir}/metrics.csv ({hint})")
+    return chosen
+
+
+@dataclass(frozen=True)
+class PromptSample:
+    """One prompt and what a sampler made of it; image (h, w, 3) uint8."""
+
+    prompt: str
+    correct: bool
+    reason: str
+    image: NDArray[Any]
+
+
+def log_grid(loggers: Sequence[Any], path: Path, step: int) -> None:
+    for logger in loggers:
+        if hasattr(logger, "log_image"):
+            logger.log_image("eval/samples", [str(path)], step=step)
+
+
+def log_prompt_samples(loggers: Sequence[Any], samples: Sequence[PromptSample], step: int) -> None:
+    """Log a table to loggers that have tables, captioned images to others that show images."""
+    for logger in loggers:
+        if hasattr(logger, "log_table"):
+            rows = [[step + 1, s.prompt, s.correct, s.reason, s.image] for s in samples]
+            logger.log_table("eval/prompts", [AXIS, "prompt", "correct", "reason", "picture"], rows, step=step)
+        elif hasattr(logger, "log_image"):
+            captions = [f"{s.prompt} ({'right' if s.correct else s.reason})" for s in samples]
+            logger.log_image("eval/prompts", [s.image for s in samples], step=step, caption=captions)
+
+
+def log_results(loggers: Sequence[Any], results: Sequence[Measurement], path: Path, step: int) -> None:
+    """Log a finished run's grid, and on W&B its measurements as a table and a summary; then close the W&B run.
+
+    In the summary final/<metric>/<weights>/<nfe> is any sampler's value, and final/<metric> that of the first sampler, so
+    that a sweep can name it. The run is closed because a distillation after its teacher's run would otherwise continue it.
+    """
+    log_grid(loggers, path, step)
+    samplers = [m for m in results if m.weights != "real"]
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            summary = {final(m.metric): m.value for m in reversed(samplers)}
+            summary |= {final(m.metric, m.weights, m.nfe): m.value for m in samplers}
+            rows = [[m.metric, m.value, m.n, m.nfe, m.weights, m.protocol] for m in results]
+            logger.log_table("final/results", ["metric", "value", "n", "nfe", "weights", "protocol"], rows, step=step)
+            logger.experiment.summary.update(summary)
+            logger.experiment.finish()

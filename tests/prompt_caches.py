@@ -1,4 +1,4 @@
-"""What tests of encoded prompts share: four prompts, their cache, and what diffusers' pipeline makes of them."""
+"""Four prompts, their cache, and their encodings by diffusers' pipeline: shared by tests of encoded prompts."""
 
 from pathlib import Path
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgm.data.text.cache import encoders_of, write_cache
-from fgm.data.text.index import PromptCache
+from fgm.data.encodings import PromptCache
+from fgm.data.text_encoders import encode_prompts
 
 PROMPTS = ["a red cat", "two dogs, one blue", "a photo of a bench", "x"]
 LENGTH = 24
 
 
 def written(plan: PromptCache, batch: int = 5) -> PromptCache:
-    index = plan.planned()
-    write_cache(plan, index, encoders_of(index, plan.model), batch, lambda done: None)
+    """Encode the prompts of a cache, and return it."""
+    encode_prompts(plan, plan.plan(), "cpu", batch, lambda done: None)
     return plan
 
 
@@ -23,6 +23,7 @@ def written(plan: PromptCache, batch: int = 5) -> PromptCache:
 def by_pipeline(
     model: Path, prompts: list[str], without: tuple[str, ...] = (), **options: Any
 ) -> tuple[Tensor, Tensor]:
+    """Encode prompts with the complete pipeline, without the parts named: words and pooled."""
     from diffusers import StableDiffusion3Pipeline
 
     pipe = StableDiffusion3Pipeline.from_pretrained(model, **dict.fromkeys(without), **options)

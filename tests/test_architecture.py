@@ -20,7 +20,7 @@ FLOORS = (
 )
 HOMES = {
     "hydra": {"cli"}, "omegaconf": {"cli"}, "lightning": {"training", "cli"}, "wandb": {"training", "cli"},
-    "diffusers": {"networks", "teachers", "cli"}, "transformers": {"utils", "data", "evaluation"},
+    "diffusers": {"networks", "data", "teachers", "cli"}, "transformers": {"utils", "data", "evaluation"},
 }  # fmt: skip
 MODULES = sorted(SOURCE.rglob("*.py"))
 

@@ -20,11 +20,11 @@ import fgm.cli.train
 from fgm.cli import teacher
 from fgm.cli.config import read_recipe
 from fgm.cli.run_config import read_yaml, write_yaml
+from fgm.data.encodings import PromptCache
 from fgm.data.folders import ImageZip
 from fgm.data.latents import Latents
+from fgm.data.prompts import JsonLines, TextFile
 from fgm.data.published import CIFAR10
-from fgm.data.text.index import PromptCache
-from fgm.data.text.sources import JsonLines, TextFile
 from fgm.evaluation.features.inception import Inception
 from fgm.evaluation.features.registered import Registered
 from fgm.evaluation.features.transformer import Clip, Dinov2
@@ -124,8 +124,8 @@ DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "zip of images": ("x.zip", lambda f: ImageZip(str(f))),
     "CIFAR-10's archive": ("cifar-10-python.tar.gz", lambda f: CIFAR10(str(f.parent)).split),
     "prompts": ("p.jsonl", lambda f: JsonLines(str(f)).read()),
-    "index of encoded prompts": ("c/index.json", lambda f: cache(f.parent).require()),
-    "encoded prompts": ("c/00000.safetensors", lambda f: cache_of_shard(f).require()),
+    "index of encoded prompts": ("c/index.json", lambda f: cache(f.parent).read_index()),
+    "encoded prompts": ("c/00000.safetensors", lambda f: cache_of_shard(f).read_index()),
     "reference": ("r.npz", lambda f: load_moments(f, 8)),
     "Inception": ("i.pth", lambda f: Inception(str(f))),
     "extractor of torch-fidelity's": ("v.pth", lambda f: Registered("vgg16", weights=str(f))),

@@ -83,8 +83,10 @@ def test_prompts_that_are_not_encoded_are_said_before_anything_is_trained(asking
     plain.append(f"data.cache.directory={root / 'plain'}")
     cache_prompts.main(["experiment=sd3_fgm", *plain, "device=cpu"])
     run = ["experiment=sd3_fgm", *asking, f"data.cache.directory={root / 'plain'}", f"run_dir={root / 'no'}"]
-    with pytest.raises(UserError, match=r"other prompts\): give data.cache.directory=<another>.*make cache-prompts"):
+    with pytest.raises(UserError, match=r"other prompts; give data.cache.directory=<another>.*make cache-prompts"):
         train.main(run)
-    with pytest.raises(UserError, match=f"{len(ASKED)} prompts of GenEval are not in .*data.cache.also.metadata="):
-        train.main([*run, "data.cache.also=null"])
+    with pytest.raises(
+        UserError, match=f"{len(ASKED)} prompts of GenEval are not in .*data.cache.extra_prompts.metadata="
+    ):
+        train.main([*run, "data.cache.extra_prompts=null"])
     assert not (root / "no").exists()

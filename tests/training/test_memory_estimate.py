@@ -22,7 +22,7 @@ from fgm.cli.build import build_module
 from fgm.cli.config import read_recipe
 from fgm.cli.synthetic import BlankData, ByteMoments, without_files
 from fgm.cli.table import table
-from fgm.data.text.encoders import CLIP_LENGTH
+from fgm.data.encodings import CLIP_LENGTH
 from fgm.networks import VelocityModel
 from fgm.networks.dit import DiT
 from fgm.networks.guidance import ClassifierFreeGuidance

@@ -16,8 +16,8 @@ from rich.progress import Progress
 from fgm.cli.arguments import choice, split, whole
 from fgm.cli.config import parse_arguments, read_recipe
 from fgm.cli.evaluators import make
-from fgm.data.text.index import INDEX, Index, PromptCache
-from fgm.data.text.sources import Asked
+from fgm.data.encodings import INDEX, CacheIndex, PromptCache
+from fgm.data.prompts import GenEvalPrompts
 from fgm.utils.errors import UserError, entry
 from fgm.utils.pretrained import require_models
 from fgm.utils.printing import plain_console
@@ -35,9 +35,9 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"{recipe} reads no prompts: sd3_fgm does")
     console = plain_console()
     if (Path(cache.directory) / INDEX).exists():
-        console.print(told(cache, cache.require(), "is done"))
+        console.print(told(cache, cache.read_index(), "is done"))
         return
-    console.print(told(cache, encode(cache, cache.planned(), device, batch, console), "is written"))
+    console.print(told(cache, encode(cache, cache.plan(), device, batch, console), "is written"))
 
 
 def cache_of(config: dict[str, Any]) -> PromptCache | None:
@@ -52,19 +52,19 @@ def require(config: dict[str, Any]) -> None:
     cache = cache_of(config)
     if cache is not None:
         require_one_size(config["data"]["size"], config["network"].get("size"))
-        require_asked(config["evaluation"], cache, cache.require())
+        require_asked(config["evaluation"], cache, cache.read_index())
 
 
-def require_asked(node: Any, cache: PromptCache, index: Index) -> None:
+def require_asked(node: Any, cache: PromptCache, index: CacheIndex) -> None:
     """Refuse a GenEval whose prompts are not encoded, in training or at its end, before anything is trained."""
     if not isinstance(node, dict):
         return
     if str(node.get("_target_", "")).endswith(".GenEvalMetric"):
-        missing = set(Asked(node["metadata"], node.get("seed", 0)).read()) - set(index.prompts)
+        missing = set(GenEvalPrompts(node["metadata"], node.get("seed", 0)).read()) - set(index.prompts)
         if missing:
             raise UserError(
                 f"{len(missing)} prompts of GenEval are not in {cache.directory}: give another data.cache.directory "
-                f"and data.cache.also.metadata={node['metadata']}, and make cache-prompts with the same EXP and ARGS"
+                f"and data.cache.extra_prompts.metadata={node['metadata']}, and make cache-prompts with the same EXP and ARGS"
             )
     for value in node.values():
         require_asked(value, cache, index)
@@ -75,16 +75,15 @@ def require_one_size(data: int, network: int | None) -> None:
         raise UserError(f"data.size = {data} and network.size = {network} differ: give network.size alone")
 
 
-def encode(cache: PromptCache, index: Index, device: str, batch: int, console: Console) -> Index:
+def encode(cache: PromptCache, index: CacheIndex, device: str, batch: int, console: Console) -> CacheIndex:
     console.print(f"{cache.directory}: {len(index.prompts)} prompts, through {', '.join(index.encoders)}")
     import torch
 
-    from fgm.data.text.cache import encoders_of, write_cache
+    from fgm.data.text_encoders import encode_prompts
 
     device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    encoders = encoders_of(index, cache.model, device)
     with bar(console, len(index.prompts)) as progress:
-        return write_cache(cache, index, encoders, batch, progress)
+        return encode_prompts(cache, index, device, batch, progress)
 
 
 @contextmanager
@@ -98,7 +97,7 @@ def bar(console: Console, total: int) -> Iterator[Any]:
         yield lambda done: progress.update(task, completed=done)
 
 
-def told(cache: PromptCache, index: Index, state: str) -> str:
+def told(cache: PromptCache, index: CacheIndex, state: str) -> str:
     """One line, and one for each encoder that some prompts were too long for."""
     lines = [f"{cache.directory} {state}: {len(index.prompts)} prompts, the empty one first, in {index.shards} shards"]
     lines += [

@@ -63,9 +63,9 @@ def read_questions(own: dict[str, str]) -> list[Any]:
     vocabulary = vocabulary_of(own)
     if own["metadata"] == GRAMMAR and own["vocabulary"] != "geneval":
         raise UserError(f"metadata = {GRAMMAR} speaks of GenEval's objects: leave vocabulary={own['vocabulary']} out")
-    from fgm.data.text.sources import asked_of
+    from fgm.data.prompts import geneval_metadata
 
-    return asked_of(own["metadata"], vocabulary=vocabulary)
+    return geneval_metadata(own["metadata"], vocabulary=vocabulary)
 
 
 def vocabulary_of(own: dict[str, str]) -> Any:

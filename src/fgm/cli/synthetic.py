@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from fgm.cli import teacher
 from fgm.cli.evaluators import make
-from fgm.data.text.encoders import CLIP_LENGTH
+from fgm.data.encodings import CLIP_LENGTH
 from fgm.networks import VelocityModel
 from fgm.networks.guidance import with_guidance
 from fgm.networks.sd3 import FACTOR

@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import PositiveInt
 from torch import Generator, Tensor
 
 from fgm.data import Data, PromptCodec, Split
@@ -106,7 +105,7 @@ class CachedDataset(Data):
     """
 
     data: Data
-    n: Annotated[int, Field(ge=10_000)] = 200_000
+    n: PositiveInt = 200_000
     seed: int = 0
 
     @property

@@ -1,40 +1,116 @@
-"""Prompts without images: all that a data-free distillation of a text-to-image model needs.
-
-A condition is a prompt's place in the cache, from 1; 0 is the empty prompt. x_0 is a scaled latent.
-"""
+"""Prompts: where they come from, and a data set of prompts without images for data-free distillation."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Literal
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from fgm.data.text.index import Index, PromptCache
+from fgm.data import Data, PromptCodec
+from fgm.data.encodings import CacheIndex, PromptCache
+from fgm.data.text.geneval.grammar import generate_prompts
+from fgm.data.text.geneval.prompts import Metadata, read_prompts
+from fgm.data.text.geneval.vocabulary import GENEVAL, GRAMMAR, Vocabulary
+from fgm.data.text.shapes.grammar import draw_captions
 from fgm.networks.sd3 import FACTOR, Autoencoder
 from fgm.utils.errors import UserError
+from fgm.utils.files import parse_object, read_lines
 from fgm.utils.pretrained import require, require_size
+from fgm.utils.random import keyed_generator
 from fgm.utils.validation import validated
 
 
 @validated
 @dataclass(frozen=True)
-class Prompts:
-    """Cached prompts; those of the cache's source are all equally likely, what it holds besides is never drawn.
+class TextFile:
+    """One prompt a line; empty lines are skipped."""
+
+    file: str
+
+    def read(self) -> list[str]:
+        lines = read_lines(Path(self.file), "one prompt a line")
+        return list(dict.fromkeys(line.strip() for _, line in lines if line.strip()))
+
+
+@validated
+@dataclass(frozen=True)
+class JsonLines:
+    """The "prompt" of one JSON object a line."""
+
+    file: str
+
+    def read(self) -> list[str]:
+        lines = read_lines(Path(self.file), 'a JSON object with "prompt" a line')
+        return list(dict.fromkeys(parse_prompt(line, where) for where, line in lines if line.strip()))
+
+
+def parse_prompt(line: str, where: str) -> str:
+    prompt = parse_object(line, where).get("prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise UserError(f"{where}: prompt must be a non-empty string")
+    return prompt.strip()
+
+
+@validated
+@dataclass(frozen=True)
+class GenEvalPrompts:
+    """The prompts of GenEval.
 
     Args:
-        cache: of the encoded prompts.
-        size: of the images in pixels, a multiple of 16.
+        metadata: evaluation_metadata.jsonl of a GenEval checkout, or "grammar" for prompts of our own; None for no
+            prompts, if the evaluation is another one.
+        seed: of our own prompts.
+    """
+
+    metadata: str | None = None
+    seed: NonNegativeInt = 0
+
+    def read(self) -> list[str]:
+        return [prompt.prompt for prompt in geneval_metadata(self.metadata, self.seed)] if self.metadata else []
+
+
+@validated
+@dataclass(frozen=True)
+class ShapesCaptions:
+    """The distinct ones among n random training captions of the shapes data."""
+
+    n: PositiveInt = 1000
+    seed: NonNegativeInt = 0
+
+    def read(self) -> list[str]:
+        return list(dict.fromkeys(draw_captions(self.n, keyed_generator(self.seed, "prompts", index=0)).prompts()))
+
+
+def geneval_metadata(metadata: str, seed: int = 0, vocabulary: Vocabulary = GENEVAL) -> list[Metadata]:
+    """Read GenEval's prompts from a file, or generate our own if metadata is "grammar"."""
+    return generate_prompts(seed) if metadata == GRAMMAR else read_prompts(Path(metadata), vocabulary)
+
+
+@validated
+@dataclass(frozen=True)
+class PromptDataset(Data):
+    """Encoded prompts without images: x_0 is a scaled latent, a condition is a prompt's index in the cache.
+
+    The prompts to train on have indices from 1 and are equally likely; 0 is the empty prompt.
+
+    Args:
+        cache: the encoded prompts.
+        size: side of the images in pixels, a multiple of 16.
+        vae: a diffusers directory or hub id, to decode latents.
         std: of latents of real images; SD3's scaling makes it about 1.
-        vae: a diffusers directory or hub id, for pictures.
-        vae_dtype: of its arithmetic.
+        vae_dtype: dtype of the decoder.
+
+    Raises:
+        UserError: size is not a multiple of 16.
     """
 
     cache: PromptCache
-    size: Annotated[int, Field(ge=16)]
+    size: PositiveInt
     vae: str
     std: PositiveFloat = 1.0
     vae_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -44,23 +120,17 @@ class Prompts:
     def __post_init__(self) -> None:
         require_size(self.size)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        side = self.size // FACTOR
-        return self.channels, side, side
+    @cached_property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        config = json.loads((require(self.vae, ("vae",)) / "vae" / "config.json").read_text())
+        return config["latent_channels"], self.size // FACTOR, self.size // FACTOR
 
     @cached_property
-    def channels(self) -> int:
-        """Of a latent."""
-        return json.loads((require(self.vae, ("vae",)) / "vae" / "config.json").read_text())["latent_channels"]
+    def index(self) -> CacheIndex:
+        return self.cache.read_index()
 
     @cached_property
-    def index(self) -> Index:
-        return self.cache.require()
-
-    @cached_property
-    def trained(self) -> int:
-        """How many prompts may be drawn: 1 to trained."""
+    def training_prompts(self) -> int:
         return len(self.cache.prompts.read())
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
@@ -68,36 +138,38 @@ class Prompts:
         Raises:
             UserError: always.
         """
-        raise UserError("these data are prompts without images: they serve a distillation, not a training on images")
+        raise UserError("data = prompts has no images: it can be distilled on, not trained on")
 
     def conditions(self, n: int, generator: Generator) -> Tensor:
-        """Prompts (n,), on the generator's device; never the empty one."""
-        return torch.randint(1, 1 + self.trained, (n,), generator=generator, device=generator.device)
+        return torch.randint(1, 1 + self.training_prompts, (n,), generator=generator, device=generator.device)
 
     def reference(self, n: int, generator: Generator) -> Tensor:
-        """None: (0, *shape)."""
+        """Return no examples, (0, *shape)."""
         del n, generator
         return torch.empty(0, *self.shape)
 
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """The condition of each prompt, (n,).
+    @property
+    def prompts(self) -> PromptCodec:
+        return self
 
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """
         Raises:
             UserError: a prompt is not in the cache.
         """
-        missing = [prompt for prompt in prompts if prompt not in self.places]
+        missing = [prompt for prompt in prompts if prompt not in self.indices]
         if missing:
             raise UserError(
-                f"the prompt {missing[0]!r} is not in {self.cache.directory} ({len(missing)} are not): add it to "
-                "data.cache.prompts, and make cache-prompts into another data.cache.directory"
+                f"{len(missing)} prompts are not in {self.cache.directory}, the first is {missing[0]!r}; add them to "
+                "data.cache.prompts, give another data.cache.directory, and run make cache-prompts"
             )
-        return torch.tensor([self.places[prompt] for prompt in prompts], dtype=torch.int64)
+        return torch.tensor([self.indices[prompt] for prompt in prompts], dtype=torch.int64)
 
     def decode(self, conditions: Tensor) -> list[str]:
         return [self.index.prompts[i] for i in conditions.tolist()]
 
     @cached_property
-    def places(self) -> dict[str, int]:
+    def indices(self) -> dict[str, int]:
         return {prompt: i for i, prompt in enumerate(self.index.prompts)}
 
     @cached_property
@@ -105,5 +177,5 @@ class Prompts:
         return Autoencoder(self.vae, self.vae_dtype)
 
     def to_images(self, x_0: Tensor) -> Tensor:
-        """Images (n, 3, size, size) of latents (n, *shape), made where they are."""
+        """Return images (n, 3, size, size) of latents (n, *shape), on their device."""
         return self.autoencoder.to(x_0.device).decode(x_0)

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from fgm.data.encodings import PromptCache
 from fgm.data.pixels import dequantise, quantise
-from fgm.data.text.index import PromptCache
 from fgm.evaluation import Features
 from fgm.utils.records import Measurement
 from fgm.utils.validation import validated
@@ -27,7 +27,7 @@ class ColorStatistics:
     """
 
     def __init__(self, cache: PromptCache) -> None:
-        self.index = cache.require()
+        self.index = cache.read_index()
 
     def identity(self) -> dict[str, Any]:
         return {"prompts": self.index.digest}

@@ -27,7 +27,7 @@ from torch import Tensor
 from fgm.cli.publish import weights
 from fgm.cli.publish.card import card
 from fgm.cli.publish.plan import Plan
-from fgm.data.text.index import ENCODERS
+from fgm.data.encodings import ENCODERS
 from fgm.evaluation.layouts import whole_or_absent
 from fgm.utils.files import replacing
 from fgm.utils.pretrained import weight_files

@@ -8,7 +8,7 @@ from typing import Any
 
 from fgm.cli import teacher
 from fgm.cli.finished import generator_network, weights_file
-from fgm.data.text.index import ENCODERS, INDEX, Index
+from fgm.data.encodings import ENCODERS, INDEX, CacheIndex
 from fgm.utils.errors import UserError
 from fgm.utils.fingerprints import fingerprint
 from fgm.utils.pretrained import BILLIONS, locate, require, weight_files
@@ -113,7 +113,7 @@ def encoders_of(node: dict[str, Any]) -> tuple[str, ...]:
     cache = node["text"]["cache"]
     index = Path(cache["directory"]) / INDEX
     here = [name for name in ENCODERS if weight_files(locate(node["model"]) / name)]
-    found = list(Index.from_file(index).encoders) if index.is_file() else here
+    found = list(CacheIndex.from_file(index).encoders) if index.is_file() else here
     lacking = [name for name in ENCODERS[:2] if name not in found]
     if lacking:
         raise UserError(

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fgm.data import prompted
 from fgm.data.pixels import quantise
+from fgm.data.prompts import geneval_metadata
 from fgm.data.text.geneval.prompts import Metadata, digest
-from fgm.data.text.sources import asked_of
 from fgm.evaluation.geneval.detections import ColourClassifier, Detector
 from fgm.evaluation.geneval.evaluate import GenEval
 from fgm.evaluation.geneval.rules import OFFICIAL, GenEvalRules
@@ -55,7 +55,7 @@ class GenEvalMetric(PromptScore):
         self.words, self.detector = prompted(data), detector
         self.judging = GenEval(detector, colours, rules)
         by_tag: dict[str, list[tuple[Metadata, int]]] = {}
-        for prompt in asked_of(metadata or "none", seed):
+        for prompt in geneval_metadata(metadata or "none", seed):
             by_tag.setdefault(prompt.tag, []).append((prompt, samples))
         super().__init__("geneval", rounds(by_tag, seed))
         if data is not None and self.words is None:

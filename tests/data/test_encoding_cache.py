@@ -1,4 +1,4 @@
-"""A cache of encoded prompts is whole or absent, of its own prompts and encoders, and shared by copies of a network."""
+"""A cache of encoded prompts is complete or absent, and of these prompts and encoders."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,18 +9,17 @@ import torch
 from prompt_caches import PROMPTS, by_pipeline, written
 from tiny_sd3 import save_tiny_pipeline
 
-from fgm.data.text import cache as caching
-from fgm.data.text.cache import CachedText
-from fgm.data.text.index import INDEX, PromptCache
+from fgm.data import text_encoders
+from fgm.data.encodings import INDEX, CachedText, PromptCache
 from fgm.utils.errors import UserError
 
 
-def test_a_killed_command_goes_on_at_its_shard_and_writes_the_same_bytes(
+def test_a_killed_command_resumes_at_its_shard_and_writes_the_same_bytes(
     plan: PromptCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = replace(plan, shard_size=2)
     whole = written(replace(plan, directory=str(tmp_path / "whole")), batch=2)
-    write_shard, made = caching.write_shard, []
+    write_shard, made = text_encoders.write_shard, []
 
     def dies_at_second(path: Path, *rest: Any) -> None:
         if len(made) == 1:
@@ -28,13 +27,15 @@ def test_a_killed_command_goes_on_at_its_shard_and_writes_the_same_bytes(
         made.append(path.name)
         write_shard(path, *rest)
 
-    monkeypatch.setattr(caching, "write_shard", dies_at_second)
+    monkeypatch.setattr(text_encoders, "write_shard", dies_at_second)
     with pytest.raises(KeyboardInterrupt):
         written(plan, batch=2)
-    with pytest.raises(UserError, match="holds no encoded prompts: make cache-prompts"):
-        plan.require()
+    with pytest.raises(UserError, match="no encoded prompts; run make cache-prompts"):
+        plan.read_index()
     made.clear()
-    monkeypatch.setattr(caching, "write_shard", lambda path, *rest: (made.append(path.name), write_shard(path, *rest)))
+    monkeypatch.setattr(
+        text_encoders, "write_shard", lambda path, *rest: (made.append(path.name), write_shard(path, *rest))
+    )
     written(plan, batch=2)
     assert made == ["00001.safetensors", "00002.safetensors"]
     files = sorted(path.name for path in Path(plan.directory).iterdir())
@@ -43,8 +44,8 @@ def test_a_killed_command_goes_on_at_its_shard_and_writes_the_same_bytes(
         assert (Path(plan.directory) / name).read_bytes() == (Path(whole.directory) / name).read_bytes()
 
 
-def test_shards_of_other_prompts_are_made_again(plan: PromptCache, model: Path) -> None:
-    """A cache that was never finished, then begun anew with other prompts: no row of the old one survives."""
+def test_shards_of_other_prompts_are_replaced(plan: PromptCache, model: Path) -> None:
+    """A cache that was never finished is started again with other prompts: no row of the old one survives."""
     written(plan)
     (Path(plan.directory) / INDEX).unlink()
     Path(plan.prompts.file).write_text("\n".join(reversed(PROMPTS)))  # type: ignore[attr-defined]
@@ -55,10 +56,10 @@ def test_shards_of_other_prompts_are_made_again(plan: PromptCache, model: Path) 
 def test_a_cache_of_other_encoders_is_refused(plan: PromptCache, tmp_path: Path, model: Path) -> None:
     written(plan)
     other = replace(plan, model=str(save_tiny_pipeline(tmp_path / "other", seed=1)))
-    with pytest.raises(UserError, match=r"encoded otherwise \(other encoders\)"):
-        other.require()
+    with pytest.raises(UserError, match=r"encoded with other encoders"):
+        other.read_index()
     (tmp_path / "nothing").mkdir()
-    assert replace(plan, model=str(tmp_path / "nothing")).require().digest == plan.require().digest
+    assert replace(plan, model=str(tmp_path / "nothing")).read_index().digest == plan.read_index().digest
 
 
 @pytest.mark.parametrize(
@@ -67,24 +68,24 @@ def test_a_cache_of_other_encoders_is_refused(plan: PromptCache, tmp_path: Path,
 )
 def test_a_cache_of_other_settings_is_refused(change: dict[str, Any], named: str, plan: PromptCache) -> None:
     written(plan)
-    with pytest.raises(UserError, match=rf"\(other {named}\)"):
-        replace(plan, **change).require()
+    with pytest.raises(UserError, match=f"encoded with other {named}"):
+        replace(plan, **change).read_index()
     Path(plan.prompts.file).write_text("a cat\n")  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match=r"\(other prompts\)"):
-        plan.require()
+    with pytest.raises(UserError, match="encoded with other prompts"):
+        plan.read_index()
 
 
-def test_a_spoilt_cache_is_refused(plan: PromptCache) -> None:
+def test_a_damaged_cache_is_refused(plan: PromptCache) -> None:
     shard = Path(written(plan).directory) / "00000.safetensors"
     content = shard.read_bytes()
     shard.write_bytes(content[:-4])
-    with pytest.raises(UserError, match="is cut short"):
+    with pytest.raises(UserError, match="damaged"):
         CachedText(plan)
     shard.unlink()
-    with pytest.raises(UserError, match="is missing or of another cache"):
+    with pytest.raises(UserError, match="missing or from another cache"):
         CachedText(plan)
     (Path(plan.directory) / INDEX).write_text("{")
-    with pytest.raises(UserError, match="is no index of encoded prompts"):
+    with pytest.raises(UserError, match="not an index of encoded prompts"):
         CachedText(plan)
 
 

@@ -1,4 +1,4 @@
-"""The tiny pipeline, and the plan of a cache of its encodings."""
+"""A tiny pipeline with its encoders, and the plan of a cache of its encodings."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 from prompt_caches import LENGTH, PROMPTS
 from tiny_sd3 import save_tiny_pipeline
 
-from fgm.data.text.index import PromptCache
-from fgm.data.text.sources import TextFile
+from fgm.data.encodings import PromptCache
+from fgm.data.prompts import TextFile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

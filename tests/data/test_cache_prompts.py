@@ -1,16 +1,17 @@
-"""make cache-prompts: once, from every kind of source; what is missing is said before torch is imported."""
+"""make cache-prompts encodes once, from every kind of source."""
 
 import json
 from pathlib import Path
 
 import pytest
 from prompt_caches import LENGTH
-from tiny_runs import Said, light, refused
+from tiny_runs import Said, refused
 from tiny_sd3 import SIZE
 
+import fgm.cli.train
 from fgm.cli import cache_prompts
-from fgm.data.text.index import PromptCache
-from fgm.data.text.sources import ShapesGrammar
+from fgm.data.encodings import PromptCache
+from fgm.data.prompts import ShapesCaptions
 
 
 def settings(plan: PromptCache) -> list[str]:
@@ -36,13 +37,13 @@ def test_the_command_reads_geneval_metadata_and_the_grammar(plan: PromptCache, t
     line = {"tag": "single_object", "include": [{"class": "cat", "count": 1}], "prompt": "a photo of a cat"}
     (tmp_path / "metadata.jsonl").write_text(json.dumps(line) + "\n")
     given = [a for a in settings(plan) if not a.startswith("data.cache.prompts.file")]
-    where, file = f"data.cache.directory={tmp_path}", f"data.cache.prompts.file={tmp_path / 'metadata.jsonl'}"
+    where, file = f"data.cache.directory={tmp_path}", f"data.cache.prompts.metadata={tmp_path / 'metadata.jsonl'}"
     cache_prompts.main([*given, "prompts@data.cache.prompts=geneval", file, f"{where}/geneval", "device=cpu"])
     assert "is written: 2 prompts" in capsys.readouterr().out
     grammar = ["prompts@data.cache.prompts=shapes", "data.cache.prompts.n=20"]
     cache_prompts.main([*given, *grammar, f"{where}/grammar", "device=cpu"])
     (index,) = tmp_path.glob("grammar/index.json")
-    assert json.loads(index.read_text())["prompts"] == ["", *ShapesGrammar(20).read()]
+    assert json.loads(index.read_text())["prompts"] == ["", *ShapesCaptions(20).read()]
 
 
 def test_the_command_warns_of_prompts_that_are_too_long(plan: PromptCache, capsys: Said) -> None:
@@ -51,17 +52,22 @@ def test_the_command_warns_of_prompts_that_are_too_long(plan: PromptCache, capsy
     assert "warning: 1 of them are longer than text_encoder_3 takes" in capsys.readouterr().out
 
 
-def test_what_is_missing_is_said_before_torch_is_imported(
-    plan: PromptCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_missing_weights_and_encodings_are_one_line(
+    plan: PromptCache, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    assert "no transformer/ and no vae/ on this machine" in light("train", ["experiment=sd3_fgm"])
-    assert "no text encoder on this machine" in light("cache_prompts", ["experiment=sd3_fgm"])
-    assert "holds no encoded prompts: make cache-prompts" in light("train", settings(plan))
-    assert "network.size = 40 is no multiple of 16" in light("train", [*settings(plan), "network.size=40"])
-    assert "data.size = 48 and network.size = 32 differ" in light("train", [*settings(plan), "data.size=48"])
+    cases = {
+        "no transformer/ and no vae/ on this machine": ["experiment=sd3_fgm"],
+        "no encoded prompts; run make cache-prompts": settings(plan),
+        "network.size = 40 is no multiple of 16": [*settings(plan), "network.size=40"],
+        "data.size = 48 and network.size = 32 differ": [*settings(plan), "data.size=48"],
+    }
+    for message, arguments in cases.items():
+        assert message in refused(fgm.cli.train.main, arguments, capsys, monkeypatch)
+    line = refused(cache_prompts.main, ["experiment=sd3_fgm"], capsys, monkeypatch)
+    assert "no text_encoder/ and no text_encoder_2/ on this machine" in line
 
 
-def test_a_recipe_without_prompts_is_refused(capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_experiment_without_prompts_is_refused(capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     line = refused(cache_prompts.main, ["experiment=digits_fgm"], capsys, monkeypatch)
     assert "digits_fgm reads no prompts" in line

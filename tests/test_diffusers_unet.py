@@ -163,7 +163,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "no directory": (lambda d: (d / "config.json").unlink(), "no config.json and diffusion_pytorch_model.safetensors"),
     "a pickle": (pickled, "no config.json and diffusion_pytorch_model.safetensors"),
     "another network": (other_class, "is of a UNet2DConditionModel, and UNet2DModel is read"),
-    "no JSON": (lambda d: (d / "config.json").write_text("{"), "is no JSON"),
+    "no JSON": (lambda d: (d / "config.json").write_text("{"), "not JSON"),
     "cut short": (cut, "does not load"),
     "no scheduler": (lambda d: None, "no scheduler_config.json beside it tells what it predicts"),
 }

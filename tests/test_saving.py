@@ -202,7 +202,7 @@ def test_a_full_disk_costs_cycles_and_no_run(tmp_path: Path) -> None:
     assert read_only == f"2: error: {disk}/other: Read-only file system: make it writable, or give another place"
     said = (outside / "run" / "said.txt").read_text()
     last = disk / "run" / LAST
-    failed = f"warning: {last} is not written (No space left on device): the one of cycle 5 stays; free some space\n"
+    failed = f"warning: {last} is not written (No space left on device: free some space): the one of cycle 5 stays\n"
     assert said.count(failed) == 5 and said.count("SIGTERM: stopped after cycle") == 2
     assert said.count("going on from cycle 5 of 20") == 2
     assert_bit_equal(tmp_path / "whole", outside / "run")

@@ -89,7 +89,7 @@ def test_a_bad_entry_is_named_by_file_picture_and_number(tmp_path: Path, entry: 
         ([{"filename": KEY}], "line 1: needs filename and detections"),
         ([{"detections": []}], "line 1: needs filename and detections"),
         ([{"filename": KEY, "detections": {}}], "line 1: must be a list"),
-        ([{"filename": KEY, "details": "{"}], "line 1, details: is no JSON"),
+        ([{"filename": KEY, "details": "{"}], "line 1, details: not JSON"),
         ([{"filename": KEY, "details": "[]"}], "line 1, details: must be a JSON object"),
         ([{"filename": KEY, "details": '{"dog": [[1, 2, 3, 4]]}'}], "line 1, details: must hold lists of"),
         ([{"filename": KEY, "details": '{"dog": 3}'}], "line 1, details: must hold lists of"),

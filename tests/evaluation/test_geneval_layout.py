@@ -119,7 +119,7 @@ def empty(directory: Path) -> None:
         (double, "3 samples are there twice: 00006/samples/00000, "),
         (forget_metadata, "00006/metadata.jsonl is missing: it should hold the metadata of"),
         (swap_metadata, "00006/metadata.jsonl: is not the metadata of .* made for other prompts"),
-        (spoil_metadata, "00006/metadata.jsonl: is no JSON"),
+        (spoil_metadata, "00006/metadata.jsonl: not JSON"),
         (empty, "12 of 12 prompts are missing: 00000, 00001, 00002 and 9 more"),
         (shutil.rmtree, "pictures is missing: it should hold folders"),
     ],

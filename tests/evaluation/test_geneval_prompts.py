@@ -34,8 +34,8 @@ def test_the_official_form_is_read_and_written_letter_by_letter() -> None:
 @pytest.mark.parametrize(
     ("defect", "complaint"),
     [
-        ("{", "is no JSON"),
-        ("", "is no JSON"),
+        ("{", "not JSON"),
+        ("", "not JSON"),
         ("[]", "must be a JSON object"),
         ('"dog"', "must be a JSON object"),
         ({"tag": "single_object", "include": [DOG]}, "prompt is missing"),
@@ -82,7 +82,7 @@ def test_a_missing_an_empty_and_a_binary_file_are_refused(tmp_path: Path) -> Non
         read_prompts(tmp_path / "nowhere.jsonl")
     with pytest.raises(UserError, match="is missing"):
         read_prompts(tmp_path)
-    for content, complaint in ((b"", "is empty"), (b" \n\n", "is empty"), (b"\xff\xfe{", "is no UTF-8 text")):
+    for content, complaint in ((b"", "is empty"), (b" \n\n", "is empty"), (b"\xff\xfe{", "is not UTF-8 text")):
         (tmp_path / "file.jsonl").write_bytes(content)
         with pytest.raises(UserError, match=complaint):
             read_prompts(tmp_path / "file.jsonl")

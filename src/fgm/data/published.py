@@ -211,8 +211,9 @@ class CIFAR10(InMemoryImages):
                     content = member.read() if member else b""
         except (OSError, EOFError, tarfile.TarError, KeyError) as error:
             raise UserError(f"{where}: damaged ({first_line(error)}); download it again") from error
-        batch: Any = read_pickle(BytesIO(content), where, CONTAINERS | arrays(), encoding="bytes")
-        pixels, labels = (batch.get(key) for key in (b"data", b"labels")) if isinstance(batch, dict) else (None, None)
+        batch = read_pickle(BytesIO(content), where, CONTAINERS | arrays(), encoding="bytes")
+        batch = batch if isinstance(batch, dict) else {}
+        pixels, labels = batch.get(b"data"), batch.get(b"labels")
         if getattr(pixels, "dtype", None) != "uint8" or pixels.shape[1:] != (3072,) or not isinstance(labels, list):
             raise UserError(f"{where}: expected data, uint8 (n, 3072), and labels, a list; download it again")
         images = torch.from_numpy(pixels.copy()).reshape(-1, *self.shape)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,8 @@ class TextEncoders:
     """
 
     def __init__(self, directory: Path, names: Sequence[str], index: CacheIndex, device: str) -> None:
-        import diffusers  # takes seconds to import
-        import transformers
-
+        diffusers: Any = import_module("diffusers")  # takes seconds
+        transformers: Any = import_module("transformers")
         for name in names:
             tokenizer = directory / name.replace("text_encoder", "tokenizer")
             if not tokenizer.is_dir():
@@ -81,13 +81,13 @@ class TextEncoders:
             name: load_pretrained(classes[name], directory / name, f"its {name}", dtype=dtype).to(device)
             for name in names
         }
-        config = diffusers.SD3Transformer2DModel.load_config(directory / "transformer", local_files_only=True)
+        config: Any = diffusers.SD3Transformer2DModel.load_config(directory / "transformer", local_files_only=True)
         if T5 not in names:  # then the pipeline reads the width of zeros from a transformer
             with torch.device("meta"):
                 transformer = diffusers.SD3Transformer2DModel.from_config(config)
             parts |= {T5: None, "tokenizer_3": None, "transformer": transformer}
         try:
-            self.pipe = diffusers.StableDiffusion3Pipeline.from_pretrained(
+            self.pipe: Any = diffusers.StableDiffusion3Pipeline.from_pretrained(
                 directory, local_files_only=True, **{"transformer": None, "vae": None, **parts}
             )
         except (OSError, ValueError) as error:

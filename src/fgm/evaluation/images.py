@@ -29,7 +29,7 @@ class FashionMetrics(FeatureMetrics):
     """Distances, accuracy and signs of failure of samples (n, 1, 28, 28).
 
     Args:
-        data: FashionMNIST-MNIST; without it, from where Debian or the cache has it.
+        data: Fashion-MNIST; without it, from where Debian or the cache has it.
     """
 
     def __init__(self, data: FashionMNIST | None = None) -> None:

@@ -33,7 +33,7 @@ from fgm.training.config import TrainingConfig
 from fgm.training.distributed import gather_state, training_ranks
 from fgm.training.module import TrainingModule
 from fgm.utils.distributed import all_reduce_max
-from fgm.utils.errors import RESUMABLE, SIGNALS, UNWRITABLE, UserError, unwritable
+from fgm.utils.errors import RESUMABLE, SIGNALS, UserError, unwritable
 from fgm.utils.files import replacing
 from fgm.utils.pickles import load_tensors
 
@@ -74,8 +74,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 temporary.unlink(missing_ok=True)
             if cause is None:
                 raise
-            remedy = UNWRITABLE[cause.errno or 0]
-            self.console.print(f"warning: {path} is not written ({cause.strerror}): {what_remains(path)}; {remedy}")
+            self.console.print(f"warning: {path} is not written ({cause}): {what_remains(path)}")
         else:
             self.trusted = True
 

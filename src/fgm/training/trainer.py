@@ -39,7 +39,7 @@ from fgm.training.distributed import SINGLE, Strategy
 from fgm.training.evaluation import Evaluate, Measuring
 from fgm.training.loggers import build_loggers
 from fgm.training.module import DivergenceError, TrainingModule
-from fgm.utils.errors import RESUMABLE, UserError, told, unwritable
+from fgm.utils.errors import RESUMABLE, UserError, unwritable
 from fgm.utils.validation import validated
 
 
@@ -134,7 +134,7 @@ def as_user_error(error: Exception, last: Path) -> UserError | None:
     cause = unwritable(error)
     if isinstance(error, DivergenceError):
         return DivergenceError(f"{error}; {last}: {what_remains(last)}")
-    return UserError(f"{told(cause)}; {last}: {what_remains(last)}") if cause else None
+    return UserError(f"{cause}; {last}: {what_remains(last)}") if cause else None
 
 
 def build_trainer(run: Run, log_every_n_steps: int, loggers: Any, callbacks: Any, checkpoint_io: Any) -> Trainer:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch.distributed
 
-from fgm.utils.errors import UserError, told, unwritable
+from fgm.utils.errors import UserError, unwritable
 
 T = TypeVar("T")
 TIMEOUT = timedelta(hours=12)  # a rank that is done waits for the others
@@ -112,7 +112,7 @@ def attempt(work: Callable[[], T]) -> tuple[T | None, str | None]:
         cause = unwritable(error)
         if cause is None:
             raise
-        return None, told(cause)
+        return None, cause
 
 
 def raise_if(message: str | None) -> None:

@@ -1,4 +1,4 @@
-"""One way to say no: a clear line and exit code 2, before anything is written."""
+"""Bad input is one clear line on stderr and exit code 2, before anything is written."""
 
 import errno
 import os
@@ -10,9 +10,9 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Any, NoReturn
 
-RESUMABLE = 75  # EX_TEMPFAIL of sysexits: the same command again goes on
+RESUMABLE = 75  # EX_TEMPFAIL of sysexits: the same command again resumes
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-UNWRITABLE = {
+DISK_REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
     errno.EROFS: "make it writable, or give another place",
     **dict.fromkeys((errno.EACCES, errno.EPERM), "give access to it, or another place"),
@@ -20,30 +20,22 @@ UNWRITABLE = {
 
 
 class UserError(Exception):
-    """Bad input; the message says what, where, and what to do."""
+    """Bad input; the message says what is wrong, where, and what to do."""
 
 
 def first_line(error: BaseException) -> str:
-    """Of another library's message; empty where it has none."""
     return str(error).strip().partition("\n")[0]
 
 
 def last_line(error: BaseException) -> str:
-    """Of load_state_dict's message, whose first one only names the module; the error's type where it has none."""
+    """Return the line of load_state_dict's message that names the weights, or the error's type if it has no message."""
     return str(error).strip().rpartition("\n")[2].strip() or type(error).__name__
 
 
 def hint(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """What to do about an unknown name: the nearest known one, or all of them, or what to say in their place.
-
-    Of dotted names the last part tells which is nearest, wherever it stands, also by initials: learning_rate is lr.
-    """
-    last = name.rpartition(".")[2]
+    """Return "did you mean <the known name whose last dotted part is nearest>?", or else otherwise or all names."""
     parts = {each: each.rpartition(".")[2] for each in known}
-    initials = "".join(word[:1] for word in last.split("_"))
-    if "_" in last and last not in parts.values() and initials in parts.values():
-        last = initials
-    near = get_close_matches(last, parts.values(), 1, 0.5)
+    near = get_close_matches(name.rpartition(".")[2], parts.values(), 1, 0.5)
     if not near:
         return otherwise or f"there are {', '.join(parts) or 'none'}"
     alike = [each for each, part in parts.items() if part == near[0]]
@@ -52,78 +44,69 @@ def hint(name: str, known: Iterable[str], otherwise: str = "") -> str:
 
 def require_installed(package: str, option: str, extra: str) -> None:
     """
-    Args:
-        extra: of pyproject.toml, which holds the package.
-
     Raises:
-        UserError: an option needs a package that is not installed.
+        UserError: option needs a package, of that extra of pyproject.toml, and it is not installed.
     """
     try:
         found = find_spec(package)
-    except ModuleNotFoundError:  # not even the package that it is a part of
+    except ModuleNotFoundError:  # the package that it is a part of is missing
         found = None
     if found is None:
         raise UserError(f"{option} needs {package}, which is not installed: pip install -e '.[{extra}]'")
 
 
 def entry(main: Callable[[list[str]], None], usage: str | None) -> None:
-    """Run a command on the arguments of the process; a UserError is one line on stderr and exit code 2.
+    """Run a command on the process's arguments; a UserError or a full or read-only disk is one line and exit code 2.
 
-    So is a disk that is full or may not be written. A rank above the first says its own so: "error on rank 3: ...".
-    Where the others wait for it, as in a measurement, on_all_ranks brings it to the first one instead.
+    Ranks above 0 print "error on rank <n>: ...".
     """
     try:
         if {"-h", "--help"} & set(sys.argv[1:]):
             print(usage)
         else:
             main(sys.argv[1:])
-    except UserError as refusal:
-        print(f"error{f' on rank {rank()}' if rank() else ''}: {refusal}", file=sys.stderr)
+    except UserError as error:
+        print(f"error{f' on rank {rank()}' if rank() else ''}: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted: the same command again goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted: the same command again resumes from the last checkpoint", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        found = unwritable(error)
-        if found is None:
+        line = unwritable(error)
+        if line is None:
             raise
-        print(f"error: {told(found)}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
 
 
-def unwritable(error: BaseException) -> OSError | None:
-    """The OSError behind an error, where it means that a disk is full or may not be written.
+def unwritable(error: BaseException) -> str | None:
+    """Return a line on the disk that is full or read-only if that is the error's cause, else None.
 
-    torch.save hides it in the context, and safetensors in its text.
+    torch.save hides the OSError in the context, and safetensors in the message.
     """
     number = re.search(r"\(os error (\d+)\)", str(error))
     hidden = [OSError(int(number[1]), os.strerror(int(number[1])))] if number else []
-    for known in (error, error.__context__, *hidden):
-        if isinstance(known, OSError) and known.errno in UNWRITABLE:
-            return known
+    for cause in (error, error.__context__, *hidden):
+        if isinstance(cause, OSError) and cause.errno in DISK_REMEDIES:
+            where = f"{cause.filename}: " if cause.filename else ""
+            return f"{where}{cause.strerror}: {DISK_REMEDIES[cause.errno]}"
     return None
 
 
-def told(found: OSError) -> str:
-    """One line of what unwritable found."""
-    where = f"{found.filename}: " if found.filename else ""
-    return f"{where}{found.strerror}: {UNWRITABLE[found.errno or 0]}"
-
-
 def resumable() -> None:
-    """From now on a signal to stop ends the process with RESUMABLE, since all that it has done is on the disk."""
+    """Let SIGNALS end the process with exit code RESUMABLE from now on, since everything is on disk."""
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        del frame
+        print(f"{signal.Signals(number).name}: stopped; the same command again resumes", file=sys.stderr)
+        sys.exit(RESUMABLE)
+
     for number in SIGNALS:
-        signal.signal(number, leave)
-
-
-def leave(number: int, frame: Any) -> NoReturn:
-    del frame
-    print(f"{signal.Signals(number).name}: stopped; the same command again goes on", file=sys.stderr)
-    sys.exit(RESUMABLE)
+        signal.signal(number, stop)
 
 
 def rank() -> int:
-    """Of this process, as torchrun, SLURM's srun or Lightning's launcher tell it."""
+    """Return this process's rank as set by torchrun, SLURM's srun or Lightning's launcher."""
     within_srun = "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
     names = ("RANK", *(("SLURM_PROCID",) if within_srun else ()), "LOCAL_RANK")
     return int(next((os.environ[name] for name in names if name in os.environ), "0"))

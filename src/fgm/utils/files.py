@@ -1,4 +1,4 @@
-"""Files that a user holds, read with one clear line where they are not as expected, and hashed; files written whole."""
+"""Files of the user, read with one clear line if they are not as expected; files written atomically."""
 
 import errno
 import json
@@ -9,51 +9,62 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from fgm.utils.errors import UserError, told
+from fgm.utils.errors import UserError, unwritable
 
-UMASK = os.umask(0)  # which cannot be read without being set
+UMASK = os.umask(0)  # it cannot be read without being set
 os.umask(UMASK)
 
 
-def read_text(path: Path, should_hold: str) -> str:
-    """UTF-8, with or without a byte order mark."""
+def read_text(path: Path, content: str) -> str:
+    """Read UTF-8, with or without a byte order mark; error messages say that the file should hold content."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise UserError(f"{path} is missing: it should hold {should_hold}") from error
+        raise UserError(f"{path} is missing: it should hold {content}") from error
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: is no UTF-8 text ({error.reason} at byte {error.start}); it should hold {should_hold}"
-        ) from error
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
-def read_lines(path: Path, should_hold: str) -> Iterator[tuple[str, str]]:
-    """(where it stands, line); at least one. Only a line feed ends a line: JSON texts may hold other separators."""
-    text = read_text(path, should_hold)
+def read_lines(path: Path, content: str) -> Iterator[tuple[str, str]]:
+    """Yield ("<path>, line <number>", line), at least one. Only a line feed ends a line, as JSON lines need."""
+    text = read_text(path, content)
     if not text.strip():
-        raise UserError(f"{path} is empty: it should hold {should_hold}")
+        raise UserError(f"{path} is empty: it should hold {content}")
     for number, line in enumerate(text.rstrip().split("\n"), 1):
         yield f"{path}, line {number}", line
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
-    """One JSON object."""
+    """Parse one JSON object."""
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: is no JSON ({error.msg} at column {error.colno})") from error
+        raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
     if not isinstance(content, dict):
         raise UserError(f"{where}: must be a JSON object, not {json.dumps(content)[:40]}")
     return content
 
 
-def read_object(path: Path, should_hold: str) -> dict[str, Any]:
-    """The JSON object that a file is."""
-    return parse_object(read_text(path, should_hold), str(path))
+def read_object(path: Path, content: str) -> dict[str, Any]:
+    """Read a file of one JSON object."""
+    return parse_object(read_text(path, content), str(path))
+
+
+@contextmanager
+def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
+    """Yield a temporary path, and rename it to path at the end: readers see the old file or the new one.
+
+    Args:
+        shared: whether other processes may write the same file at once.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
+    yield temporary
+    temporary.chmod(0o666 & ~UMASK)  # safetensors writes files that only their owner may read
+    os.replace(temporary, path)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Atomically, also among processes that write the same file."""
+    """Write atomically, also if several processes write the same file."""
     with replacing(path, shared=True) as temporary:
         temporary.write_bytes(content)
 
@@ -65,27 +76,14 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 def require_place(folder: Path) -> None:
     """
     Raises:
-        UserError: it is not there and cannot be made, or may not be written.
+        UserError: the folder does not exist and cannot be made, or is not writable.
     """
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not place.is_dir():
         raise UserError(f"{place} is a file, and a folder is needed: give another place")
     if not os.access(place, os.W_OK | os.X_OK):
         number = errno.EROFS if os.statvfs(place).f_flag & os.ST_RDONLY else errno.EACCES
-        raise UserError(told(OSError(number, os.strerror(number), str(folder))))
-
-
-@contextmanager
-def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
-    """Where to write what then takes path's place at once: a reader sees the old file or the new one.
-
-    Args:
-        shared: whether other processes may write the same file; what a killed one leaves is then not written over.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
-    yield temporary
-    temporary.chmod(0o666 & ~UMASK)  # safetensors leaves what it writes to its owner alone
-    os.replace(temporary, path)
+        raise UserError(unwritable(OSError(number, os.strerror(number), str(folder))))
 
 
 def sha256_of(path: Path) -> str:

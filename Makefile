@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train cache-prompts eval sample export score reference bench memory sweep report dashboard \
+.PHONY: help setup train cache-prompts eval sample export score reference bench memory sweep \
         study-identity test check format table notebooks
 
 help: ## this list
@@ -63,12 +63,6 @@ memory: setup ## what a distillation needs, and which GPUs hold it, before anyth
 sweep: setup ## run a study's sweep, or go on with it: SWEEP=t_star, EXP=, ARGS="method.t_star=0.9 seed=0", ARGS="format=wandb"
 	@$(RUN) fgm.cli.sweep sweep=$(SWEEP) $(if $(filter command,$(origin EXP)),experiment=$(EXP)) $(ARGS)
 
-report: setup ## page, plots and table of a study: SWEEP=t_star; outputs/t_star/report.html and experiments/t_star/
-	@$(RUN) fgm.cli.report sweep=$(SWEEP) $(ARGS)
-
-dashboard: setup ## make or update a study's W&B dashboard: SWEEP=t_star, ARGS="entity=<team>"; without an account, a file
-	@$(RUN) fgm.cli.dashboard sweep=$(SWEEP) $(ARGS)
-
 study-identity: setup ## compare FGM's gradient with the exact one, by fit of the online network: ARGS="cases=gaussian,mixture"
 	@$(BIN)/python experiments/identity/study.py $(ARGS)
 
@@ -81,13 +75,13 @@ check: setup ## format, lint, types, every recipe composes, tables are fresh
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/pyrefly check --summary=none
 	@$(RUN) fgm.cli.config
-	@$(RUN) fgm.cli.table check=true
+	@$(RUN) fgm.cli.table --check
 
 format: setup ## rewrite the code in the project's format
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 
-table: setup ## make the tables of the documents from runs.jsonl and the recipes' headers
+table: setup ## write the tables of the documents and the plots of the studies from runs.jsonl
 	@$(RUN) fgm.cli.table
 
 notebooks: setup ## run the notebooks and keep their outputs

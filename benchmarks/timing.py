@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fgm.analysis.summary import summary
+from fgm.analysis.tables import summary
 from fgm.cli.config import digest, read_recipe
 from fgm.cli.recording import provenance
 from fgm.utils.errors import UserError, hint

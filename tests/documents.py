@@ -16,7 +16,7 @@ from fgm.cli.table import DOCUMENTS, ROOT
 
 NOTEBOOKS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.ipynb"))
 ALL = (*DOCUMENTS, *NOTEBOOKS)
-WITHOUT_RECIPE = ("fgm.cli.score", "fgm.cli.reference", "fgm.cli.report", "fgm.cli.dashboard")
+WITHOUT_RECIPE = ("fgm.cli.score", "fgm.cli.reference")
 INLINE = re.compile(r"(?<!`)`((?:make|torchrun|srun|python) [^`\n]+)`")
 
 
@@ -46,7 +46,9 @@ def started(command: str) -> tuple[str, list[str]]:
         module, *arguments = words[words.index("-m") + 1 :]
         return module, arguments
     given, line = dict(word.split("=", 1) for word in words[2:]), line_of(words[1])
-    assert given.keys() <= {"EXP", "ARGS", "SWEEP", "PROMPT"}, f"{command}: a variable that the Makefile does not read"
+    assert given.keys() <= {"EXP", "ARGS", "SWEEP", "PROMPT", "BENCH"}, (
+        f"{command}: a variable that the Makefile does not read"
+    )
     arguments, module = shlex.split(given.get("ARGS", "")), re.search(r"\$\(RUN\) (fgm\.cli\.\w+)", line)
     named = [f"sweep={given.get('SWEEP', '')}"] if "$(SWEEP)" in line else []
     named += [f"experiment={given['EXP']}"] if "EXP" in given else []

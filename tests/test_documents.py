@@ -16,11 +16,10 @@ from documents import ALL, blocks, commands, compose, stands, started, text_of
 from hydra.utils import instantiate
 
 import fgm.cli.config
-import fgm.cli.overview
+import fgm.cli.table
 from fgm.cli.config import CONFIGS, read_recipe
-from fgm.cli.overview import header, measured, page_line, study_line
 from fgm.cli.studies.definition import read_sweep
-from fgm.cli.table import BLOCK, DOCUMENTS, OVERVIEW, ROOT, render
+from fgm.cli.table import BLOCK, DOCUMENTS, OVERVIEW, ROOT, header, measured, render, study_line
 from fgm.evaluation import measure
 from fgm.evaluation.diagnostics import THRESHOLDS
 from fgm.teachers.bundled import names as bundled
@@ -37,7 +36,6 @@ WRONG = {
     'make train ARGS="method.t_starr=1"': "did you mean method.t_star",
     'make sample ARGS="m=3"': "no setting m",
     'make eval ARGS="evaluator=digit"': "digit",
-    "make report SWEEP=t_sta": "did you mean t_star",
     'make sweep SWEEP=t_star ARGS="method.t_star=2"': "must lie in (0, 1]",
     'make train N="3"': "does not read",
 }
@@ -216,15 +214,10 @@ def test_a_study_is_told_with_its_best_point(tmp_path: Path) -> None:
 
 
 def test_a_recipe_is_told_by_the_first_sentences_of_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fgm.cli.overview, "CONFIGS", tmp_path)
+    monkeypatch.setattr(fgm.cli.table, "CONFIGS", tmp_path)
     (tmp_path / "experiment").mkdir()
     lines = ["@package _global_", "make train EXP=toy", "A toy in <one> call, at", "t* 0.714. Ours: all."]
     lines += ["Cost: not yet run; a day of 2", "GPUs. A guess.", "Expect: no finished run has been recorded yet."]
     text = "\n".join(f"# {line}" for line in lines)
     (tmp_path / "experiment" / "toy.yaml").write_text(f"{text}\nmethod: {{t_star: 0.9}}  # not this\n")
     assert header("toy") == ["A toy in &lt;one> call, at t* 0.714", "a day of 2 GPUs", ""]
-
-
-def test_a_page_is_told_by_its_question_and_the_beginning_of_its_verdict() -> None:
-    page = "# toy\n\n**Question.** Is it\nso?\n\n**Verdict.** Yes. But 3.5 of\nthem are not.\n\n<!-- table: toy -->\n"
-    assert page_line("toy", page, 2) == "| [toy](toy/README.md) | Is it so? | 2 | Yes |"

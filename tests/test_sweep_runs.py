@@ -14,12 +14,11 @@ import pytest
 import torch
 from toy_sweeps import SILENT, TINY, acted, committed, points_of, rows_of  # noqa: F401
 
+from fgm.analysis.sweeps import studies_of, study_tables
 from fgm.cli.studies import point as of_one
 from fgm.cli.studies import running
 from fgm.cli.studies.points import Point
 from fgm.cli.studies.process import Outcome, Processes
-from fgm.cli.studies.rows import studies_of
-from fgm.cli.studies.table import table_of_study
 from fgm.evaluation.point_metrics import PointMetrics
 from fgm.utils.errors import RESUMABLE, UserError
 from fgm.utils.records import read_rows
@@ -158,7 +157,7 @@ def in_process(made: list[Point]) -> Any:
 
 def values(made: list[Point]) -> list[str]:
     """The table without its column of seconds."""
-    return [line.rpartition(" | ")[0] or line for line in table_of_study(rows_of(made))]
+    return [line.rpartition(" | ")[0] or line for line in study_tables(rows_of(made))]
 
 
 def test_killed_half_way_and_started_again_it_gives_the_same_table(

@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fgm.analysis.plots import COLOURS, DPI, FONT, GRID, INK, MARKERS, figure, label_axes, legend_below
-from fgm.utils.markdown import mean_and_sd, table_head, table_row
+from fgm.analysis.tables import mean_and_sd, table_head, table_row
 from fgm.utils.records import Measurement, read_rows
 
 Row = dict[str, Any]

@@ -21,7 +21,7 @@ from benchmarks import cycle
 from fgm.cli.build import build_module
 from fgm.cli.config import read_recipe
 from fgm.cli.synthetic import BlankData, ByteMoments, without_files
-from fgm.cli.table import table
+from fgm.cli.table import tables
 from fgm.data.encodings import CLIP_LENGTH
 from fgm.networks import VelocityModel
 from fgm.networks.dit import DiT
@@ -266,7 +266,7 @@ def test_recorded_estimate_is_the_printed_one(capsys: Said, tmp_path: Path) -> N
     values = {m["metric"]: m["value"] for m in row["results"]}
     assert f"│ total       │ {values['total_gib']:.3g}" in capsys.readouterr().out
     assert values["gpu_gib"] == pytest.approx(RESERVED * values["total_gib"] + 1)
-    text = table(["memory"], tmp_path)
+    text = tables(["memory"], tmp_path, [])
     assert f"| digits_fgm | batch 32 a device, training.batch_size=32 | 32 | {values['weights_gib']:.3g} |" in text
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from fgm.analysis.summary import summary
+from fgm.analysis.tables import summary
 from fgm.cli.arguments import read_settings, required, split, whole_or, yes
 from fgm.cli.config import parse_arguments
 from fgm.cli.evaluators import (

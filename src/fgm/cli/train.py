@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fgm.analysis.summary import summary
+from fgm.analysis.tables import summary
 from fgm.cli import cache_prompts, teacher
 from fgm.cli.config import digest, parse_arguments, read_recipe, require_extras, without_places
 from fgm.cli.evaluators import require_device

@@ -24,10 +24,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from rich.console import Console
 
+from fgm.analysis.sweeps import value_of
 from fgm.cli.studies.definition import Sweep, read_sweep, restrict, text, with_metrics
 from fgm.cli.studies.points import Point, points
 from fgm.cli.studies.process import Processes
-from fgm.cli.studies.rows import value_of
 from fgm.cli.studies.running import conclude, finished, known_rows, run_point, said, train_teachers
 from fgm.utils.errors import UserError, first_line, require_installed
 

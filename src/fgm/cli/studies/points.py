@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from fgm.analysis.sweeps import label
+from fgm.analysis.sweeps import short_name as short
 from fgm.cli.config import digest, read_recipe
 from fgm.cli.studies.definition import Sweep, Value
 from fgm.utils.errors import UserError
@@ -38,18 +40,6 @@ class Point:
     @property
     def label(self) -> str:
         return label(self.swept, self.config["seed"])
-
-
-def label(swept: dict[str, Value], seed: int | None = None) -> str:
-    """t_star 0.9, c_in one, seed 0"""
-    told = [f"{short(axis, swept)} {value}" for axis, value in swept.items()]
-    return ", ".join(told if seed is None else [*told, f"seed {seed}"])
-
-
-def short(axis: str, axes: Any) -> str:
-    """The last word of a dotted axis, where no other one ends so."""
-    last = axis.rpartition(".")[2]
-    return axis if sum(other.rpartition(".")[2] == last for other in axes) > 1 else last
 
 
 def points(sweep: Sweep, recipe: str, overrides: list[str]) -> list[Point]:

@@ -11,11 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from fgm.analysis.sweeps import value_of
 from fgm.cli import teacher
 from fgm.cli.recording import diary, origin
 from fgm.cli.studies.points import Point
 from fgm.cli.studies.process import LOG, Outcome, Processes
-from fgm.cli.studies.rows import value_of
 from fgm.cli.train import is_done
 from fgm.utils.errors import RESUMABLE, UserError
 from fgm.utils.files import require_place
@@ -136,7 +136,7 @@ def conclude(points: Sequence[Point], rows: Rows, console: Console) -> None:
             f"all {len(tried)} points of {tried[0].study} failed, the first one: {rows[tried[0].digest]['failed']} "
             f"({tried[0].config['run_dir']}/{LOG}); retry=true runs them again"
         )
-    console.print(f"rows in {diary(points[0].config)} (make report SWEEP={points[0].study})")
+    console.print(f"rows in {diary(points[0].config)} (make table)")
 
 
 def left(seconds: Sequence[float], i: int, pending: Sequence[Point]) -> str:

@@ -77,9 +77,9 @@ def test_the_variance_of_exact_posterior_means_follows_its_recursion() -> None:
 
 def test_missing_or_surplus_noises_are_refused() -> None:
     generator = FewStepGenerator(network(), PATH, 0.9, steps=2)
-    with pytest.raises(ValueError, match="up to 1 noises, and none were given"):
+    with pytest.raises(ValueError, match="up to 1 noises, but got none"):
         generator(noises(8, 2))
-    with pytest.raises(ValueError, match="up to 1 noises, and 2 were given"):
+    with pytest.raises(ValueError, match="up to 1 noises, but got 2"):
         generator(noises(8, 2), None, noises(2, 8, 2))
 
 

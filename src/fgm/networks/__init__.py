@@ -1,4 +1,4 @@
-"""VelocityModel networks and their wrappers, all of one interface."""
+"""Velocity networks and their wrappers, which share the interface of VelocityModel."""
 
 from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
@@ -11,11 +11,12 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class VelocityModel(nn.Module):
-    """velocity(x_t, t, condition) -> (batch, *shape).
+    """A velocity field v(x_t, t, condition).
 
     Attributes:
-        shape: of one x_t.
-        num_classes: 0 for an unconditional network; else labels run from 0, and num_classes is the null label.
+        shape: of one x_t, without the batch.
+        num_classes: 0 for an unconditional network; otherwise labels are 0 ... num_classes - 1, and num_classes is
+            the null label. Networks with other conditions, such as prompts, have 0 and override unconditional().
     """
 
     shape: tuple[int, ...]
@@ -23,37 +24,31 @@ class VelocityModel(nn.Module):
 
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """x_t (batch, *shape), t (batch,), condition (batch, ...) int64 or None."""
+        """Return velocities (batch, *shape) for x_t (batch, *shape), t (batch,), condition (batch, ...) or None."""
 
     def unconditional(self, condition: Tensor) -> Tensor:
-        """The condition that says nothing, in condition's shape.
+        """Return null conditions in the shape of condition, for classifier-free guidance.
 
         Raises:
-            ValueError: the network has no conditions, and thus no guidance.
+            ValueError: the network has no null condition.
         """
         if not self.num_classes:
             raise ValueError("guidance needs a network with classes, and this one has num_classes = 0")
         return torch.full_like(condition, self.num_classes)
 
     def adapter_active(self) -> AbstractContextManager[None]:
-        """Holds while a gradient through a call is computed, where blocks of it may be computed again.
-
-        Nothing, unless the network shares its weights (lora.py).
-        """
+        """Return the context in which a backward pass through this network must run; only a LoRAModel needs one."""
         return nullcontext()
 
 
 def require_shape(net: VelocityModel, x_t: Tensor) -> None:
-    """
-    Raises:
-        ValueError: x_t is no batch of what net reads.
-    """
+    """Raise ValueError unless x_t is a batch of net.shape."""
     if x_t.shape[1:] != net.shape:
         raise ValueError(f"{type(net).__name__} of shape {net.shape} was given {tuple(x_t.shape[1:])}")
 
 
 def class_labels(net: VelocityModel, x_t: Tensor, condition: Tensor | None) -> Tensor | None:
-    """The condition, or the null label for each of x_t where it is None; None for a network without classes.
+    """Return the labels to embed: condition, null labels for None, or None for a network without classes.
 
     Raises:
         ValueError: labels for a network without classes.
@@ -66,16 +61,13 @@ def class_labels(net: VelocityModel, x_t: Tensor, condition: Tensor | None) -> T
 
 
 def zeroed(layer: Layer) -> Layer:
-    """The layer with weight and bias set to zero, so that what it adds begins as nothing."""
+    """Set weight and bias to zero, in place, so that the layer's branch adds nothing at first."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 def require_patches(name: str, size: int, patch: int, width: int, heads: int) -> None:
-    """
-    Raises:
-        ValueError: a transformer cannot cut its images into such patches, or its tokens into such heads.
-    """
+    """Raise ValueError unless a transformer can cut its images into patches and its tokens into heads."""
     if size % patch or width % heads:
         raise ValueError(f"{name}: patch {patch} must divide size {size}, and heads {heads} must divide width {width}")

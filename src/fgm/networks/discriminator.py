@@ -1,15 +1,14 @@
-"""A discriminator out of a velocity network's features: small heads, each on the output of one of its blocks.
+"""A discriminator on a velocity network's features: a small head on the output of each of some blocks.
 
-    l_k(x_t, t, condition) = head_k(features of block k at (x_t, t, condition)), one logit for each token
+    l_k(x_t, t, condition) = head_k(output of block k at (x_t, t, condition)), one logit per token
 
-DMD2 reads the online network so, with its head at the bottleneck (arXiv 2405.14867); LADD the frozen teacher, with a
-head on each of several blocks (arXiv 2403.12015). Time and condition reach the logits through the features, which are
-modulated by both. The velocity network is not a part of the discriminator: its weights are not the heads' to move.
+DMD2 reads the online network this way, with a head at the bottleneck (arXiv 2405.14867); LADD reads the frozen teacher,
+with a head on each of several blocks (arXiv 2403.12015). Time and condition reach the logits through the features, which
+they modulate. The velocity network is no part of the Discriminator, whose parameters are those of the heads.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from fgm.networks.lora import base_model
 
 
 class Head(nn.Module):
-    """Tokens (batch, n, features) -> logits (batch, n); a fresh one says 0, and leaves the generator alone."""
+    """Tokens (batch, n, features) -> logits (batch, n), 0 for a new head, which gives the generator no gradient."""
 
     def __init__(self, features: int, width: int) -> None:
         super().__init__()
@@ -38,7 +37,7 @@ class Discriminator(nn.Module):
     """Features of each block, (batch, n_k, features_k), -> logits (batch, sum of n_k).
 
     Args:
-        features: how wide each block's tokens are, one head for each.
+        features: features_k of each block.
         width: of the heads' hidden layer.
     """
 
@@ -53,68 +52,71 @@ class Discriminator(nn.Module):
 def read_features(
     net: VelocityModel, blocks: Sequence[str], x_t: Tensor, t: Tensor, condition: Tensor | None
 ) -> list[Tensor]:
-    """What the named blocks of net put out at (x_t, t, condition), as tokens (batch, n, width), in blocks' order.
+    """Return the outputs of the named blocks of net at (x_t, t, condition) as tokens (batch, n, width).
 
-    Of a guided network it is the features inside guidance: those of one call, at the condition itself.
+    A guided network is read inside its guidance, in one call with the condition itself.
+
+    Raises:
+        ValueError: net has no block of that name, or several.
     """
     inner = unwrap_guidance(net)
-    with catching(base_model(inner), blocks) as caught:
+    with capture_outputs(base_model(inner), blocks) as tokens:
         inner(x_t, t, condition)
-    return [caught[name] for name in blocks]
+    return [tokens[name] for name in blocks]
 
 
 @torch.no_grad()
 def feature_widths(net: VelocityModel, blocks: Sequence[str], condition: Tensor | None) -> list[int]:
-    """How wide those tokens are. condition: (1, ...) or None.
+    """Return the widths of those tokens; condition is one example (1, ...) or None.
 
-    From shapes alone, and nothing is computed; a network that looks its condition up in files has no shapes without
-    numbers, and is called once, on a batch of one.
+    Runs on the meta device, which computes nothing. A network that looks its condition up in files cannot: it is
+    called once on a batch of one.
     """
     inner = base_model(unwrap_guidance(net))
     tensors = dict(inner.named_parameters()) | dict(inner.named_buffers())
     on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     arguments = (torch.zeros(1, *net.shape), torch.ones(1), condition)
-    with catching(inner, blocks) as caught:
+    with capture_outputs(inner, blocks) as tokens:
         try:
             functional_call(inner, on_meta, tuple(a if a is None else a.to("meta") for a in arguments))
         except (NotImplementedError, RuntimeError):
             inner(*arguments)
-    return [caught[name].shape[2] for name in blocks]
+    return [tokens[name].shape[2] for name in blocks]
 
 
 @contextmanager
-def catching(net: nn.Module, blocks: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """The named blocks' outputs as tokens, filled by forward passes within."""
-    caught: dict[str, Tensor] = {}
-    modules = {name: find_block(net, name) for name in blocks}
-    hooks = [module.register_forward_hook(partial(catch, caught, name)) for name, module in modules.items()]
+def capture_outputs(net: nn.Module, blocks: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Yield a dict that forward passes inside the context fill with the named blocks' outputs as tokens."""
+    tokens: dict[str, Tensor] = {}
+
+    def hook_for(name: str) -> Any:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+            tokens[name] = as_tokens(output if isinstance(output, Tensor) else output[-1])  # (text, image): the image
+
+        return hook
+
+    hooks = [find_block(net, name).register_forward_hook(hook_for(name)) for name in blocks]
     try:
-        yield caught
+        yield tokens
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def catch(caught: dict[str, Tensor], name: str, module: nn.Module, arguments: Any, output: Any) -> None:
-    """A forward hook. Of a joint block's pair (text, image) it keeps the image's tokens."""
-    del module, arguments
-    caught[name] = as_tokens(output if isinstance(output, Tensor) else output[-1])
-
-
 def as_tokens(features: Tensor) -> Tensor:
-    """A vector (b, w) is one token, and a map (b, w, height, width) a token for each pixel."""
+    """Turn a vector (b, w) into one token, and a map (b, w, height, width) into a token per pixel."""
     if features.ndim == 2:
         return features[:, None]
     return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
 
 
 def find_block(net: nn.Module, name: str) -> nn.Module:
-    """The one submodule whose qualified name is, or ends in, name: wrappers around the network do not matter.
+    """Return the one submodule whose qualified name is or ends in name, whatever wraps the network.
 
     Raises:
         ValueError: there is none, or there are several.
     """
-    found = [module for whole, module in net.named_modules() if f".{whole}".endswith(f".{name}")]
+    found = [module for full_name, module in net.named_modules() if f".{full_name}".endswith(f".{name}")]
     if len(found) != 1:
         lists = [f"{n} (0 to {len(m) - 1})" for n, m in net.named_modules() if isinstance(m, nn.ModuleList)]
         raise ValueError(

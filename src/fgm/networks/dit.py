@@ -1,7 +1,7 @@
 """A class-conditional diffusion transformer (Peebles and Xie, arXiv 2212.09748), small enough for a laptop.
 
-Tokens are patches; every block is modulated by time and class through adaLN-zero, so that a fresh network is the zero
-field. Shapes in the code: b batch, n tokens, w width, h heads.
+Tokens are patches. Time and class modulate every block through adaLN-zero, so that a new network's velocity is zero.
+Shapes in the code: b batch, n tokens, w width, h heads.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from fgm.networks import VelocityModel, class_labels, require_patches, require_shape, zeroed
-from fgm.networks.embedding import ConditionEmbedding
+from fgm.networks.mlp import ConditionEmbedding
 from fgm.utils.validation import validated
 
 
@@ -29,7 +29,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each shifted, scaled and gated by the condition (b, w)."""
+    """Attention and MLP on tokens (b, n, w), each shifted, scaled and gated by the condition (b, w)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Block(nn.Module):
 
 @validated
 class DiT(VelocityModel):
-    """v(x_t, t, condition) for images x_t (b, channels, size, size).
+    """The velocity of images x_t (b, channels, size, size).
 
     Args:
         size: side of the image, a multiple of patch.
@@ -55,7 +55,10 @@ class DiT(VelocityModel):
         width: of a token, a multiple of heads.
         depth: number of blocks.
         heads: of the attention.
-        num_classes: 0 for an unconditional network; else labels run from 0, and num_classes is the null label.
+        num_classes: see VelocityModel.
+
+    Raises:
+        ValueError: patch does not divide size, or heads do not divide width.
     """
 
     def __init__(

@@ -1,22 +1,23 @@
-"""A velocity network read as a generator: its x_0-prediction at a few fixed times, and at one above all.
+"""A velocity network used as a generator: its x_0-prediction at one fixed time t*, or at a few.
 
     x    = c_in z,     z ~ N(0, I)
-    g(z) = (sigma'_{t*} x - sigma_{t*} v(x, t*)) / kappa_{t*}          rectified path: x - t* v(x, t*)
+    g(z) = (sigma'_{t*} x - sigma_{t*} v(x, t*)) / kappa_{t*}          on the rectified path: x - t* v(x, t*)
 
-(arXiv 2410.19310, section 5; the formula for a general path follows from paths.py.) With the teacher's weights this
-is the teacher's posterior mean at t*, and for t* = 1, c_in = 1 on the rectified path one Euler step of its ODE.
+(arXiv 2410.19310, section 5; paths.py derives the formula for a general path.) With the teacher's weights this is the
+teacher's posterior mean at t*; with t* = 1 and c_in = 1 on the rectified path it is one Euler step of the teacher's ODE.
 
-The scale of the input, c_in:
-    one        z stands for x_1
-    t_star     sigma_{t*} z, the noise of x_{t*} around x_0 = 0 (SiD and DMD2 in EDM's units)
-    variance   sqrt(alpha_{t*}^2 data_std^2 + sigma_{t*}^2) z, as large as x_{t*} itself
+The input scale c_in is one of
 
-With k steps, the times are t*_i = t* (k + 1 - i) / k, and between two steps x_0 goes back onto the path with fresh eps:
+    one        1: z stands for x_1
+    t_star     sigma_{t*}: the noise of x_{t*} around x_0 = 0 (SiD and DMD2 in EDM's units)
+    variance   sqrt(alpha_{t*}^2 data_std^2 + sigma_{t*}^2): the standard deviation of x_{t*} itself
+
+A generator of k steps uses the times t*_i = t* (k + 1 - i) / k. Between two steps, x_0 goes back to the path with new eps:
 
     x_0^1 = g(z),     x_{t*_i} = alpha x_0^{i-1} + sigma eps_{i-1},     x_0^i = x_0-prediction of x_{t*_i} at t*_i
 
-Any number of them from the first gives an x_0, and gradient flows through the last one alone (SiD-LSG's sampler, arXiv
-2406.01561; SiD-DiT, arXiv 2509.25127, trains four steps from t* = 1 so; DMD2's backward simulation, arXiv 2405.14867).
+The result after any number of steps is an x_0, and only the last step is differentiated (SiD-LSG's sampler, arXiv
+2406.01561; SiD-DiT, arXiv 2509.25127, trains four steps from t* = 1; DMD2's backward simulation, arXiv 2405.14867).
 """
 
 from contextlib import AbstractContextManager
@@ -35,20 +36,20 @@ InputScale = Literal["one", "t_star", "variance"]
 
 @validated
 class FewStepGenerator(nn.Module):
-    """g(z, condition, eps) -> x_0, all batch first; of one step unless it is told more.
+    """Maps noise z (batch, *shape) and conditions to samples x_0 (batch, *shape).
 
     Args:
         net: a velocity network; its weights are the generator's.
         path: the path on which net was trained.
-        t_star: the time at which net is read first.
-        c_in: the scale of the input, see above.
+        t_star: the time of the first step.
+        c_in: the input scale, see above.
         data_std: standard deviation of the data, for c_in = variance.
         steps: k.
 
     Attributes:
         times: t*_1 > ... > t*_k.
-        nfe: k.
-        renoisings: k - 1, the noises that a sample takes besides z.
+        nfe: network evaluations per sample, k.
+        renoisings: noises that a sample needs besides z, k - 1.
     """
 
     def __init__(
@@ -61,49 +62,47 @@ class FewStepGenerator(nn.Module):
         steps: PositiveInt = 1,
     ) -> None:
         super().__init__()
-        if not 0 < t_star <= 1:
-            raise ValueError(f"t_star = {t_star} is outside (0, 1]")
-        if steps < 1:
-            raise ValueError(f"steps = {steps} is below 1")
         self.net, self.path = net, path
         self.c_in = input_scale(path, t_star, c_in, data_std)
         self.times, self.nfe, self.renoisings = step_times(t_star, steps), steps, steps - 1
 
     def forward(self, z: Tensor, condition: Tensor | None = None, eps: Tensor | None = None) -> Tensor:
-        """The x_0 after one step and one more for each row of eps (0 to k - 1, batch, *dims).
+        """Return the x_0 after one step and one more for each noise.
+
+        Args:
+            z: (batch, *shape) standard normal.
+            condition: (batch, ...) or None.
+            eps: (batch, 0 to k - 1, *shape) standard normal; None only for a generator of one step.
 
         Raises:
-            ValueError: eps is missing for a generator of several steps, or holds more than k - 1 noises.
+            ValueError: eps is missing for a generator of several steps, or has more than k - 1 noises.
         """
         if (eps is None and self.renoisings) or (eps is not None and eps.shape[1] > self.renoisings):
-            given = "none were given" if eps is None else f"{eps.shape[1]} were given"
-            raise ValueError(f"a generator of {self.nfe} steps takes up to {self.renoisings} noises, and {given}")
+            given = "none" if eps is None else eps.shape[1]
+            raise ValueError(f"a generator of {self.nfe} steps takes up to {self.renoisings} noises, but got {given}")
         x, noises = self.c_in * z, [] if eps is None else list(eps.unbind(1))
-        for i, noise in enumerate(noises):
+        for noise, time, next_time in zip(noises, self.times, self.times[1:], strict=False):
             with torch.no_grad():
-                x_0 = self.read(x, self.times[i], condition)
-            x, _ = self.path.interpolate(x_0, noise, z.new_tensor(self.times[i + 1]))
-        return self.read(x, self.times[len(noises)], condition)
+                x_0 = self.predict_x_0(x, time, condition)
+            x, _ = self.path.interpolate(x_0, noise, z.new_tensor(next_time))
+        return self.predict_x_0(x, self.times[len(noises)], condition)
 
-    def read(self, x_t: Tensor, time: float, condition: Tensor | None) -> Tensor:
-        """The x_0-prediction of x_t at one time."""
+    def predict_x_0(self, x_t: Tensor, time: float, condition: Tensor | None) -> Tensor:
         t = torch.full((len(x_t),), time, device=x_t.device, dtype=x_t.dtype)
         return self.path.x_0_from_velocity(x_t, self.net(x_t, t, condition), t)
 
     def adapter_active(self) -> AbstractContextManager[None]:
-        """As the network's, see VelocityModel."""
+        """See VelocityModel.adapter_active."""
         return self.net.adapter_active()
 
 
 def step_times(t_star: float, steps: int) -> list[float]:
-    """t*_1 > ... > t*_k."""
+    """Return t*_1 > ... > t*_k."""
     return [t_star * ((steps - i) / steps) for i in range(steps)]
 
 
 def input_scale(path: ProbabilityPath, t_star: float, c_in: InputScale, data_std: float) -> float:
-    """c_in as a number."""
+    """Return c_in as a number."""
     k = path.coefficients(torch.tensor(t_star, dtype=torch.float64))
     scales = {"one": 1.0, "t_star": k.sigma, "variance": (k.alpha**2 * data_std**2 + k.sigma**2).sqrt()}
-    if c_in not in scales:
-        raise ValueError(f"c_in = {c_in!r} is none of {', '.join(scales)}")
     return float(scales[c_in])

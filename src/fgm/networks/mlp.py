@@ -1,15 +1,46 @@
-"""A velocity network for points."""
+"""A residual MLP for points, and the embedding of time and class that it shares with the DiT."""
 
+import math
+
+import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from fgm.networks import VelocityModel, class_labels
-from fgm.networks.embedding import ConditionEmbedding
 from fgm.utils.validation import validated
+
+FREQUENCIES = 64
+
+
+class TimeEmbedding(nn.Module):
+    """t (batch,) in [0, 1] -> (batch, width): sinusoids of 1000 t, computed in float32, then two layers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        exponents = torch.arange(FREQUENCIES) / FREQUENCIES
+        self.register_buffer("omega", 1000 * torch.exp(-math.log(10_000) * exponents), persistent=False)
+        self.layers = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        angle = t[:, None] * self.get_buffer("omega")
+        features = torch.cat([angle.cos(), angle.sin()], 1)
+        return self.layers(features.to(next(self.layers.parameters()).dtype))
+
+
+class ConditionEmbedding(nn.Module):
+    """Times (batch,) and labels (batch,) -> (batch, width), for labels as class_labels returns them."""
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.time = TimeEmbedding(width)
+        self.label = nn.Embedding(num_classes + 1, width) if num_classes else None
+
+    def forward(self, t: Tensor, labels: Tensor | None) -> Tensor:
+        return self.time(t) if self.label is None else self.time(t) + self.label(labels)
 
 
 class Block(nn.Module):
-    """Residual layer whose input is shifted by the features of time and class."""
+    """A residual layer whose input is shifted by the features of time and class."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -23,13 +54,13 @@ class Block(nn.Module):
 
 @validated
 class VelocityMLP(VelocityModel):
-    """v(x_t, t, condition) for x_t (batch, dim).
+    """The velocity of points x_t (batch, dim).
 
     Args:
         dim: dimension of a point.
         width: of the hidden layers.
         depth: number of residual blocks.
-        num_classes: 0 for an unconditional network; else labels run from 0, and num_classes is the null label.
+        num_classes: see VelocityModel.
     """
 
     def __init__(
@@ -48,7 +79,8 @@ class VelocityMLP(VelocityModel):
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        h, features = self.embed(x_t), nn.functional.silu(self.condition(t, class_labels(self, x_t, condition)))
+        features = nn.functional.silu(self.condition(t, class_labels(self, x_t, condition)))
+        h = self.embed(x_t)
         for block in self.blocks:
             h = block(h, features)
         return self.head(h)

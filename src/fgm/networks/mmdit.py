@@ -1,8 +1,8 @@
 """The multimodal diffusion transformer of Stable Diffusion 3 (arXiv 2403.03206) as a velocity network for captions.
 
 diffusers' SD3Transformer2DModel predicts eps - x_0 at timestep 1000 t on the rectified path, which is our velocity.
-Pictures here are pixels, and captions are word ids, which a frozen, deterministic table turns into what text encoders
-would give: a vector a word, with its place in the caption added, and their mean as the pooled vector.
+Images here are pixels, and captions are word ids. A frozen, deterministic table replaces the text encoders: one vector
+per word, to which the vector of its position is added, and the mean of them as the pooled vector.
 """
 
 import math
@@ -17,29 +17,32 @@ from fgm.utils.validation import validated
 
 
 class WordEmbedding(nn.Module):
-    """Word ids (n, length) -> vectors (n, length, width) and their mean (n, width). Frozen, from a fixed seed."""
+    """Word ids (n, length) -> vectors (n, length, width) and their mean (n, width); frozen, from a fixed seed."""
 
     def __init__(self, words: int, length: int, width: int) -> None:
         super().__init__()
         self.length = length
         generator = torch.Generator().manual_seed(0)
         self.register_buffer("words", torch.randn(words, width, generator=generator), persistent=False)
-        self.register_buffer("places", torch.randn(length, width, generator=generator), persistent=False)
+        self.register_buffer("positions", torch.randn(length, width, generator=generator), persistent=False)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        vectors = (self.get_buffer("words")[tokens] + self.get_buffer("places")) / math.sqrt(2)
+        vectors = (self.get_buffer("words")[tokens] + self.get_buffer("positions")) / math.sqrt(2)
         return vectors, vectors.mean(1)
 
 
 @validated
 class CaptionedMMDiT(VelocityModel):
-    """v(x_t, t, tokens) for images (batch, channels, size, size) and captions (batch, length) int64; id 0 is padding.
+    """The velocity of images x_t (batch, channels, size, size) for captions (batch, length) int64; id 0 is padding.
 
     Args:
-        size, channels, patch: of the image and its patches; patch divides size.
-        width, depth, heads: of the transformer; heads divide width.
+        size, channels, patch: of the image and its patches.
+        width, depth, heads: of the transformer.
         words, length: of the vocabulary and of a caption.
         text_width: of a word's vector.
+
+    Raises:
+        ValueError: patch does not divide size, heads do not divide width, or a call without captions.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class CaptionedMMDiT(VelocityModel):
     ) -> None:
         super().__init__()
         require_patches("MM-DiT", size, patch, width, heads)
-        from diffusers import SD3Transformer2DModel  # seconds to import, needed here alone
+        from diffusers import SD3Transformer2DModel  # takes seconds to import
 
         self.shape, self.num_classes = (channels, size, size), 0
         self.text = WordEmbedding(words, length, text_width)
@@ -68,7 +71,7 @@ class CaptionedMMDiT(VelocityModel):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         if condition is None:
-            raise ValueError("this network reads captions, and was given none: the empty caption is all zeros")
+            raise ValueError("this network needs a caption for each image: the empty caption is all zeros")
         words, pooled = self.text(condition)
         return self.transformer(x_t, words, pooled, 1000 * t, return_dict=False)[0]
 

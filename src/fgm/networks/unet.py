@@ -1,8 +1,8 @@
 """A U-Net (arXiv 2006.11239, 2105.05233) as a velocity network: diffusers' UNet2DModel behind our protocol.
 
-It reads time_scale t, in float32 up to the first layer of the time's embedding; the null class has an embedding of its
-own. Its last convolution starts at zero, so that a fresh network is the zero field. Weights and activations lie
-channels last, as convolutions on GPUs have them; the answer is of x_t's type, also under bf16 autocast.
+Its time is time_scale t, in float32 up to the first layer of the time embedding; the null class has its own embedding.
+The last convolution starts at zero, so that a new network's velocity is zero. Weights and activations are in channels-last
+layout, which convolutions on GPUs prefer; the output has x_t's dtype, also under bf16 autocast.
 """
 
 from collections.abc import Sequence
@@ -15,23 +15,26 @@ from torch import Tensor
 from fgm.networks import VelocityModel, class_labels, require_shape, zeroed
 from fgm.utils.validation import validated
 
-GROUPS = 32  # of a normalisation, of four channels or more each
+GROUPS = 32  # of a group normalisation, fewer if that leaves less than four channels each
 
 
 @validated
 class UNet(VelocityModel):
-    """v(x_t, t, condition) for images x_t (b, channels, size, size).
+    """The velocity of images x_t (b, channels, size, size).
 
     Args:
-        size: side of the image, a multiple of 2 to the number of halvings.
+        size: side of the image, divisible by two at every resolution but the last.
         channels: of the image.
-        width: channels of the highest resolution.
+        width: channels at the highest resolution.
         multipliers: of width, one for each resolution from the highest.
         blocks: residual blocks at each resolution.
-        attention: sides at which blocks attend; the middle always does.
+        attention: sides at which blocks attend; the middle block always does.
         head: channels of an attention head.
-        num_classes: 0 for an unconditional network; else labels run from 0, and num_classes is the null label.
-        time_scale: of the number whose sinusoids are the time's features.
+        num_classes: see VelocityModel.
+        time_scale: factor of t before its sinusoidal embedding.
+
+    Raises:
+        ValueError: size cannot be halved as often as needed, or head does not divide the channels where blocks attend.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class UNet(VelocityModel):
         self.shape, self.num_classes, self.time_scale = (channels, size, size), num_classes, time_scale
         self.multipliers, self.blocks, self.head = tuple(multipliers), blocks, head
         kinds = ["Attn" if side in attention else "" for side in sides]
-        self.net = build(
+        self.net = unet_2d(
             sample_size=size, in_channels=channels, out_channels=channels, layers_per_block=blocks,
             block_out_channels=tuple(width * m for m in multipliers), attention_head_dim=head,
             down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
@@ -66,17 +69,17 @@ class UNet(VelocityModel):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         require_shape(self, x_t)
-        return called(self.net, x_t, self.time_scale * t, class_labels(self, x_t, condition))
+        return call_unet(self.net, x_t, self.time_scale * t, class_labels(self, x_t, condition))
 
 
-def called(net: Any, x: Tensor, k: Tensor, labels: Tensor | None) -> Tensor:
-    """What a UNet2DModel says of x (b, channels, height, width) at step k (b,), in x's dtype and layout."""
+def call_unet(net: Any, x: Tensor, k: Tensor, labels: Tensor | None) -> Tensor:
+    """Call a UNet2DModel on x (b, channels, height, width) at step k (b,); the output has x's dtype and layout."""
     x = x.contiguous(memory_format=torch.channels_last)
     return net(x, k, class_labels=labels, return_dict=False)[0].to(x.dtype).contiguous()
 
 
-def build(**arguments: Any) -> Any:
-    from diffusers import UNet2DModel  # seconds to import, needed here alone
+def unet_2d(**arguments: Any) -> Any:
+    from diffusers import UNet2DModel  # takes seconds to import
 
     net: Any = UNet2DModel(**arguments)
     return net.to(memory_format=torch.channels_last)

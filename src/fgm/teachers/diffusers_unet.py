@@ -28,7 +28,7 @@ from torch import Tensor
 from fgm.flow.paths import ProbabilityPath, RectifiedPath
 from fgm.networks import VelocityModel, require_shape
 from fgm.networks.sd3 import load_diffusers
-from fgm.networks.unet import called
+from fgm.networks.unet import call_unet
 from fgm.utils.errors import UserError
 from fgm.utils.files import read_object
 from fgm.utils.fingerprints import require_fingerprint
@@ -68,12 +68,12 @@ class DiffusersVelocity(VelocityModel):
                 f"this network has {self.num_classes} classes and no null class: give labels if it has any"
             )
         if self.predicts == "velocity":
-            return called(self.net, x_t, TIMES * t, condition)
+            return call_unet(self.net, x_t, TIMES * t, condition)
         k = self.path.at(t, x_t)
         least, most = self.get_buffer("levels")[[0, -1]].to(x_t.dtype)
         level = (k.sigma / k.alpha.clamp_min(1e-12)).log().clamp(least, most)
         y, a, s = x_t / (k.alpha**2 + k.sigma**2).sqrt(), (1 + (2 * level).exp()).rsqrt(), level.exp()
-        x_0, eps = self.split(y, called(self.net, y, self.step(level.flatten()), condition), a, s * a)
+        x_0, eps = self.split(y, call_unet(self.net, y, self.step(level.flatten()), condition), a, s * a)
         return k.alpha_dot * x_0 + k.sigma_dot * eps
 
     def split(self, y: Tensor, f: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

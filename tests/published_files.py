@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-NAMES = {"Layer": "MPConv", "Waves": "MPFourier", "EDM2UNet": "UNet"}  # of EDM2's classes
+NAMES = {"EDM2UNet": "UNet"}  # EDM2's own
 SOURCE = "raise SystemExit('the source in this file was run')"
 
 

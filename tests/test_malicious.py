@@ -237,10 +237,12 @@ def test_a_run_that_lacks_a_file_is_one_line(
     assert f"{run_dir(run) / lacking} is missing" in refused(command, run, capsys, monkeypatch)
 
 
-def test_what_the_user_names_in_the_command_is_called(tmp_path: Path) -> None:
+def test_target_that_the_user_names_in_the_command_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A teacher of one's own, for instance, whose run then names it too."""
     from fgm.cli.run_config import read_config
 
+    (tmp_path / "mine.py").write_text("class Teacher: ...")
+    monkeypatch.syspath_prepend(tmp_path)
     asked = read_recipe("digits_fgm", ["teacher=own", "teacher._target_=mine.Teacher"])
     write_yaml(asked, tmp_path / "config.yaml")
     assert read_config(tmp_path / "config.yaml", asked) == asked

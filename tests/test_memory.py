@@ -16,9 +16,9 @@ from fgm.cli.config import read_recipe
 from fgm.networks import VelocityModel, sd3
 from fgm.networks.guidance import unwrap_guidance
 from fgm.networks.mixed_precision import use_bfloat16
+from fgm.networks.sd3 import TRAINING_BYTES
 from fgm.training.trainer import fit
 from fgm.utils.errors import UserError
-from fgm.utils.pretrained import BYTES
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 MIXED = ["trainer.precision=bf16-mixed", "evaluation.every=0"]
@@ -72,7 +72,7 @@ def test_the_bytes_that_a_refusal_tells_are_those_that_a_run_holds(settings: lis
     states = [state for o in module.trainer.optimizers for state in o.state.values()]
     moments = [m.numel() * m.element_size() for state in states for name, m in state.items() if name != "step"]
     count = sum(p.numel() for p in module.online.parameters())
-    assert sum(held.values()) + sum(moments) + 4 * count == BYTES * count
+    assert sum(held.values()) + sum(moments) + 4 * count == TRAINING_BYTES * count
 
 
 def test_weights_are_read_once_where_all_networks_start_from_the_teacher(

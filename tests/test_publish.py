@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from fgm.cli import export
 from fgm.cli.finished import finished_run, load_source
 from fgm.utils.errors import UserError
-from fgm.utils.fingerprints import fingerprint
+from fgm.utils.pretrained import fingerprint
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -210,7 +210,7 @@ def test_the_protocol_names_the_weights(detector: Mask2FormerDetector) -> None:
 
 def test_missing_weights_are_refused_before_transformers_is_needed(tmp_path: Path, weights: Path) -> None:
     with pytest.raises(
-        UserError, match=r"holds no config\.json: put the files of facebook/mask2former-swin-small-coco-inst"
+        UserError, match=r"has no config\.json: put the files of facebook/mask2former-swin-small-coco-inst"
     ):
         Mask2FormerDetector(tmp_path / "nowhere")
     shutil.copy(weights / "config.json", tmp_path)

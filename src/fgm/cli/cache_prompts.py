@@ -18,8 +18,8 @@ from fgm.cli.config import parse_arguments, read_recipe
 from fgm.cli.evaluators import make
 from fgm.data.encodings import INDEX, CacheIndex, PromptCache
 from fgm.data.prompts import GenEvalPrompts
+from fgm.teachers import require_models
 from fgm.utils.errors import UserError, entry
-from fgm.utils.pretrained import require_models
 from fgm.utils.printing import plain_console
 
 OWN = {"device": "auto", "batch": "32"}

@@ -27,9 +27,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from fgm.networks.sd3 import require_parts
 from fgm.utils.errors import UserError, first_line
-from fgm.utils.fingerprints import fingerprint
-from fgm.utils.pretrained import locate, require, weight_files
+from fgm.utils.pretrained import fingerprint, locate, weight_files
 from fgm.utils.validation import validated
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -119,7 +119,7 @@ class PromptCache:
         Raises:
             UserError: no prompts, or a CLIP is missing.
         """
-        require(self.model, ENCODERS[:2])
+        require_parts(self.model, ENCODERS[:2])
         return self.index_by(self.encoders())
 
     def read_index(self) -> CacheIndex:

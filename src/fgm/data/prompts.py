@@ -17,10 +17,9 @@ from fgm.data.text.geneval.grammar import generate_prompts
 from fgm.data.text.geneval.prompts import Metadata, read_prompts
 from fgm.data.text.geneval.vocabulary import GENEVAL, GRAMMAR, Vocabulary
 from fgm.data.text.shapes.grammar import draw_captions
-from fgm.networks.sd3 import FACTOR, Autoencoder
+from fgm.networks.sd3 import FACTOR, Autoencoder, require_parts, require_size
 from fgm.utils.errors import UserError
 from fgm.utils.files import parse_object, read_lines
-from fgm.utils.pretrained import require, require_size
 from fgm.utils.random import keyed_generator
 from fgm.utils.validation import validated
 
@@ -122,7 +121,7 @@ class PromptDataset(Data):
 
     @cached_property
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        config = json.loads((require(self.vae, ("vae",)) / "vae" / "config.json").read_text())
+        config = json.loads((require_parts(self.vae, ("vae",)) / "vae" / "config.json").read_text())
         return config["latent_channels"], self.size // FACTOR, self.size // FACTOR
 
     @cached_property

@@ -33,7 +33,7 @@ from fgm.data import Split
 from fgm.data.images import InMemoryImages, checked_labels, stack_images
 from fgm.data.pixels import decode_png
 from fgm.utils.errors import UserError, first_line, require_installed
-from fgm.utils.pickles import CONTAINERS, arrays, read_pickle
+from fgm.utils.pickles import ARRAYS, CONTAINERS, read_pickle
 from fgm.utils.validation import validated
 
 PARTS = {"train": "train", "test": "t10k"}  # of Fashion-MNIST's file names
@@ -211,7 +211,7 @@ class CIFAR10(InMemoryImages):
                     content = member.read() if member else b""
         except (OSError, EOFError, tarfile.TarError, KeyError) as error:
             raise UserError(f"{where}: damaged ({first_line(error)}); download it again") from error
-        batch = read_pickle(BytesIO(content), where, CONTAINERS | arrays(), encoding="bytes")
+        batch = read_pickle(BytesIO(content), where, CONTAINERS | ARRAYS, encoding="bytes")
         batch = batch if isinstance(batch, dict) else {}
         pixels, labels = batch.get(b"data"), batch.get(b"labels")
         if getattr(pixels, "dtype", None) != "uint8" or pixels.shape[1:] != (3072,) or not isinstance(labels, list):

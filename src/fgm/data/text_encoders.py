@@ -14,8 +14,7 @@ from torch import Tensor
 from fgm.data.encodings import CLIP_LENGTH, ENCODERS, INDEX, CacheIndex, PromptCache
 from fgm.utils.errors import UserError, first_line
 from fgm.utils.files import replacing, write_bytes
-from fgm.utils.held_weights import load_pretrained
-from fgm.utils.pretrained import locate
+from fgm.utils.pretrained import load_transformers, locate
 
 CLIPS, T5 = ENCODERS[:2], ENCODERS[2]
 CLASSES = dict.fromkeys(CLIPS, "CLIPTextModelWithProjection") | {T5: "T5EncoderModel"}
@@ -78,7 +77,7 @@ class TextEncoders:
         classes = dict.fromkeys(CLIPS, "CLIPTextModelWithProjection") | {T5: "T5EncoderModel"}
         dtype = getattr(torch, index.dtype)
         parts: dict[str, Any] = {
-            name: load_pretrained(classes[name], directory / name, f"its {name}", dtype=dtype).to(device)
+            name: load_transformers(classes[name], directory / name, f"its {name}", dtype=dtype).to(device)
             for name in names
         }
         config: Any = diffusers.SD3Transformer2DModel.load_config(directory / "transformer", local_files_only=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from fgm.data.text.geneval.vocabulary import GRAMMAR
 from fgm.utils.errors import UserError
-from fgm.utils.held_weights import CLIP, MASK2FORMER, inception_weights
+from fgm.utils.pretrained import CLIP, MASK2FORMER, inception_weights
 
 DIRECTORIES = {"Mask2FormerDetector": ("detector", MASK2FORMER), "ClipColours": ("colours", CLIP)}
 

@@ -18,7 +18,7 @@ from typing import Literal
 from fgm.data.pixels import Mode
 from fgm.evaluation.features import FeatureExtractor
 from fgm.utils.errors import UserError
-from fgm.utils.held_weights import INCEPTION_HASH
+from fgm.utils.pretrained import INCEPTION_HASH
 
 Name = Literal["edm", "torch-fidelity", "clean-legacy", "dmd2-edm", "own"]
 

@@ -10,6 +10,7 @@ diffusers silently crops any other. A condition is a prompt's index in a cache, 
 beside the transformer turns it into encodings. That module has no weights, and several networks may share it.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,10 +20,37 @@ from torch import Generator, Tensor, nn
 
 from fgm.networks import VelocityModel, require_shape
 from fgm.utils.errors import UserError, first_line
-from fgm.utils.pretrained import architecture, require, require_size
+from fgm.utils.files import read_object
+from fgm.utils.pretrained import has_network, locate
 from fgm.utils.validation import validated
 
 FACTOR = 8  # pixels per latent, along a side
+MULTIPLE = 2 * FACTOR  # pixels per patch, along a side
+SD3_MEDIUM = "stabilityai/stable-diffusion-3-medium-diffusers"
+BILLIONS = {  # parameters of the transformer
+    SD3_MEDIUM: 2.03,
+    "stabilityai/stable-diffusion-3.5-medium": 2.24,
+    "stabilityai/stable-diffusion-3.5-large": 8.06,
+}
+COMMON_SHAPE = {
+    "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "attention_head_dim": 64,
+    "joint_attention_dim": 4096, "pooled_projection_dim": 2048,
+}  # fmt: skip
+SHAPES: dict[str, dict[str, Any]] = {  # arguments of SD3Transformer2DModel, as in the published config.json
+    SD3_MEDIUM: COMMON_SHAPE | {
+        "num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 192,
+    },
+    "stabilityai/stable-diffusion-3.5-medium": COMMON_SHAPE | {
+        "num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 384,
+        "dual_attention_layers": tuple(range(13)), "qk_norm": "rms_norm",
+    },
+    "stabilityai/stable-diffusion-3.5-large": COMMON_SHAPE | {
+        "num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "pos_embed_max_size": 192,
+        "qk_norm": "rms_norm",
+    },
+}  # fmt: skip
+OTHER_PARTS = 5.66  # billions of parameters of the CLIPs (0.12, 0.69), T5-XXL's encoder (4.76) and the VAE (0.08)
+TRAINING_BYTES = 34  # per parameter: bfloat16 teacher; float32 generator, online, EMA, a gradient, 2 x 2 Adam moments
 Size = Annotated[int, Field(ge=16)]
 
 
@@ -137,7 +165,7 @@ def load_part(class_name: str, model: str, part: str, dtype: torch.dtype) -> Any
     Raises:
         UserError: the part is missing, or its weights do not fill the network.
     """
-    return load_diffusers(class_name, require(model, (part,)) / part, dtype)
+    return load_diffusers(class_name, require_parts(model, (part,)) / part, dtype)
 
 
 def load_diffusers(class_name: str, directory: Path, dtype: torch.dtype) -> Any:
@@ -159,3 +187,52 @@ def load_diffusers(class_name: str, directory: Path, dtype: torch.dtype) -> Any:
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{directory} lacks {len(missing)} weights, {missing[0]} first: download it again")
     return net
+
+
+def require_parts(model: str, parts: Iterable[str]) -> Path:
+    """Return the directory of a diffusers pipeline in which every part is complete.
+
+    Raises:
+        UserError: a part is missing; the message says where it comes from, its size and what training needs.
+    """
+    directory = locate(model)
+    missing = [f"{part}/" for part in parts if not has_network(directory / part)]
+    if missing:
+        raise UserError(f"{model}: no {' and no '.join(missing)} on this machine; {remedy(model)}")
+    return directory
+
+
+def remedy(model: str) -> str:
+    """Say where to get a model, its size and the memory that its distillation needs."""
+    hub_id = model if model in BILLIONS else SD3_MEDIUM
+    size, memory = 2 * (BILLIONS[hub_id] + OTHER_PARTS), TRAINING_BYTES * BILLIONS[hub_id]
+    return (
+        f"accept its licence and run hf download {hub_id} (at least {size:.0f} GB), or give "
+        f"network.model=<its diffusers directory: transformer/, vae/, text_encoder*/, tokenizer*/>; "
+        f"a distillation of all its weights takes {memory:.0f} GB of device memory, and activations"
+    )
+
+
+def architecture(model: str) -> dict[str, Any]:
+    """Return the arguments of SD3Transformer2DModel, from the model's directory or as published.
+
+    Raises:
+        UserError: the model is neither here nor known.
+    """
+    file = locate(model) / "transformer" / "config.json"
+    if file.is_file():
+        config = read_object(file, "the transformer's arguments")
+        return {key: value for key, value in config.items() if not key.startswith("_")}
+    if model not in SHAPES:
+        raise UserError(
+            f"network.model = {model}: there is no {file}, and its shape is not known; {', '.join(SHAPES)} are"
+        )
+    return SHAPES[model]
+
+
+def require_size(size: int) -> None:
+    """Raise UserError unless size is a multiple of 16."""
+    if size % MULTIPLE:
+        raise UserError(
+            f"network.size = {size} is no multiple of {MULTIPLE}: Stable Diffusion 3 would crop it; give another"
+        )

@@ -1,1 +1,27 @@
-"""teachers."""
+"""Published flow and diffusion models as velocities on our paths, and the weights that come with the suite."""
+
+from typing import Any
+
+from fgm.networks.sd3 import require_parts, require_size
+from fgm.teachers.diffusers_unet import unet_directory
+from fgm.utils.errors import UserError
+
+
+def require_models(node: Any) -> None:
+    """Check the files of every published diffusers network in a config, without loading them.
+
+    Raises:
+        UserError: weights are missing or random, or Stable Diffusion 3 would crop the images.
+    """
+    if not isinstance(node, dict):
+        return
+    target = str(node.get("_target_"))
+    if target == "fgm.networks.sd3.pretrained":
+        if node.get("random_init"):
+            raise UserError("network.random_init = true: random weights are for make bench and make memory only")
+        require_size(node["size"])
+        require_parts(node["model"], ("transformer", "vae"))
+    if target.startswith("fgm.teachers.diffusers_unet."):
+        unet_directory(node["directory"])
+    for value in node.values():
+        require_models(value)

@@ -1,18 +1,16 @@
-"""EDM's denoisers as velocities on any of our paths, with no retraining.
+"""EDM's denoisers as velocities on any of our paths, without retraining.
 
 EDM (arXiv 2206.00364, eq. 7) predicts x_0 from y = x_0 + s eps, with s_d = 0.5 the data's standard deviation, as
 
     D(y; s) = s_d^2 / r^2 y + s s_d / r F(y / r, ln(s) / 4),       r^2 = s^2 + s_d^2
 
-On a path, y = x_t / alpha has s = sigma/alpha; on the rectified one s = t / (1 - t). Put into velocity_from_x_0, with
-
-    R^2 = sigma^2 + s_d^2 alpha^2
+On a path, y = x_t / alpha has s = sigma/alpha; on the rectified one s = t / (1 - t). Inserted into velocity_from_x_0 with
+R^2 = sigma^2 + s_d^2 alpha^2 this is
 
     v = (sigma sigma' + s_d^2 alpha alpha') / R^2 x_t - kappa s_d / R F(x_t / R, ln(sigma / alpha) / 4)
 
-in which nothing is divided by alpha or sigma: it holds at t = 0 and at t = 1 as well, where F alone is asked at the
-nearest noise that it knows, s between 0.002 and 80. The labels of F are one-hot, and zeros for the null class.
-EDM2 (arXiv 2312.02696) changes F alone.
+which never divides by alpha or sigma, and so holds at t = 0 and t = 1 as well; there F sees the nearest noise of its
+range, 0.002 to 80. F's labels are one-hot, and zeros for the null class. EDM2 (arXiv 2312.02696) changes F only.
 """
 
 from typing import Any, Literal
@@ -27,13 +25,10 @@ from fgm.teachers.edm2 import EDM2UNet
 from fgm.teachers.edm_networks import DhariwalUNet, SongUNet
 from fgm.utils.validation import validated
 
-LEAST, MOST = 0.002, 80.0  # noise that the checkpoints were sampled with
+SIGMA_MIN, SIGMA_MAX = 0.002, 80.0  # EDM's range of noise
 NCSN = {
-    "embedding_type": "fourier",
-    "channel_mult_noise": 2,
-    "encoder_type": "residual",
-    "resample_filter": (1, 3, 3, 1),
-}
+    "embedding_type": "fourier", "channel_mult_noise": 2, "encoder_type": "residual", "resample_filter": (1, 3, 3, 1)
+}  # fmt: skip
 ARCHITECTURES: dict[str, tuple[Any, int, dict[str, Any]]] = {
     "cifar10_ddpmpp": (SongUNet, 32, {"channel_mult": (2, 2, 2)}),
     "cifar10_ncsnpp": (SongUNet, 32, {"channel_mult": (2, 2, 2), **NCSN}),
@@ -53,12 +48,12 @@ Architecture = Literal[
 
 
 class EDMVelocity(VelocityModel):
-    """v(x_t, t, condition) for images x_t (b, *shape).
+    """The velocity of images x_t (b, *shape).
 
     Args:
         model: F(x, c_noise, one-hot labels or None).
         shape: of an image.
-        num_classes: of the labels; 0 for none.
+        num_classes: see VelocityModel.
         path: of the velocity.
         data_std: s_d.
     """
@@ -73,20 +68,18 @@ class EDMVelocity(VelocityModel):
         require_shape(self, x_t)
         k, variance = self.path.at(t, x_t), self.data_std**2
         r = (k.sigma**2 + variance * k.alpha**2).sqrt()
-        noise = (k.sigma / k.alpha.clamp_min(1e-12)).clamp(LEAST, MOST).log().flatten() / 4
-        f = self.model(x_t / r, noise, self.labels(condition, x_t)).to(x_t.dtype)
-        along = (k.sigma * k.sigma_dot + variance * k.alpha * k.alpha_dot) / r**2
-        return along * x_t - k.kappa * self.data_std / r * f
-
-    def labels(self, condition: Tensor | None, x_t: Tensor) -> Tensor | None:
-        """One-hot, and zeros for the null class."""
+        noise = (k.sigma / k.alpha.clamp_min(1e-12)).clamp(SIGMA_MIN, SIGMA_MAX).log().flatten() / 4
         labels = class_labels(self, x_t, condition)
-        return None if labels is None else one_hot(labels, self.num_classes + 1)[:, :-1].to(x_t.dtype)
+        if labels is not None:
+            labels = one_hot(labels, self.num_classes + 1)[:, :-1].to(x_t.dtype)
+        f = self.model(x_t / r, noise, labels).to(x_t.dtype)
+        c_skip = (k.sigma * k.sigma_dot + variance * k.alpha * k.alpha_dot) / r**2
+        return c_skip * x_t - k.kappa * self.data_std / r * f
 
 
 @validated
 def untrained(architecture: Architecture, path: ProbabilityPath, num_classes: NonNegativeInt = 0) -> EDMVelocity:
-    """Random weights, in the shape of a published checkpoint."""
+    """Build random weights in the shape of a published checkpoint."""
     kind, size, options = ARCHITECTURES[architecture]
     model = kind(img_resolution=size, in_channels=3, out_channels=3, label_dim=num_classes, **options)
     return EDMVelocity(model, (3, size, size), num_classes, path)

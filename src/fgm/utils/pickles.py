@@ -1,9 +1,8 @@
 """Pickles of other projects, read without executing anything in them.
 
-A pickle is a program whose only way to reach code is to name a global. Here a name stands for what a table admits
-under it, plain containers, arrays and tensors, and every other name is refused, so that no import is made and no
-function of the file's choice is called. Storages of tensors lie in a pickle as files of torch.save inside; they are
-read as weights_only.
+A pickle reaches code only by naming it. Here every name is looked up in a table of plain containers, arrays and tensors,
+and any other name is an error: nothing is imported, and no function of the file's choice is called. Storages of tensors
+are files of torch.save inside the pickle and are read with weights_only.
 """
 
 import pickle
@@ -14,86 +13,83 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
+import numpy
 import torch
+from numpy._core import multiarray
 
 from fgm.utils.errors import UserError, first_line
+
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, LookupError, EOFError, AttributeError, TypeError, ValueError)
+"""Errors of load_tensors, and of reading a state dict that has another form than expected."""
+
+
+def load_tensors(file: Path | IO[bytes], mmap: bool = False) -> Any:
+    """Load a file of torch.save into host memory, weights only.
+
+    Raises:
+        One of UNREADABLE: the file is damaged, or has more than tensors and plain containers.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol")  # precedes the error about the same file
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+
 
 CONTAINERS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": OrderedDict,
     "builtins.set": set,
     "__builtin__.set": set,
-    "_codecs.encode": lambda text, encoding="utf-8": text.encode(encoding),  # bytes, as protocol 2 has them
+    "_codecs.encode": lambda text, encoding="utf-8": text.encode(encoding),  # bytes in protocol 2
 }
-UNREADABLE = (pickle.UnpicklingError, RuntimeError, LookupError, EOFError, AttributeError, TypeError, ValueError)
-"""What load_tensors, or a walk through a state dict of another form than expected, can end in."""
-
-
-def arrays() -> dict[str, Callable[..., Any]]:
-    """What numpy's arrays and scalars are made of, under the names of its first and of its second version."""
-    import importlib
-
-    numpy = importlib.import_module("numpy")
-    inner = importlib.import_module("numpy._core.multiarray")
-    parts = {f"{core}.multiarray.{n}": getattr(inner, n) for core in ("numpy.core", "numpy._core")
-             for n in ("_reconstruct", "scalar")}  # fmt: skip
-    return parts | {"numpy.ndarray": numpy.ndarray, "numpy.dtype": numpy.dtype}
-
-
-def load_tensors(file: Path | IO[bytes], mmap: bool = False) -> Any:
-    """What torch.save has written, on the host: tensors and plain containers, or an error of torch's."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Detected pickle protocol")  # of what it refuses in the same breath
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-
-
-def storage(content: bytes) -> Any:
-    """A tensor's storage from a file of torch.save."""
-    return load_tensors(BytesIO(content))
-
-
+ARRAYS: dict[str, Callable[..., Any]] = {
+    **{f"{core}.multiarray.{name}": getattr(multiarray, name)
+       for core in ("numpy.core", "numpy._core") for name in ("_reconstruct", "scalar")},
+    "numpy.ndarray": numpy.ndarray,
+    "numpy.dtype": numpy.dtype,
+}  # fmt: skip
 TENSORS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
     "torch._utils._rebuild_parameter": lambda data, requires_grad, hooks: data,
-    "torch.storage._load_from_bytes": storage,
+    "torch.storage._load_from_bytes": lambda content: load_tensors(BytesIO(content)),
 }
 
 
-class Restricted(pickle.Unpickler):
-    """Admits the names of a table, and refuses every other."""
+class RestrictedUnpickler(pickle.Unpickler):
+    """Resolves names by a table and raises UserError for every other name."""
 
-    def __init__(self, stream: IO[bytes], admitted: Mapping[str, Callable[..., Any]], **options: Any) -> None:
+    def __init__(self, stream: IO[bytes], allowed: Mapping[str, Callable[..., Any]], **options: Any) -> None:
         super().__init__(stream, **options)
-        self.admitted = admitted
+        self.allowed = allowed
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
-        if full not in self.admitted:
+        if full not in self.allowed:
             raise UserError(full)
-        return self.admitted[full]
+        return self.allowed[full]
 
     def persistent_load(self, pid: Any) -> Any:
         raise UserError("a persistent id")
 
 
 def read_pickle(
-    stream: IO[bytes], path: Path | str, admitted: Mapping[str, Callable[..., Any]], encoding: str = "ASCII"
+    stream: IO[bytes], path: Path | str, allowed: Mapping[str, Callable[..., Any]], encoding: str = "ASCII"
 ) -> Any:
-    """The object in stream.
+    """Return the object in stream.
 
     Args:
-        stream, path: the pickle, and what to call it.
-        admitted: what the names in it stand for.
+        stream, path: the pickle, and its name in messages.
+        allowed: the meaning of the names in it.
         encoding: of strings from Python 2.
 
     Raises:
-        UserError: it names anything else, or is no whole pickle.
+        UserError: it names anything else, or is damaged.
     """
     try:
-        return Restricted(stream, admitted, encoding=encoding).load()
-    except UserError as refusal:
+        return RestrictedUnpickler(stream, allowed, encoding=encoding).load()
+    except UserError as error:
         raise UserError(
-            f"{path}: names {refusal}, and only arrays, tensors and plain containers are read; nothing in it was run"
+            f"{path}: names {error}, and only arrays, tensors and plain containers are read; nothing in it was run"
         ) from None
-    except Exception as error:  # a damaged pickle can end in nearly any of them
-        told = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"{path}: is no whole pickle ({told}); fetch it again") from None
+    except Exception as error:  # nearly any, for a damaged pickle
+        raise UserError(
+            f"{path}: is no complete pickle ({type(error).__name__}: {first_line(error)}); fetch it again"
+        ) from None

@@ -1,50 +1,30 @@
-"""Published weights on this machine, checkpoints and diffusers pipelines: where they lie, whether they are whole, what
-they will need.
+"""Published weights on this machine: where they are, whether they are complete and what they contain.
+
+Nothing is downloaded, and nothing in a file is executed. A model is a directory or a hub id in the hub's cache:
 
     DIRECTORY/transformer/            config.json, diffusion_pytorch_model.safetensors, or its shards and their index
               vae/                    the same
               text_encoder[_2|_3]/    config.json, model.safetensors, or its shards and their index
               tokenizer[_2|_3]/       the tokenizer's files
-
-DIRECTORY is a path, or the snapshot of a hub id in the hub's cache. Nothing is downloaded or executed, and neither
-torch nor diffusers is imported to look: what is missing is said at once.
 """
 
-import os
+import json
+import re
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from fgm.utils.errors import UserError
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+
+from fgm.utils.errors import UserError, first_line
 from fgm.utils.files import read_object, sha256_of
 
-PIXELS = 16  # a patch of 2 latents of 8 pixels each
-SD3_MEDIUM = "stabilityai/stable-diffusion-3-medium-diffusers"
-BILLIONS = {  # parameters of the transformer
-    SD3_MEDIUM: 2.03,
-    "stabilityai/stable-diffusion-3.5-medium": 2.24,
-    "stabilityai/stable-diffusion-3.5-large": 8.06,
-}
-SHAPES: dict[str, dict[str, Any]] = {  # of the transformer, as in its config.json, beside what all have
-    SD3_MEDIUM: {
-        "num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 192,
-    },
-    "stabilityai/stable-diffusion-3.5-medium": {
-        "num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 384,
-        "dual_attention_layers": tuple(range(13)), "qk_norm": "rms_norm",
-    },
-    "stabilityai/stable-diffusion-3.5-large": {
-        "num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "pos_embed_max_size": 192,
-        "qk_norm": "rms_norm",
-    },
-}  # fmt: skip
-SHARED = {
-    "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "attention_head_dim": 64,
-    "joint_attention_dim": 4096, "pooled_projection_dim": 2048,
-}  # fmt: skip
 EDM = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/"
 EDM2 = "https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/"
-SOURCES = {  # of checkpoints that a teacher may be read from
+SOURCES = {  # of teachers' checkpoints
     "edm-cifar10-32x32-uncond-vp.pkl": EDM,
     "edm-cifar10-32x32-cond-vp.pkl": EDM,
     "edm-cifar10-32x32-uncond-ve.pkl": EDM,
@@ -56,160 +36,160 @@ SOURCES = {  # of checkpoints that a teacher may be read from
     "cfm_cifar10_weights_step_400000.pt": "https://github.com/atong01/conditional-flow-matching/releases",
     "checkpoint_8.pth": "https://github.com/gnobitab/RectifiedFlow (its README links to it)",
 }
-BESIDE = 5.66  # billions of parameters of two CLIPs (0.12, 0.69), T5-XXL's encoder (4.76) and the VAE (0.08)
-BYTES = 34  # a parameter: bfloat16 teacher; float32 generator, online, ema; a gradient; two times two moments of Adam
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_HASH = "6726825d"
+MASK2FORMER = "facebook/mask2former-swin-small-coco-instance (config.json, model.safetensors)"
+CLIP = "openai/clip-vit-large-patch14 (config.json, model.safetensors, tokenizer.json)"
+HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # torch.hub's names end in the beginning of the sha256
+HEAD = 4096  # bytes of a tensor in its fingerprint
 
 
 def locate(model: str) -> Path:
-    """The directory of a path or of a hub id; it need not exist."""
+    """Return the directory of a path or of a hub id in the hub's cache; it may not exist."""
     if Path(model).is_dir():
         return Path(model)
-    snapshots = hub_cache() / f"models--{model.replace('/', '--')}"
-    revision = snapshots / "refs" / "main"
-    return snapshots / "snapshots" / revision.read_text().strip() if revision.is_file() else Path(model)
-
-
-def hub_cache() -> Path:
-    """As the hub's own library finds it."""
-    home = Path(os.environ.get("HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"))
-    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
-
-
-def require_checkpoint(checkpoint: str, sha256: str | None) -> Path:
-    """The file, where it is there and hashes to sha256 or what begins so.
-
-    Raises:
-        UserError: it does not; of a published file the line says where to get it.
-    """
-    file = Path(checkpoint)
-    if not file.is_file():
-        source = SOURCES.get(file.name)
-        where = f"; it comes from {source}, nothing is downloaded" if source else ""
-        raise UserError(f"there is no checkpoint {file}{where}")
-    if sha256:
-        found = sha256_of(file)
-        if not found.startswith(sha256.lower()):
-            raise UserError(f"{file} has sha256 {found[:16]}..., and {sha256[:16]} is asked for: it is another file")
-    return file
+    try:
+        return Path(snapshot_download(model, local_files_only=True))
+    except (OSError, ValueError):  # not in the cache, or no valid hub id
+        return Path(model)
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """Of one part of a pipeline, all there; none where any is missing."""
+    """Return the .safetensors files of a network; none if one is missing.
+
+    Raises:
+        UserError: the index of its shards is damaged.
+    """
     for stem in ("diffusion_pytorch_model", "model"):
         single, index = directory / f"{stem}.safetensors", directory / f"{stem}.safetensors.index.json"
         if single.is_file():
             return [single]
         if index.is_file():
-            shards = shards_of(index)
+            weight_map = read_object(index, "the shards of a network").get("weight_map")
+            if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+                raise UserError(f"{index}: has no weight_map from weights to their files; download it again")
+            shards = sorted({index.with_name(name) for name in weight_map.values()})
             return shards if all(shard.is_file() for shard in shards) else []
     return []
 
 
-def shards_of(index: Path) -> list[Path]:
-    """The files beside an index of shards, there or not.
+def has_network(directory: Path) -> bool:
+    """Return whether a directory has the configuration and all weights of a network."""
+    return (directory / "config.json").is_file() and bool(weight_files(directory))
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """Return 16 hex digits of every tensor's name, dtype, shape and first 4 KiB, however the files are split.
+
+    Training changes the first thousand weights of every tensor, so this identifies gigabytes in a moment.
 
     Raises:
-        UserError: the index tells none.
+        UserError: a file is damaged.
     """
-    told = read_object(index, "the shards of a network").get("weight_map")
-    if not isinstance(told, dict) or not all(isinstance(name, str) for name in told.values()):
-        raise UserError(f"{index}: tells no weight_map from weights to their files; download it again")
-    return sorted({index.with_name(name) for name in told.values()})
+    tensors: dict[str, list[Any]] = {}
+    for path in files:
+        try:
+            with safe_open(path, "pt") as file:  # tensors are mapped, and only what is hashed is read
+                for name in file.keys():  # noqa: SIM118
+                    tensor, dtype = file.get_tensor(name), file.get_slice(name).get_dtype()
+                    head = tensor.reshape(-1)[: HEAD // tensor.element_size()].view(torch.uint8)
+                    tensors[name] = [dtype, list(tensor.shape), sha256(head.numpy().tobytes()).hexdigest()]
+        except (OSError, SafetensorError) as error:
+            reason = first_line(error)
+            raise UserError(f"{path} is no complete .safetensors file ({reason}): fetch it again") from error
+    return sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def require(model: str, parts: Iterable[str]) -> Path:
-    """The directory, in which every part is whole.
+def require_checkpoint(checkpoint: str, digest: str | None) -> Path:
+    """Return the file of a checkpoint if its sha256 begins with digest.
 
     Raises:
-        UserError: a part is missing; the line says where to put it, how large it is and what training will need.
+        UserError: it is missing (the message says where a published file comes from), or has another sha256.
     """
-    directory = locate(model)
-    lacking = [p for p in parts if not (directory / p / "config.json").is_file() or not weight_files(directory / p)]
-    if lacking:
+    file = Path(checkpoint)
+    if not file.is_file():
+        source = SOURCES.get(file.name)
         raise UserError(
-            f"{model}: no {' and no '.join(f'{part}/' for part in lacking)} on this machine; {remedy(model)}"
+            f"there is no checkpoint {file}" + (f"; it comes from {source}, nothing is downloaded" if source else "")
         )
-    return directory
+    actual = sha256_of(file) if digest else ""
+    if digest and not actual.startswith(digest.lower()):
+        raise UserError(f"{file} is another file: its sha256 is {actual[:16]}..., not {digest[:16]}")
+    return file
 
 
-def unet_directory(model: str) -> Path:
-    """Where a UNet2DModel lies: in unet/ of a pipeline's directory, or in the directory itself.
+def hash_of_checkpoint(file: Path) -> str:
+    """Return the first eight hex digits of a file's sha256.
 
     Raises:
-        UserError: nowhere, or it is another network.
+        UserError: the file's name ends in another hash.
     """
-    directory = locate(model)
-    folder = directory / "unet" if (directory / "unet" / "config.json").is_file() else directory
-    if not (folder / "config.json").is_file() or not weight_files(folder):
+    actual, named = sha256_of(file), HASH_IN_NAME.search(file.name)
+    if named and not actual.startswith(named[1]):
         raise UserError(
-            f"{model}: no config.json and diffusion_pytorch_model.safetensors of a UNet2DModel on this machine, there "
-            f"or in unet/; run hf download {model}, or give its directory"
+            f"{file} has sha256 {actual[:8]}..., and its name promises {named[1]}: "
+            "it is damaged or another file; fetch it again, or give it another name"
         )
-    kind = read_object(folder / "config.json", "a network's arguments").get("_class_name")
-    if kind != "UNet2DModel":
-        raise UserError(f"{folder / 'config.json'}: is of a {kind}, and UNet2DModel is read")
-    return folder
+    return actual[:8]
 
 
-def scheduler_config(folder: Path) -> dict[str, Any]:
-    """Of the scheduler beside a network, in scheduler/ of its pipeline or in its own directory; empty where none is."""
-    for place in (folder / "scheduler_config.json", folder.parent / "scheduler" / "scheduler_config.json"):
-        if place.is_file():
-            return read_object(place, "a scheduler's settings")
-    return {}
+def hash_of_directory(directory: Path | str) -> str:
+    """Return the first eight hex digits of the sha256 of a network's first file of weights."""
+    return sha256_of(min(Path(directory).glob("*.safetensors")))[:8]
 
 
-def architecture(model: str) -> dict[str, Any]:
-    """The arguments of diffusers' SD3Transformer2DModel, from the model's directory or as known.
+def inception_weights(path: str | None = None) -> Path:
+    """Return the file of Inception's weights: path, or the published name in torch.hub's folder.
 
     Raises:
-        UserError: it is neither here nor known.
+        UserError: it is missing, or its name promises another hash.
     """
-    file = locate(model) / "transformer" / "config.json"
-    if file.is_file():
-        found = read_object(file, "the transformer's arguments")
-        return {key: value for key, value in found.items() if not key.startswith("_")}
-    if model not in SHAPES:
+    file = Path(path) if path else Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
+    if not file.is_file():
         raise UserError(
-            f"network.model = {model}: there is no {file}, and its shape is not known; {', '.join(SHAPES)} are"
+            f"no Inception weights at {file}: put {INCEPTION} (torch-fidelity's, release v0.2.0) there or give "
+            "evaluation.suite.extractor.weights=<path>; nothing is downloaded. Without them: SmallClassifier for "
+            "digits and Fashion-MNIST, Dinov2 from a local directory, RandomConvolutions for smoke tests (their "
+            "distance is called fd)"
         )
-    return SHARED | SHAPES[model]
+    hash_of_checkpoint(file)
+    return file
 
 
-def remedy(model: str) -> str:
-    """Where to put it, how large it is, what it will need."""
-    hub_id = model if model in BILLIONS else SD3_MEDIUM
-    size, memory = 2 * (BILLIONS[hub_id] + BESIDE), BYTES * BILLIONS[hub_id]
-    return (
-        f"accept its licence and run hf download {hub_id} (at least {size:.0f} GB), or give "
-        f"network.model=<its diffusers directory: transformer/, vae/, text_encoder*/, tokenizer*/>; "
-        f"distilling it whole takes {memory:.0f} GB of device memory, and activations"
-    )
-
-
-def require_size(size: int) -> None:
-    if size % PIXELS:
-        raise UserError(
-            f"network.size = {size} is no multiple of {PIXELS}: Stable Diffusion 3 would crop it; give another"
-        )
-
-
-def require_models(node: Any) -> None:
-    """Of every network below a config's node.
+def require_directory(directory: Path | str | None, patterns: tuple[str, ...], published_as: str) -> Path:
+    """Return the directory if it has a file for each pattern.
 
     Raises:
-        UserError: its weights are missing or random, or its pictures are of a size that it would crop.
+        UserError: it does not.
     """
-    if not isinstance(node, dict):
-        return
-    if node.get("_target_") == "fgm.networks.sd3.pretrained":
-        if node.get("random_init"):
+    for pattern in patterns:
+        if directory is None or not any(Path(directory).glob(pattern)):
             raise UserError(
-                "network.random_init = true: random weights are to be timed or counted (make bench, make memory)"
+                f"{directory} has no {pattern}: put the files of {published_as} there; nothing is downloaded"
             )
-        require_size(node["size"])
-        require(node["model"], ("transformer", "vae"))
-    if str(node.get("_target_")).startswith("fgm.teachers.diffusers_unet."):
-        unet_directory(node["directory"])
-    for value in node.values():
-        require_models(value)
+    assert directory is not None
+    return Path(directory)
+
+
+def load_transformers(class_name: str, directory: Path | str | None, published_as: str, **options: Any) -> Any:
+    """Load a frozen transformers network from config.json and *.safetensors; options are from_pretrained's.
+
+    Raises:
+        UserError: the directory or a file is missing, or the weights do not fill the network.
+    """
+    directory = require_directory(directory, ("config.json", "*.safetensors"), published_as)
+    import transformers  # takes seconds to import
+
+    network = getattr(transformers, class_name)
+    local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    try:
+        net, info = network.from_pretrained(directory, **local, **options)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        reason = first_line(error)
+        raise UserError(f"{directory}: does not load ({reason}); put the files of {published_as} there") from error
+    missing = sorted(set(info["missing_keys"]) & {name for name, _ in net.named_parameters()})
+    if missing:
+        raise UserError(
+            f"{directory}: lacks {len(missing)} weights, {missing[0]} first; put the files of {published_as} there"
+        )
+    return net.eval().requires_grad_(False)

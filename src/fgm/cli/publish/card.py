@@ -10,9 +10,8 @@ from hydra.utils import instantiate
 from fgm.analysis.tables import table_head, table_row
 from fgm.cli.publish.plan import Plan
 from fgm.networks.generator import input_scale, step_times
-from fgm.networks.sd3 import FACTOR
+from fgm.networks.sd3 import BILLIONS, FACTOR
 from fgm.utils.files import sha256_of
-from fgm.utils.pretrained import BILLIONS
 from fgm.utils.records import counted
 
 CALL = """```python

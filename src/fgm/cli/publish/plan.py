@@ -9,9 +9,9 @@ from typing import Any
 from fgm.cli import teacher
 from fgm.cli.finished import generator_network, weights_file
 from fgm.data.encodings import ENCODERS, INDEX, CacheIndex
+from fgm.networks.sd3 import BILLIONS, require_parts
 from fgm.utils.errors import UserError
-from fgm.utils.fingerprints import fingerprint
-from fgm.utils.pretrained import BILLIONS, locate, require, weight_files
+from fgm.utils.pretrained import fingerprint, locate, weight_files
 
 PUBLISHED = "fgm.networks.sd3.pretrained"
 ELSE = "choose format=png, edm or geneval"
@@ -88,7 +88,7 @@ def planned(config: dict[str, Any]) -> Plan:
     if config["path"]["_target_"] != "fgm.flow.paths.RectifiedPath":
         raise UserError(f"format = diffusers: its schedulers know the rectified path alone; {ELSE}")
     encoders = encoders_of(node)
-    directory = require(node["model"], ("transformer", "vae", *encoders))
+    directory = require_parts(node["model"], ("transformer", "vae", *encoders))
     for words in (directory / name.replace("text_encoder", "tokenizer") for name in encoders):
         if not words.is_dir():
             raise UserError(f"{words} is missing: it should hold a tokenizer; download it again")

@@ -9,7 +9,7 @@ from torch import Tensor
 from fgm.evaluation.features.extractor import NetworkExtractor, three_channels
 from fgm.evaluation.features.states import harmless
 from fgm.utils.errors import UserError
-from fgm.utils.held_weights import checked_hash, inception_weights
+from fgm.utils.pretrained import hash_of_checkpoint, inception_weights
 from fgm.utils.validation import validated
 
 LAYERS = ["2048", "logits_unbiased"]
@@ -35,7 +35,7 @@ class Inception(NetworkExtractor):
             raise UserError(
                 f"{file} does not fill Inception-v3: give torch-fidelity's weights-inception file"
             ) from error
-        super().__init__("inception", checked_hash(file), 2048, net, device, "bilinear as TensorFlow 1")
+        super().__init__("inception", hash_of_checkpoint(file), 2048, net, device, "bilinear as TensorFlow 1")
 
     def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.net(three_channels(images))

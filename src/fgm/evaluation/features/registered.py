@@ -13,7 +13,7 @@ from torch import Tensor
 from fgm.evaluation.features.extractor import NetworkExtractor, three_channels, weights_hash
 from fgm.evaluation.features.states import harmless
 from fgm.utils.errors import UserError, hint
-from fgm.utils.held_weights import checked_hash
+from fgm.utils.pretrained import hash_of_checkpoint
 
 READ_A_STATE_DICT = ("inception-v3-compat", "vgg16")  # the others fetch, or execute what they read
 
@@ -42,7 +42,7 @@ class Registered(OneLayer):
         if layer not in kind.get_provided_features_list():
             raise UserError(f"{name} has no layer {layer!r}; it has {', '.join(kind.get_provided_features_list())}")
         net = kind(name, [layer], feature_extractor_weights_path=given).eval()
-        digest = checked_hash(Path(weights)) if weights else weights_hash(net)
+        digest = hash_of_checkpoint(Path(weights)) if weights else weights_hash(net)
         super().__init__(f"{name}-{layer}", digest, 0, net, device, "in the extractor")
         self.dim = self(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape[1]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from fgm.evaluation.features.extractor import NetworkExtractor, three_channels
-from fgm.utils.held_weights import directory_hash, load_pretrained
+from fgm.utils.pretrained import hash_of_directory, load_transformers
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -29,9 +29,11 @@ class Dinov2(NetworkExtractor):
     """
 
     def __init__(self, directory: Path | str, size: int = 224, device: str = "auto") -> None:
-        net = load_pretrained("Dinov2Model", directory, "facebook/dinov2-large")
+        net = load_transformers("Dinov2Model", directory, "facebook/dinov2-large")
         self.size = size
-        super().__init__("dinov2", directory_hash(directory), net.config.hidden_size, net, device, f"bicubic to {size}")
+        super().__init__(
+            "dinov2", hash_of_directory(directory), net.config.hidden_size, net, device, f"bicubic to {size}"
+        )
 
     def run(self, images: Tensor) -> tuple[Tensor, None]:
         return self.net(prepared(images, self.size, IMAGENET)).last_hidden_state[:, 0], None
@@ -47,10 +49,10 @@ class Clip(NetworkExtractor):
 
     def __init__(self, directory: Path | str, device: str = "auto") -> None:
         published = "openai/clip-vit-large-patch14-336"
-        net = load_pretrained("CLIPVisionModelWithProjection", directory, published)
+        net = load_transformers("CLIPVisionModelWithProjection", directory, published)
         self.size = net.config.image_size
         resize = f"bicubic to {self.size}"
-        super().__init__("clip", directory_hash(directory), net.config.projection_dim, net, device, resize)
+        super().__init__("clip", hash_of_directory(directory), net.config.projection_dim, net, device, resize)
 
     def run(self, images: Tensor) -> tuple[Tensor, None]:
         return normalize(self.net(prepared(images, self.size, OPENAI)).image_embeds), None

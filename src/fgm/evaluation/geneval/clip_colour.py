@@ -26,7 +26,7 @@ from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 from fgm.data.text.geneval.vocabulary import COLOURS
 from fgm.evaluation.features.transformer import OPENAI
 from fgm.evaluation.geneval.detections import Detection, Pixels
-from fgm.utils.held_weights import CLIP, directory_hash, load_pretrained, require_directory
+from fgm.utils.pretrained import CLIP, hash_of_directory, load_transformers, require_directory
 from fgm.utils.validation import validated
 
 TEMPLATES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
@@ -46,12 +46,12 @@ class ClipColours:
         folder = require_directory(directory, ("config.json",), CLIP)
         if not (folder / "tokenizer.json").exists():
             require_directory(folder, ("vocab.json", "merges.txt"), CLIP)
-        self.net = load_pretrained("CLIPModel", folder, CLIP).to(device)
+        self.net = load_transformers("CLIPModel", folder, CLIP).to(device)
         from transformers import AutoTokenizer
 
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.device, self.size = device, self.net.config.vision_config.image_size
-        self.protocol = f"CLIP colours {directory_hash(folder)}"
+        self.protocol = f"CLIP colours {hash_of_directory(folder)}"
         self.texts = cache(self.embed_texts)
 
     def classify(self, image: Pixels, detections: Sequence[Detection]) -> list[str]:

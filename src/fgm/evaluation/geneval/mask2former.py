@@ -24,7 +24,7 @@ from torch.nn.functional import interpolate, pad
 from fgm.data.text.geneval.vocabulary import OBJECTS
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.utils.errors import UserError
-from fgm.utils.held_weights import MASK2FORMER, directory_hash, load_pretrained, require_directory
+from fgm.utils.pretrained import MASK2FORMER, hash_of_directory, load_transformers, require_directory
 from fgm.utils.validation import validated
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -82,14 +82,14 @@ class Mask2FormerDetector:
         floor: Annotated[float, Field(ge=0, lt=1)] = 0.05,
     ) -> None:
         folder = require_directory(directory, ("config.json",), MASK2FORMER)
-        self.net = load_pretrained("Mask2FormerForUniversalSegmentation", folder, MASK2FORMER).to(device)
+        self.net = load_transformers("Mask2FormerForUniversalSegmentation", folder, MASK2FORMER).to(device)
         labels = self.net.config.num_labels
         if labels != len(OBJECTS):
             raise UserError(
                 f"{directory}: a network of {labels} classes, not COCO's {len(OBJECTS)}; put {MASK2FORMER} there"
             )
         self.device, self.sides, self.top, self.floor = device, (short_side, long_side), top, floor
-        self.protocol = f"Mask2Former {directory_hash(folder)}, sides {short_side} to {long_side}, top {top}"
+        self.protocol = f"Mask2Former {hash_of_directory(folder)}, sides {short_side} to {long_side}, top {top}"
 
     @torch.inference_mode()
     def detect(self, image: Pixels) -> list[Detection]:

@@ -1,9 +1,9 @@
-"""Weights that come with the suite, so that a clone draws and distils at once; `python -m fgm.cli.bundle` puts them here.
+"""Weights that come with the suite, so that a clone can sample and distil at once; `python -m fgm.cli.bundle` adds them.
 
-<recipe>.safetensors    what the recipe's run exported, rounded to bfloat16
-<recipe>.json           sha256 of that file; row: the run's row of runs.jsonl with results measured on the rounded
-                        weights; config: the run's
-README.md               the card: what they draw, how they were made, what was measured, licence
+<recipe>.safetensors    weights of the recipe's run, rounded to bfloat16
+<recipe>.json           "sha256" of that file; "row": the run's row of runs.jsonl with results measured on the
+                        rounded weights; "config": the run's
+README.md               the card: what they generate, how they were made, their measurements, their licence
 """
 
 import json
@@ -14,6 +14,7 @@ DIRECTORY = Path(__file__).parent
 
 
 def names() -> list[str]:
+    """Return the recipes with bundled weights."""
     return sorted(path.stem for path in DIRECTORY.glob("*.safetensors"))
 
 
@@ -22,5 +23,5 @@ def weights(recipe: str) -> Path:
 
 
 def run(recipe: str) -> dict[str, Any]:
-    """sha256, row and config."""
+    """Return the recipe's "sha256", "row" and "config"."""
     return json.loads((DIRECTORY / f"{recipe}.json").read_text())

@@ -1,4 +1,4 @@
-"""Teachers that people hold: their files are read exactly, run nothing, and become velocities of our paths."""
+"""Checkpoints of EDM, EDM2 and torchcfm load exactly, run no code, and become velocities on our paths."""
 
 import pickle
 from collections.abc import Callable
@@ -55,15 +55,15 @@ def perturbed(net: nn.Module) -> nn.Module:
 def tiny(kind: str, classes: int = 3) -> tuple[nn.Module, dict[str, Any]]:
     """A small network, one of float16's numbers where its file holds these, and the arguments that its file tells."""
     make, options = TINY[kind]
-    told = {"img_resolution": 8, "img_channels": 3, "label_dim": classes, **options}
-    told |= {} if make is EDM2UNet else {"model_type": make.__name__}
+    arguments = {"img_resolution": 8, "img_channels": 3, "label_dim": classes, **options}
+    arguments |= {} if make is EDM2UNet else {"model_type": make.__name__}
     net = perturbed(make(8, 3, 3, classes, **options))
-    return net.half().float() if make is EDM2UNet else net, told
+    return net.half().float() if make is EDM2UNet else net, arguments
 
 
-def write(file: Path, model: nn.Module, **told: Any) -> None:
+def write(file: Path, model: nn.Module, **arguments: Any) -> None:
     """As EDM or EDM2 does, which writes float16."""
-    (write_edm2 if isinstance(model, EDM2UNet) else write_edm)(file, model, **told)
+    (write_edm2 if isinstance(model, EDM2UNet) else write_edm)(file, model, **arguments)
 
 
 def inputs(n: int = 4) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,7 +88,7 @@ class Exact(nn.Module):
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
-def test_the_velocity_of_an_exact_denoiser_is_the_closed_form(path: ProbabilityPath) -> None:
+def test_velocity_of_an_exact_denoiser_is_the_closed_form(path: ProbabilityPath) -> None:
     net, data = EDMVelocity(Exact(0.3, 0.7), (2,), 0, path), gaussian(torch.full((2,), 0.3), torch.tensor(0.7))
     t = torch.linspace(0.05, 0.9, 19)
     x_t = torch.randn(19, 2, generator=torch.Generator().manual_seed(0))
@@ -97,17 +97,17 @@ def test_the_velocity_of_an_exact_denoiser_is_the_closed_form(path: ProbabilityP
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("t", [0.0, 1.0])
-def test_both_ends_of_the_rectified_path_are_finite_and_right(t: float) -> None:
-    """At 0, v = E[eps] - x_0 = -x_0; at 1, v = eps - mean, up to the noise that F is asked at, 0.002 and 80."""
+def test_velocity_is_right_at_both_ends_of_the_rectified_path(t: float) -> None:
+    """At 0, v = E[eps] - x_0 = -x_0; at 1, v = eps - mean, up to F's range of noise, 0.002 to 80."""
     net = EDMVelocity(Exact(0.3, 0.7), (2,), 0, RectifiedPath())
     x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
     assert_close(net(x, torch.full((5,), t)), -x if t == 0 else x - 0.3, atol=2e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize("kind", TINY)
-def test_a_checkpoint_comes_back_as_it_was_and_its_source_is_not_run(kind: str, tmp_path: Path) -> None:
-    model, told = tiny(kind)
-    write(tmp_path / "net.pkl", model, **told)
+def test_checkpoint_roundtrip_is_bit_exact_and_runs_no_source(kind: str, tmp_path: Path) -> None:
+    model, arguments = tiny(kind)
+    write(tmp_path / "net.pkl", model, **arguments)
     x_t, t, labels = inputs()
     mine = EDMVelocity(model, (3, 8, 8), 3, RectifiedPath())
     theirs = pretrained(str(tmp_path / "net.pkl"), RectifiedPath())
@@ -119,14 +119,15 @@ def test_a_checkpoint_comes_back_as_it_was_and_its_source_is_not_run(kind: str, 
 
 
 @pytest.mark.parametrize("kind", TINY)
-def test_a_network_sees_its_noise_and_every_weight_counts(kind: str) -> None:
+def test_output_depends_on_noise_and_on_every_weight(kind: str) -> None:
     model, _ = tiny(kind)
     x_t, t, labels = inputs()
     net = EDMVelocity(model, (3, 8, 8), 3, RectifiedPath())
     net(x_t, t, labels).square().sum().backward()
     idle = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
-    assert (model(x_t, t, net.labels(labels, x_t)) - model(x_t, t + 0.1, net.labels(labels, x_t))).abs().max() > 1e-5
+    one_hot = nn.functional.one_hot(labels, 3).float()
+    assert (model(x_t, t, one_hot) - model(x_t, t + 0.1, one_hot)).abs().max() > 1e-5
 
 
 COUNTS = {("cifar10_ddpmpp", 0): 55_732_739, ("cifar10_ddpmpp", 10): 55_734_147, ("cifar10_ncsnpp", 0): 56_395_523,
@@ -137,17 +138,17 @@ COUNTS = {("cifar10_ddpmpp", 0): 55_732_739, ("cifar10_ddpmpp", 10): 55_734_147,
 
 
 @pytest.mark.parametrize("name, classes", COUNTS)
-def test_full_sizes_have_the_published_numbers_of_parameters(name: Any, classes: int) -> None:
+def test_full_size_has_the_published_number_of_parameters(name: Any, classes: int) -> None:
     """55.7 million for DDPM++ on CIFAR-10 (arXiv 2509.22459, table 5); 296 million for ADM (EDM's own count).
 
-    EDM2's README tells 238 MB of a file of size XS: float16, and MB of 2^20 bytes.
+    EDM2's README gives 238 MB for the file of size XS: float16, and MB of 2^20 bytes.
     """
     with torch.device("meta"):
         net = untrained(name, RectifiedPath(), classes)
     assert sum(p.numel() for p in net.parameters()) == COUNTS[name, classes]
 
 
-def test_a_config_may_name_every_architecture() -> None:
+def test_configs_can_name_every_architecture() -> None:
     assert set(get_args(Architecture)) == ARCHITECTURES.keys()
 
 
@@ -155,33 +156,33 @@ PUBLISHED = "edm-cifar10-32x32-uncond-vp.pkl"
 
 
 def rewritten(**changes: Any) -> Callable[[Path], None]:
-    model, told = tiny("SongUNet")
-    return lambda file: write_edm(file, model, **told | changes)
+    model, arguments = tiny("SongUNet")
+    return lambda file: write_edm(file, model, **arguments | changes)
 
 
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no file": (Path.unlink, "it comes from https"),
-    "cut short": (lambda file: file.write_bytes(file.read_bytes()[:-900]), "no whole pickle"),
-    "another net": (rewritten(name="VPPrecond"), "is a VPPrecond of SongUNet, and EDMPrecond"),
-    "another size": (rewritten(num_blocks=2), "does not hold the weights of its architecture"),
-    "a size in words": (rewritten(img_resolution="many"), "does not hold the weights of its architecture"),
+    "cut short": (lambda file: file.write_bytes(file.read_bytes()[:-900]), "no complete pickle"),
+    "another net": (rewritten(name="VPPrecond"), "is a VPPrecond of SongUNet; known are EDMPrecond"),
+    "another size": (rewritten(num_blocks=2), "does not have the weights of its architecture"),
+    "a size in words": (rewritten(img_resolution="many"), "does not have the weights of its architecture"),
     "unknown option": (rewritten(magnitude=True), "has magnitude, which is not known here"),
     "no network": (lambda file: file.write_bytes(pickle.dumps({"net": 1})), "under `ema`"),
 }
 
 
 @pytest.mark.parametrize("spoil, message", BAD.values(), ids=BAD.keys())
-def test_bad_checkpoints_are_one_line(spoil: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+def test_bad_checkpoint_is_a_one_line_user_error(spoil: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
     file = tmp_path / PUBLISHED
     rewritten()(file)
     pretrained(str(file), PATHS[0])
     spoil(file)
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(UserError) as error:
         pretrained(str(file), PATHS[0])
-    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_an_error_and_does_not_run(tmp_path: Path) -> None:
     file = tmp_path / "net.pkl"
     code = Code(tmp_path / "ran")
     beside = partial(write, file, *tiny("EDM2")[:1], **tiny("EDM2")[1], extra=code)
@@ -192,7 +193,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
         assert not (tmp_path / "ran").exists()
     write_edm(file, *tiny("SongUNet")[:1], **tiny("SongUNet")[1])
     pretrained(str(file), PATHS[0], sha256(file.read_bytes()).hexdigest()[:12])
-    with pytest.raises(UserError, match="it is another file"):
+    with pytest.raises(UserError, match="is another file"):
         pretrained(str(file), PATHS[0], "0" * 64)
 
 
@@ -200,7 +201,7 @@ SHAPE = {"width": 16, "multipliers": (1, 2, 2), "blocks": 2, "attention": (4,), 
 
 
 @pytest.mark.parametrize("classes", [0, 3])
-def test_torchcfms_weights_compute_what_they_did_with_time_reversed(classes: int, tmp_path: Path) -> None:
+def test_torchcfm_velocity_is_their_network_with_time_reversed(classes: int, tmp_path: Path) -> None:
     state = guided_state(**SHAPE, classes=classes)
     torch.save({"ema_model": {f"module.{k}": v for k, v in state.items()}, "step": 400_000}, tmp_path / "cfm.pt")
     net = UNet(**SHAPE, head=8, num_classes=classes, time_scale=1.0)
@@ -212,13 +213,13 @@ def test_torchcfms_weights_compute_what_they_did_with_time_reversed(classes: int
     assert isinstance(velocity, TimeReversed) and velocity.num_classes == classes
 
 
-def test_a_torchcfm_file_of_another_size_or_with_code_is_one_line(tmp_path: Path) -> None:
+def test_bad_torchcfm_checkpoint_is_a_one_line_user_error(tmp_path: Path) -> None:
     file = tmp_path / "cfm.pt"
     torch.save({"ema_model": guided_state(**{**SHAPE, "blocks": 1})}, file)
     scalar = {"label_emb.weight": torch.tensor(1.0)}
     for content in (None, {"ema_model": Code(tmp_path / "ran")}, {"net_model": {}}, {"ema_model": scalar}):
         if content:
             torch.save(content, file)
-        with pytest.raises(UserError, match="holds no weights of this U-Net under ema_model") as refusal:
+        with pytest.raises(UserError, match="has no weights of this U-Net under ema_model") as error:
             torchcfm.pretrained(str(file), UNet(**SHAPE, head=8, time_scale=1.0))
-        assert "\n" not in str(refusal.value) and not (tmp_path / "ran").exists()
+        assert "\n" not in str(error.value) and not (tmp_path / "ran").exists()

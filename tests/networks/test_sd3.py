@@ -2,12 +2,14 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from tiny_sd3 import SIZE, TRANSFORMER, save_tiny_pipeline
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -17,7 +19,6 @@ from fgm.networks import sd3
 from fgm.networks.generator import FewStepGenerator
 from fgm.networks.guidance import ClassifierFreeGuidance
 from fgm.networks.sd3 import Autoencoder, SD3Velocity, untrained
-from fgm.utils import pretrained
 from fgm.utils.errors import UserError
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -179,6 +180,60 @@ def test_the_hubs_cache_is_read_without_the_hub(tmp_path: Path, model: str, monk
     shutil.copytree(model, repository / "snapshots" / "abc")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    assert pretrained.require(pretrained.SD3_MEDIUM, ("transformer", "vae")) == repository / "snapshots" / "abc"
-    assert sd3.pretrained(pretrained.SD3_MEDIUM, Table(), SIZE).shape == (4, 4, 4)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert sd3.require_parts(sd3.SD3_MEDIUM, ("transformer", "vae")) == repository / "snapshots" / "abc"
+    assert sd3.pretrained(sd3.SD3_MEDIUM, Table(), SIZE).shape == (4, 4, 4)
+
+
+def billions(build: Callable[[], Any]) -> float:
+    with torch.device("meta"):
+        return sum(p.numel() for p in build().parameters()) / 1e9
+
+
+def test_published_sizes_are_those_of_the_architectures() -> None:
+    from diffusers import AutoencoderKL, SD3Transformer2DModel
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+    def clip(width: int, layers: int, heads: int) -> Any:
+        return CLIPTextModelWithProjection(
+            CLIPTextConfig(
+                hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=heads,
+                projection_dim=width,
+            )
+        )  # fmt: skip
+
+    def t5() -> Any:
+        return T5EncoderModel(
+            T5Config(d_model=4096, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu")
+        )
+
+    def vae() -> Any:
+        return AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=16, use_quant_conv=False,
+            use_post_quant_conv=False,
+        )  # fmt: skip
+
+    parts = (lambda: clip(768, 12, 12), lambda: clip(1280, 32, 20), t5, vae)
+    assert sum(map(billions, parts)) == pytest.approx(sd3.OTHER_PARTS, abs=0.01)
+    for model, size in sd3.BILLIONS.items():
+        arguments = sd3.architecture(model)
+        assert billions(lambda: SD3Transformer2DModel(**arguments)) == pytest.approx(size, abs=0.01)  # noqa: B023
+
+
+def test_missing_parts_are_one_line_with_source_size_and_memory(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError) as error:
+        sd3.require_parts(sd3.SD3_MEDIUM, ("transformer", "vae"))
+    for part in ("no transformer/ and no vae/", "hf download stabilityai/", "15 GB", "network.model=", "69 GB"):
+        assert part in str(error.value)
+    directory = shutil.copytree(model, tmp_path / "sd3")
+    assert sd3.require_parts(str(directory), ("transformer", "vae")) == directory
+    (directory / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(UserError, match="no vae/ on this machine"):
+        sd3.require_parts(str(directory), ("transformer", "vae"))
+    (directory / "transformer" / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        sd3.architecture(str(directory))

@@ -14,10 +14,10 @@ from torch.testing import assert_close
 from fgm.flow.analytic import gaussian
 from fgm.flow.paths import ProbabilityPath, RectifiedPath, VariancePreservingPath
 from fgm.networks.unet import UNet
+from fgm.teachers import require_models
 from fgm.teachers.diffusers_unet import DiffusersVelocity, pretrained, untrained
 from fgm.utils.errors import UserError
-from fgm.utils.fingerprints import fingerprint
-from fgm.utils.pretrained import require_models, weight_files
+from fgm.utils.pretrained import fingerprint, weight_files
 
 LINEAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
 COSINE = torch.cos(torch.linspace(0.02, 1.57, 300, dtype=torch.float64)) ** 2
@@ -109,7 +109,7 @@ def test_a_pipelines_directory_is_read_as_its_scheduler_tells(predicts: Any, tmp
 
 
 @pytest.mark.parametrize("classes", [0, 3])
-def test_a_bare_directory_of_a_flow_is_called_at_1000_t(classes: int, tmp_path: Path) -> None:
+def test_flow_network_is_called_at_1000_t(classes: int, tmp_path: Path) -> None:
     net = tiny(classes)
     net.save_pretrained(tmp_path)
     (tmp_path / "scheduler_config.json").write_text(json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler"}))
@@ -126,7 +126,7 @@ def test_a_bare_directory_of_a_flow_is_called_at_1000_t(classes: int, tmp_path: 
         velocity.unconditional(labels)
 
 
-def test_our_own_unet_goes_through_a_diffusers_directory(tmp_path: Path) -> None:
+def test_our_unet_loads_from_a_diffusers_directory(tmp_path: Path) -> None:
     ours = UNet(8, 3, 16, (1, 2), 1, (4,), 8)
     nn.init.normal_(ours.net.conv_out.weight, generator=torch.Generator().manual_seed(0))
     ours.net.save_pretrained(tmp_path)
@@ -134,11 +134,11 @@ def test_our_own_unet_goes_through_a_diffusers_directory(tmp_path: Path) -> None
     assert_close(pretrained(str(tmp_path), RectifiedPath(), "velocity")(x_t, t), ours(x_t, t))
 
 
-def test_a_fingerprint_tells_other_weights(tmp_path: Path) -> None:
+def test_other_fingerprint_is_a_user_error(tmp_path: Path) -> None:
     tiny().save_pretrained(tmp_path)
     mark = fingerprint(weight_files(tmp_path))
     pretrained(str(tmp_path), RectifiedPath(), "velocity", mark[:6])
-    with pytest.raises(UserError, match="they are others"):
+    with pytest.raises(UserError, match="these are other weights"):
         pretrained(str(tmp_path), RectifiedPath(), "velocity", "0" * 8)
 
 
@@ -162,29 +162,29 @@ def cut(folder: Path) -> None:
 BAD: dict[str, tuple[Any, str]] = {
     "no directory": (lambda d: (d / "config.json").unlink(), "no config.json and diffusion_pytorch_model.safetensors"),
     "a pickle": (pickled, "no config.json and diffusion_pytorch_model.safetensors"),
-    "another network": (other_class, "is of a UNet2DConditionModel, and UNet2DModel is read"),
+    "another network": (other_class, "is of a UNet2DConditionModel, but a UNet2DModel is needed"),
     "no JSON": (lambda d: (d / "config.json").write_text("{"), "not JSON"),
     "cut short": (cut, "does not load"),
-    "no scheduler": (lambda d: None, "no scheduler_config.json beside it tells what it predicts"),
+    "no scheduler": (lambda d: None, "no scheduler_config.json says what it predicts"),
 }
 
 
 @pytest.mark.parametrize("change, message", BAD.values(), ids=BAD.keys())
-def test_bad_directories_are_one_line(change: Any, message: str, tmp_path: Path) -> None:
+def test_bad_directory_is_a_one_line_user_error(change: Any, message: str, tmp_path: Path) -> None:
     tiny().save_pretrained(tmp_path)
     change(tmp_path)
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(UserError) as error:
         pretrained(str(tmp_path), RectifiedPath())
-    assert message in str(refusal.value) and "\n" not in str(refusal.value) and str(tmp_path) in str(refusal.value)
+    assert message in str(error.value) and "\n" not in str(error.value) and str(tmp_path) in str(error.value)
 
 
-def test_a_missing_directory_is_said_from_a_config_and_a_flow_keeps_to_its_path(tmp_path: Path) -> None:
+def test_config_check_finds_missing_directory_and_flow_needs_rectified_path(tmp_path: Path) -> None:
     node = {"teacher": {"_target_": "fgm.teachers.diffusers_unet.pretrained", "directory": str(tmp_path)}}
     with pytest.raises(UserError, match="run hf download"):
         require_models(node)
     tiny().save_pretrained(tmp_path)
     require_models(node)
-    with pytest.raises(ValueError, match="path=rectified alone"):
+    with pytest.raises(ValueError, match="needs path=rectified"):
         pretrained(str(tmp_path), VariancePreservingPath(), "velocity")
-    with pytest.raises(UserError, match="tells its betas"):
+    with pytest.raises(UserError, match="has its betas"):
         pretrained(str(tmp_path), RectifiedPath(), "epsilon")

@@ -1,4 +1,4 @@
-"""Rectified flow's checkpoints compute here what they did there, with time reversed; what is no DDPM++ is refused."""
+"""Rectified flow's checkpoints give their own network's output with time reversed; other networks are rejected."""
 
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ def inputs() -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_the_averaged_weights_compute_what_they_did_with_time_reversed(legacy: bool, tmp_path: Path) -> None:
+def test_velocity_is_their_averaged_network_with_time_reversed(legacy: bool, tmp_path: Path) -> None:
     write_rectified_flow(tmp_path / "checkpoint_8.pth", STATE, legacy)
     velocity = pretrained(str(tmp_path / "checkpoint_8.pth"), RectifiedFlow(**SHAPE))
     x_t, t = inputs()
     assert_close(velocity(x_t, t), -ScoreUNet(STATE, KINDS)(x_t, 999 * (1 - t)), atol=1e-4, rtol=1e-4)
 
 
-def test_the_last_weights_are_the_others(tmp_path: Path) -> None:
+def test_last_weights_can_be_chosen(tmp_path: Path) -> None:
     write_rectified_flow(tmp_path / "c.pth", STATE)
     velocity = pretrained(str(tmp_path / "c.pth"), RectifiedFlow(**SHAPE), weights="model")
     half = {name: 0.5 * weight for name, weight in STATE.items()}
@@ -38,7 +38,7 @@ def test_the_last_weights_are_the_others(tmp_path: Path) -> None:
     assert_close(velocity(x_t, t), -ScoreUNet(half, KINDS)(x_t, 999 * (1 - t)), atol=1e-4, rtol=1e-4)
 
 
-def test_every_weight_goes_over(tmp_path: Path) -> None:
+def test_every_weight_is_converted(tmp_path: Path) -> None:
     write_rectified_flow(tmp_path / "c.pth", STATE)
     velocity = pretrained(str(tmp_path / "c.pth"), RectifiedFlow(**SHAPE))
     assert sum(p.numel() for p in velocity.parameters()) == sum(w.numel() for w in STATE.values()) - 1000
@@ -49,7 +49,7 @@ DEEPER = state_of(modules(**SHAPE | {"blocks": 3}), 16)
 PYRAMID = STATE | {"all_modules.99.weight": torch.ones(2)}
 BAD = {
     "wider": (WIDER, {}, "size mismatch"),
-    "deeper": (DEEPER, {}, "holds no DDPM"),
+    "deeper": (DEEPER, {}, "has no DDPM"),
     "NCSN++": (PYRAMID, {}, "all_modules.99 has no counterpart"),
     "no average": (STATE, {"ema": {}}, "shadow_params"),
     "a shorter average": (STATE, {"ema": {"shadow_params": [torch.ones(1)]}}, "shorter"),
@@ -57,14 +57,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("state, changes, message", BAD.values(), ids=BAD.keys())
-def test_another_network_is_one_line(state: Any, changes: Any, message: str, tmp_path: Path) -> None:
+def test_other_network_is_a_one_line_user_error(state: Any, changes: Any, message: str, tmp_path: Path) -> None:
     write_rectified_flow(tmp_path / "c.pth", state, **changes)
-    with pytest.raises(UserError, match=r"holds no DDPM\+\+ of this size under ema") as refusal:
+    with pytest.raises(UserError, match=r"has no DDPM\+\+ of this size under ema") as error:
         pretrained(str(tmp_path / "c.pth"), RectifiedFlow(**SHAPE))
-    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_labels_and_other_sizes_are_refused() -> None:
+def test_labels_and_other_sizes_raise() -> None:
     net, (x_t, t) = RectifiedFlow(**SHAPE), inputs()
     with pytest.raises(ValueError, match="no classes"):
         net(x_t, t, torch.zeros(4, dtype=torch.int64))
@@ -72,6 +72,6 @@ def test_labels_and_other_sizes_are_refused() -> None:
         net(x_t[..., 1:], t)
 
 
-def test_the_full_size_has_its_parameter_count() -> None:
+def test_full_size_has_its_number_of_parameters() -> None:
     with torch.device("meta"):
         assert sum(p.numel() for p in RectifiedFlow().parameters()) == 61_804_419

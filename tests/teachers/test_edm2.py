@@ -1,4 +1,4 @@
-"""EDM2's network: it is the paper's figure, its layers preserve magnitudes, and its rows stay of unit length."""
+"""EDM2's network computes the paper's figure, preserves magnitudes, and keeps the rows of its weights at unit length."""
 
 import math
 from copy import deepcopy
@@ -20,14 +20,14 @@ from fgm.teachers.edm2 import EDM2UNet, MPConv, MPFourier, force_weight_norm, ke
 from fgm.training.distillation import Distillation
 from fgm.training.optim import adam
 
-TOLD = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "channels_per_head": 8}
+SHAPE = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "channels_per_head": 8}
 
 
 def tiny(classes: int = 3, channels: int = 3) -> EDM2UNet:
-    """Away from its start, where its gains are zero; rows of many lengths, as averages have them."""
+    """Weights away from their initial zeros; rows of various lengths, as in averages."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        model = EDM2UNet(8, channels, channels, classes, **TOLD)  # type: ignore[arg-type]
+        model = EDM2UNet(8, channels, channels, classes, **SHAPE)  # type: ignore[arg-type]
         for weight in model.parameters():
             weight.mul_(0.5 + torch.rand(weight.shape[:1])[(...,) + (None,) * (weight.ndim - 1)]) if weight.ndim else (
                 weight.fill_(0.7)
@@ -93,7 +93,7 @@ class Reference:
         return self.mp("out_conv", x, self.state["out_gain"])
 
 
-def test_the_network_computes_what_the_papers_figure_shows() -> None:
+def test_network_computes_the_papers_figure() -> None:
     model, (x, t, y) = tiny(), inputs()
     labels = nn.functional.one_hot(y, 3).float()
     assert_close(model(x, t, labels), Reference(model.state_dict(), 2, 8)(x, t, labels), atol=1e-5, rtol=1e-5)
@@ -117,14 +117,14 @@ MAGNITUDES = {
 
 
 @pytest.mark.parametrize("output", MAGNITUDES.values(), ids=MAGNITUDES.keys())
-def test_layers_preserve_the_magnitude_of_what_is_normal(output: Any) -> None:
+def test_layer_preserves_magnitude_of_normal_input(output: Any) -> None:
     """rms 1 in, rms 1 out, whatever the lengths of the rows; its error here is at most about a hundredth."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         assert output().square().mean().sqrt().item() == pytest.approx(1, abs=0.015)
 
 
-def test_a_rows_length_changes_nothing_and_its_gradient_is_orthogonal_to_it() -> None:
+def test_length_of_a_row_changes_no_output_and_gradient_is_orthogonal_to_it() -> None:
     layer, x = MPConv(30, 20), normal(16, 30)
     before = layer(x)
     before.square().mul(normal(16, 20)).sum().backward()
@@ -140,7 +140,7 @@ def rms_of_rows(net: nn.Module) -> Tensor:
     return torch.cat([layer.weight.flatten(1).square().mean(1).sqrt() for layer in layers])  # type: ignore[operator]
 
 
-def test_setting_rows_back_after_an_update_is_forced_normalisation_before_the_next() -> None:
+def test_normalising_after_each_update_equals_normalising_before_the_next() -> None:
     """EDM2 writes unit rows in each forward pass of training (eq. 66); the weights that gradients see are the same."""
     ours = MPConv(12, 5)
     theirs, x = deepcopy(ours), normal(8, 12)
@@ -157,7 +157,7 @@ def test_setting_rows_back_after_an_update_is_forced_normalisation_before_the_ne
     assert_close(rms_of_rows(ours), torch.ones(5), atol=2e-4, rtol=0)
 
 
-def test_copies_of_an_edm2_teacher_keep_unit_rows_and_the_teacher_keeps_its_files() -> None:
+def test_copies_of_a_teacher_keep_unit_rows_and_the_teacher_keeps_its_own() -> None:
     teacher = EDMVelocity(tiny(10, 1), (1, 8, 8), 10, RectifiedPath())
     held = deepcopy(teacher.state_dict())
     assert 0.25 < rms_of_rows(teacher).min() < 0.6
@@ -177,7 +177,7 @@ def test_copies_of_an_edm2_teacher_keep_unit_rows_and_the_teacher_keeps_its_file
     assert all(torch.equal(held[k], w) for k, w in teacher.state_dict().items())
 
 
-def test_bf16_is_arithmetic_alone() -> None:
+def test_bf16_autocast_returns_float32_close_to_float32_arithmetic() -> None:
     """Under autocast the answer is float32 and near, and the time still counts."""
     net, (x_t, t, y) = EDMVelocity(tiny(), (3, 8, 8), 3, RectifiedPath()), inputs()
     with torch.autocast("cpu", torch.bfloat16):

@@ -22,7 +22,7 @@ from fgm.cli.config import read_recipe
 from fgm.cli.train import final_part
 from fgm.data.shapes.dataset import Shapes
 from fgm.evaluation.evaluator import Evaluator, Mode
-from fgm.evaluation.shape_eval import ShapeEvalMetric
+from fgm.evaluation.shapes.metric import ShapeEvalSuite
 from fgm.flow.paths import RectifiedPath
 from fgm.flow.times import Uniform
 from fgm.networks import VelocityModel
@@ -114,8 +114,8 @@ def fit(run_dir: Path, suite: Any, shown: list[Logger], monkeypatch: Any, **opti
     return module, console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def small_suite() -> ShapeEvalMetric:
-    return ShapeEvalMetric(prompts_per_tag=2, images_per_tag=2)
+def small_suite() -> ShapeEvalSuite:
+    return ShapeEvalSuite(prompts_per_tag=2, images_per_tag=2)
 
 
 # pictures

@@ -13,15 +13,13 @@ from tiny_runs import Said, refused, rescale, results_of, run_dir
 
 import fgm.cli.evaluate
 import fgm.cli.export
+from fgm.data.geneval import read_prompts
 from fgm.data.pixels import dequantise
+from fgm.data.shapes.captions import VOCABULARY, all_captions, decode
 from fgm.data.shapes.dataset import Shapes
-from fgm.data.text.geneval.prompts import read_prompts
-from fgm.data.text.shapes.metadata import every, metadata
-from fgm.data.text.shapes.vocabulary import decode
 from fgm.evaluation.feature_metrics import DISTANCES
-from fgm.evaluation.geneval.layout import read_layout
+from fgm.evaluation.geneval.folder import read_layout
 from fgm.evaluation.sampling import Sampler
-from fgm.evaluation.shape_prompts import VOCABULARY
 from fgm.evaluation.sources.folder import FolderSource
 from fgm.evaluation.sources.sampler import SamplerSource
 from fgm.utils.records import Measurement
@@ -125,12 +123,12 @@ def test_prompts_reach_their_own_folders(
     monkeypatch.setattr(fgm.cli.export, "make", lambda node, what: Shapes())
     monkeypatch.setattr(fgm.cli.export, "sampler_source", echo)
     asked = [*digits_run, "format=geneval", "samples=3", "vocabulary=shapes", f"out={tmp_path / 'layout'}"]
-    lines = metadata(every("color_attr")[::17])
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines = all_captions("color_attr")[::17].metadata()
+    (tmp_path / "prompts.jsonl").write_text("".join(metadata.line() + "\n" for metadata in lines))
     fgm.cli.export.main([*asked, f"metadata={tmp_path / 'prompts.jsonl'}"])
     layout = read_layout(tmp_path / "layout", read_prompts(tmp_path / "prompts.jsonl", VOCABULARY), per_prompt=3)
     tokens = np.stack([sample.pixels()[..., 0].ravel() for sample in layout])
-    assert decode(torch.tensor(tokens).long()) == [line["prompt"] for line in lines for _ in range(3)]
+    assert decode(torch.tensor(tokens).long()) == [metadata.prompt for metadata in lines for _ in range(3)]
     assert "n follows from the prompts" in refused(
         fgm.cli.export.main, [*asked[:-1], "metadata=x", "n=5"], capsys, monkeypatch
     )

@@ -28,7 +28,7 @@ from fgm.data.published import CIFAR10
 from fgm.evaluation.features.inception import Inception
 from fgm.evaluation.features.registered import Registered
 from fgm.evaluation.features.transformer import Clip, Dinov2
-from fgm.evaluation.geneval.json_detector import JsonDetector
+from fgm.evaluation.geneval.detections import RecordedDetections
 from fgm.evaluation.moments import load_moments
 from fgm.evaluation.shards import is_whole
 from fgm.flow.paths import RectifiedPath
@@ -135,7 +135,7 @@ DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "autoencoder": ("m/vae/diffusion_pytorch_model.safetensors",
                     lambda f: sd3.load_part("AutoencoderKL", str(network_directory(f).parent), "vae",
                                                   torch.float32)),
-    "detections": ("d.json", lambda f: JsonDetector(f)),
+    "detections": ("d.json", RecordedDetections.from_file),
 }  # fmt: skip
 
 

@@ -6,25 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from geneval_files import truth, write_layout, write_prompts
-from PIL import Image
-from tiny_runs import Said, light, refused
+from geneval_files import correct_detections, example_prompts, write_layout, write_prompts
+from tiny_runs import Said, refused
 
 import fgm.cli.reference
 import fgm.cli.score
 from fgm.data.images import Digits
-from fgm.data.shapes.render import render
-from fgm.data.shapes.scenes import draw_scenes
-from fgm.data.text.geneval.grammar import generate_prompts
-from fgm.data.text.shapes.metadata import metadata
+from fgm.data.pixels import quantise
+from fgm.data.shapes.scenes import draw_scenes, render
 from fgm.evaluation.exporting import export_images
 from fgm.evaluation.images import DigitMetrics
-from fgm.evaluation.shape_eval import RULES
+from fgm.evaluation.shapes.metric import RULES
 from fgm.evaluation.sources.dataset import dataset_source
 from fgm.utils.random import keyed_generator
 
-PROMPTS = generate_prompts(seed=2)[::60]
+PROMPTS = example_prompts(2)
 
 
 def test_a_reference_holds_the_moments_of_the_suite(tmp_path: Path, capsys: Said) -> None:
@@ -63,11 +59,11 @@ def geneval(tmp_path: Path) -> list[str]:
 
 
 def entries(index: int) -> list[dict]:
-    found = [vars(one) for one in truth(PROMPTS[index])]
-    return [{"class": d["cls"], "box": d["box"], "score": d["score"], "color": d["colour"] or "red"} for d in found]
+    found = [vars(one) for one in correct_detections(PROMPTS[index])]
+    return [{"class": d["cls"], "box": d["box"], "score": d["score"], "color": d["color"] or "red"} for d in found]
 
 
-def test_a_layout_is_scored_from_detections(geneval: list[str], tmp_path: Path, capsys: Said) -> None:
+def test_score_of_a_folder_by_recorded_detections(geneval: list[str], tmp_path: Path, capsys: Said) -> None:
     fgm.cli.score.main(geneval)
     said = capsys.readouterr().out
     assert "geneval 0.5000" in said and "prompts 1.0000" in said and "detections from seen.json" in said
@@ -76,21 +72,17 @@ def test_a_layout_is_scored_from_detections(geneval: list[str], tmp_path: Path, 
     assert told["schema"] == 1 and evaluation["source"]["kind"] == "geneval" and told["env"]["torch_fidelity"]
     assert len(evaluation["suite"]["detections_sha256"]) == len(evaluation["suite"]["metadata_sha256"]) == 64
     assert (row["value"], row["n"], row["weights"]) == (0.5, 2 * len(PROMPTS), "folder") and row["ci95"][0] <= 0.5
-    verdicts = (tmp_path / "layout" / "score" / "results.jsonl").read_text().splitlines()
-    assert len(verdicts) == 2 * len(PROMPTS)
+    lines = (tmp_path / "layout" / "score" / "results.jsonl").read_text().splitlines()
+    assert len(lines) == 2 * len(PROMPTS)
 
 
-def test_shapes_are_scored_by_their_exact_detector(tmp_path: Path, capsys: Said) -> None:
+def test_true_renders_score_one_by_the_exact_detector(tmp_path: Path, capsys: Said) -> None:
     scenes = draw_scenes(12, keyed_generator("score", index=0), 32, 4)
-    lines = metadata(scenes.captions)
-    chosen = list({line["prompt"]: i for i, line in enumerate(lines)}.values())
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(lines[i]) + "\n" for i in chosen))
-    images = ((render(scenes, 32) + 1) * 127.5).round().to(torch.uint8)
-    for index, i in enumerate(chosen):
-        folder = tmp_path / "layout" / f"{index:05d}"
-        (folder / "samples").mkdir(parents=True)
-        (folder / "metadata.jsonl").write_text(json.dumps(lines[i]))
-        Image.fromarray(images[i].movedim(0, -1).numpy()).save(folder / "samples" / "00000.png")
+    images = quantise(render(scenes, 32)).movedim(1, -1).numpy()
+    by_prompt = dict(zip(scenes.captions.metadata(), images, strict=True))
+    prompts = list(by_prompt)
+    write_prompts(tmp_path / "prompts.jsonl", prompts)
+    write_layout(tmp_path / "layout", prompts, lambda index, _: by_prompt[prompts[index]], per_prompt=1)
     fgm.cli.score.main(
         [f"geneval_dir={tmp_path}/layout", f"metadata={tmp_path}/prompts.jsonl"]
         + ["samples=1", "detector=shapes", "vocabulary=shapes"]
@@ -100,16 +92,10 @@ def test_shapes_are_scored_by_their_exact_detector(tmp_path: Path, capsys: Said)
     assert row["protocol"].startswith(f"{RULES.protocol}; "), "the rules of the suite, under the suite's name"
 
 
-def unknown_class(geneval: list[str], tmp_path: Path) -> list[str]:
-    path = tmp_path / "seen.json"
+def with_unknown_class(arguments: list[str]) -> list[str]:
+    path = Path(next(a for a in arguments if a.startswith("detections=")).partition("=")[2])
     path.write_text(path.read_text().replace(f'"class": "{PROMPTS[0].include[0].cls}"', '"class": "unicorn"', 1))
-    return geneval
-
-
-def test_an_unknown_class_in_the_detections_is_one_line(geneval: list[str], tmp_path: Path) -> None:
-    said = light("score", unknown_class(geneval, tmp_path))
-    assert "unknown class 'unicorn'; see fgm.data.text.geneval.vocabulary" in said and "seen.json" in said
-    assert not (tmp_path / "layout" / "score").exists()
+    return arguments
 
 
 SCORE = {
@@ -120,19 +106,16 @@ SCORE = {
         "detector = yolo: unknown; there are json, mask2former, shapes",
     ),
     "no weights": (lambda a: [*a, "detector=mask2former"], "detector_dir= is missing"),
-    "too few samples": (lambda a: [*a, "samples=3"], "of 30 samples are missing"),
-    "unknown vocabulary": (lambda a: [*a, "metadata=grammar", "vocabulary=x"], "vocabulary = x: unknown; there are"),
-    "words of two kinds": (lambda a: [*a, "metadata=grammar", "vocabulary=shapes"], "leave vocabulary=shapes out"),
-    "a detector of other words": (
-        lambda a: [*a, "detector=shapes"],
-        "sees nothing but the classes of vocabulary=shapes",
-    ),
-    "no folder": (lambda a: [*a, "geneval_dir=/no/where"], "geneval_dir = /no/where is no folder"),
+    "too few samples": (lambda a: [*a, "samples=3"], "of 36 samples are missing"),
+    "unknown class": (with_unknown_class, "entry 0: unknown class 'unicorn'"),
+    "unknown vocabulary": (lambda a: [*a, "vocabulary=x"], "vocabulary = x: unknown; there are"),
+    "wrong vocabulary": (lambda a: [*a, "detector=shapes"], "knows only the classes of vocabulary=shapes"),
+    "no folder": (lambda a: [*a, "geneval_dir=/no/where"], "/no/where is missing: it should hold folders"),
 }
 
 
 @pytest.mark.parametrize("case, message", SCORE.values(), ids=SCORE)
-def test_what_cannot_be_scored_is_one_line(
+def test_bad_arguments_are_one_line_and_leave_no_output(
     case: Callable[[list[str]], list[str]], message: str, geneval: list[str], tmp_path: Path, capsys: Said,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -162,12 +145,3 @@ def test_what_is_no_reference_is_one_line(
     arguments = [f"out={tmp_path / 'refs.npz'}", *own]
     assert message in refused(fgm.cli.reference.main, arguments, capsys, monkeypatch)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_grammars_prompts_are_asked_by_name(
-    geneval: list[str], capsys: Said, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """This layout holds a few of them alone, and says so."""
-    asked = [word if not word.startswith("metadata=") else "metadata=grammar" for word in geneval]
-    line = refused(fgm.cli.score.main, asked, capsys, monkeypatch)
-    assert f"{553 - len(PROMPTS)} of 553 prompts are missing" in line

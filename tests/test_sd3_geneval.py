@@ -7,20 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from geneval_files import write_prompts
+from geneval_files import example_prompts, write_prompts
 from sd3_runs import PROMPTS, settings_of
 
 from fgm.cli import cache_prompts, train
 from fgm.cli.config import read_recipe
 from fgm.cli.evaluators import make
-from fgm.data.text.geneval.grammar import generate_prompts
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.utils.errors import UserError
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-ASKED = [p for tag in dict.fromkeys(p.tag for p in generate_prompts()) for p in generate_prompts() if p.tag == tag][
-    ::40
-]
+ASKED = example_prompts(2)
 TAGS = list(dict.fromkeys(p.tag for p in ASKED))
 
 
@@ -52,7 +49,7 @@ def asking(root: Path) -> list[str]:
     return [
         *given, f"data.cache.directory={root / 'asked'}", "evaluation=geneval", "evaluation.every=1",
         f"evaluation.suite.metadata={root / 'metadata.jsonl'}", "evaluation.suite.samples=1", "evaluation.batch=4",
-        f"evaluation.suite.detector={{_target_:{__name__}.SeesNothing}}", "evaluation.suite.colours=null",
+        f"evaluation.suite.detector={{_target_:{__name__}.SeesNothing}}", "evaluation.suite.colors=null",
         f"evaluation.n={n}", "evaluation.n_in_training=6",
     ]  # fmt: skip
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from fgm.data.encodings import PromptCache
 from fgm.data.pixels import quantise
 from fgm.data.prompts import GenEvalPrompts, JsonLines, PromptDataset, ShapesCaptions, TextFile
-from fgm.data.text.shapes.vocabulary import encode
+from fgm.data.shapes.captions import encode
 from fgm.evaluation import PromptMetric, measure
 from fgm.evaluation.color_statistics import ColorStatistics
 from fgm.evaluation.evaluator import Evaluator

@@ -1,52 +1,53 @@
 """GenEval's rules, quirk by quirk, as a table.
 
-    asked   "TAG: CLAUSE, CLAUSE | CLAUSE"      include | exclude; CLAUSE = "2 red dog left of 0"
-    seen    "3x dog .95 red @50,40/10,10; ..."  times, class, score, colour, centre / size (10 x 10 unless said)
+    prompt      "TAG: CLAUSE, CLAUSE | CLAUSE"      include | exclude; CLAUSE = "2 red dog left of 0"
+    detections  "3x dog .95 red @50,40/10,10; ..."  times, class, score, color, center / size (10 x 10 by default)
 
-The last column is a fragment of the reason; a right picture has none.
+The last column is a part of the reason; a correct image has none.
 """
 
 import random
 import re
 from dataclasses import replace
-from itertools import pairwise
+from hashlib import sha256
 
 import pytest
 
-from fgm.data.text.geneval.prompts import Clause, Metadata
-from fgm.data.text.geneval.vocabulary import COLOURS, RELATIONS
+from fgm.data.geneval import COLORS, RELATIONS, Clause, Metadata
 from fgm.evaluation.geneval.detections import Box, Detection
-from fgm.evaluation.geneval.rules import GenEvalRules, judge, keep, overlap, relations
+from fgm.evaluation.geneval.rules import GenEvalRules, grade, iou, relations, select
 from fgm.utils.errors import UserError
 
 OBJECT = re.compile(
     r"(?:(\d+)x )?([a-z ]+?) (\d*\.\d+|1)(?: ([a-z]+))?(?: @([-.\d]+),([-.\d]+)(?:/([.\d]+),([.\d]+))?)?"
 )
-CLAUSE = re.compile(rf"(?:(\d+) )?(?:({'|'.join(COLOURS)}) )?([a-z ]+?)(?: ({'|'.join(RELATIONS)}) (\d))?")
+NAMES = ("dog", "cat", "bus")
+OFFICIAL_GRADES = (706, "0cdd8002d8321adb")
+CLAUSE = re.compile(rf"(?:(\d+) )?(?:({'|'.join(COLORS)}) )?([a-z ]+?)(?: ({'|'.join(RELATIONS)}) (\d))?")
 
 
-def asked(text: str) -> Metadata:
+def parse_prompt(text: str) -> Metadata:
     tag, _, rest = text.partition(": ")
     include, _, exclude = rest.partition(" | ")
     return Metadata(tag, f"a photo of {rest}", clauses(include), clauses(exclude))
 
 
 def clauses(text: str) -> tuple[Clause, ...]:
-    return tuple(clause(*CLAUSE.fullmatch(part).groups()) for part in text.split(", ") if part)
+    return tuple(parse_clause(*CLAUSE.fullmatch(part).groups()) for part in text.split(", ") if part)
 
 
-def clause(count: str | None, colour: str | None, cls: str, relation: str | None, earlier: str | None) -> Clause:
-    return Clause(cls, int(count or 1), colour, (relation, int(earlier)) if relation else None)
+def parse_clause(count: str | None, color: str | None, cls: str, relation: str | None, earlier: str | None) -> Clause:
+    return Clause(cls, int(count or 1), color, (relation, int(earlier)) if relation else None)
 
 
-def seen(text: str) -> list[Detection]:
-    return [found for part in text.split("; ") if part for found in objects(*OBJECT.fullmatch(part).groups())]
+def parse_scene(text: str) -> list[Detection]:
+    return [found for part in text.split("; ") if part for found in parse_objects(*OBJECT.fullmatch(part).groups())]
 
 
-def objects(times: str | None, cls: str, score: str, colour: str | None, *place: str | None) -> list[Detection]:
+def parse_objects(times: str | None, cls: str, score: str, color: str | None, *place: str | None) -> list[Detection]:
     x, y, w, h = (float(value or default) for value, default in zip(place, (50, 50, 10, 10), strict=True))
     box = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
-    return [Detection(cls, box, float(score), colour=colour)] * int(times or 1)
+    return [Detection(cls, box, float(score), color=color)] * int(times or 1)
 
 
 GOLDEN = [
@@ -56,9 +57,7 @@ GOLDEN = [
     ("single_object: dog", "cat .9", False, "expected dog>=1, found 0"),
     ("single_object: dog", "dog .31", True, ""),
     ("single_object: dog", "dog .3", False, "expected dog>=1, found 0"),
-    ("single_object: dog", "dog .29", False, "expected dog>=1, found 0"),
     ("single_object: dog", "dog 1", True, ""),
-    ("single_object: hot dog", "dog .9", False, "expected hot dog>=1, found 0"),
     ("single_object: dog", "hot dog .9", False, "expected dog>=1, found 0"),
     ("single_object: tv remote", "tv .9; tv remote .4", True, ""),
     # extra objects do no harm outside of counting
@@ -84,10 +83,7 @@ GOLDEN = [
     ("counting: 2 dog | 3 dog", "2x dog .9", False, "expected dog>=2, found 0"),
     ("counting: 2 dog | 3 dog", "dog .95; dog .85", False, "expected dog>=2, found 1"),
     ("counting: 2 dog | 3 dog", "2x dog .91; 9x cat .99", True, ""),
-    ("counting: 4 dog | 5 dog", "4x dog .95", True, ""),
-    ("counting: 4 dog | 5 dog", "3x dog .95", False, "expected dog>=4, found 3"),
-    ("counting: 4 dog | 5 dog", "5x dog .95", False, "expected dog<5, found 5"),
-    # the cap of 16: what is beyond is neither seen nor punished
+    # the cap of 16: more boxes are neither visible nor punished
     ("counting: 16 dog | 17 dog", "40x dog .95", True, ""),
     ("counting: 17 dog", "40x dog .95", False, "expected dog>=17, found 16"),
     ("single_object: cat", "40x dog .99; cat .31", True, ""),
@@ -98,7 +94,7 @@ GOLDEN = [
     ("single_object: dog | 1 cat", "dog .9; cat .3", True, ""),
     ("single_object: dog | 1 cat, 1 bus", "dog .9; bus .9; cat .9", False, "cat<1, found 1\nexpected bus<1, found 1"),
     ("single_object: dog | 1 cat", "cat .9", False, "expected dog>=1, found 0\nexpected cat<1, found 1"),
-    # colour: only the most confident box is looked at
+    # color: only the most confident box is looked at
     ("colors: red car", "car .9 red", True, ""),
     ("colors: red car", "car .9 blue", False, "expected red car>=1, found 0 red; and 1 blue"),
     ("colors: red car", "car .8 red; car .9 blue", False, "expected red car>=1, found 0 red; and 1 blue"),
@@ -113,7 +109,7 @@ GOLDEN = [
     ("color_attr: red car, blue bus", "car .9 blue; bus .9 red", False, "found 0 red; and 1 blue\nexpected blue"),
     ("color_attr: red car, blue bus", "car .9 red; bus .9 red", False, "expected blue bus>=1, found 0 blue; and 1 red"),
     ("color_attr: red car, blue bus", "car .9 red", False, "expected bus>=1, found 0"),
-    # position: centres and sizes, y downwards
+    # position: centers and sizes, y downwards
     ("position: cat, dog left of 0", "cat .9 @50,50; dog .9 @20,50", True, ""),
     ("position: cat, dog left of 0", "cat .9 @20,50; dog .9 @50,50", False, "left of target, found right of"),
     ("position: cat, dog right of 0", "cat .9 @20,50; dog .9 @50,50", True, ""),
@@ -121,24 +117,24 @@ GOLDEN = [
     ("position: cat, dog below 0", "cat .9 @50,50; dog .9 @50,80", True, ""),
     ("position: cat, dog above 0", "cat .9 @50,50; dog .9 @50,80", False, "dog above target, found below target"),
     ("position: cat, dog left of 0", "cat .9; dog .9", False, "expected dog left of target, found  target"),
-    # a diagonal neighbour holds both relations, a nearer one neither
+    # a diagonal neighbor has both relations, a nearer one neither
     ("position: cat, dog left of 0", "cat .9 @50,50; dog .9 @40,40", True, ""),
     ("position: cat, dog above 0", "cat .9 @50,50; dog .9 @40,40", True, ""),
     ("position: cat, dog below 0", "cat .9 @50,50; dog .9 @40,40", False, "found left of and above target"),
     ("position: cat, dog left of 0", "cat .9 @50,50; dog .9 @43.2,43.2", False, "found  target"),
-    # a position needs a target that matched, and is not asked of an object that did not
+    # a position needs a target that matched, and an object that matched
     ("position: cat, dog left of 0", "dog .9 @20,50", False, "cat>=1, found 0\nno target for dog to be left of"),
     ("position: cat, dog left of 0", "cat .9 @50,50", False, "expected dog>=1, found 0"),
     ("position: red cat, dog left of 0", "cat .9 blue @50,50; dog .9 @20,50", False, "no target for dog to be left of"),
     ("position: cat, red dog left of 0", "cat .9 @50,50; dog .9 blue @90,50", False, "red dog>=1, found 0 red"),
     ("position: cat, red dog left of 0", "cat .9 @50,50; dog .9 red @90,50", False, "found right of target"),
-    # only the most confident boxes stand in the relation, and all of them to all of those
+    # only the most confident boxes need the relation, from all of them to all of the target's
     ("position: cat, dog left of 0", "cat .9 @50,50; dog .9 @90,50; dog .8 @10,50", False, "found right of target"),
     ("position: cat, dog left of 0", "cat .9 @50,50; cat .8 @5,50; dog .9 @20,50; dog .8 @90,50", True, ""),
     ("position: cat, 2 dog left of 0", "cat .9 @50,50; dog .9 @20,50; dog .8 @10,50", True, ""),
     ("position: cat, 2 dog left of 0", "cat .9 @50,50; dog .9 @20,50; dog .8 @90,50", False, "found right of target"),
     ("position: 2 cat, dog left of 0", "cat .9 @50,50; cat .8 @5,50; dog .9 @20,50", False, "found right of target"),
-    # an object may stand to itself, a target be an object with a position
+    # an object may be its own target, and a target may have a position
     ("position: dog, dog left of 0", "dog .9 @20,50; dog .8 @50,50", False, "found  target"),
     ("position: cat, dog left of 0, bus above 1", "cat .9 @50,50; dog .9 @20,50; bus .9 @20,20", True, ""),
     ("position: cat, dog left of 0, bus above 1", "cat .9 @50,50; dog .9 @80,50; bus .9 @80,20", False, "no target"),
@@ -146,10 +142,10 @@ GOLDEN = [
 
 
 @pytest.mark.parametrize(("prompt", "scene", "correct", "fragment"), GOLDEN)
-def test_golden(prompt: str, scene: str, correct: bool, fragment: str) -> None:
-    verdict = judge(asked(prompt), seen(scene))
-    assert verdict.correct is correct
-    assert fragment in verdict.reason and bool(verdict.reason) is not correct
+def test_rule(prompt: str, scene: str, correct: bool, fragment: str) -> None:
+    result = grade(parse_prompt(prompt), parse_scene(scene))
+    assert result.correct is correct
+    assert fragment in result.reason and bool(result.reason) is not correct
 
 
 OPTIONS = [
@@ -167,8 +163,8 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("prompt", "scene", "options", "correct"), OPTIONS)
-def test_an_option_moves_the_verdict(prompt: str, scene: str, options: dict[str, float], correct: bool) -> None:
-    assert judge(asked(prompt), seen(scene), GenEvalRules(**options)).correct is correct
+def test_option_changes_the_grade(prompt: str, scene: str, options: dict[str, float], correct: bool) -> None:
+    assert grade(parse_prompt(prompt), parse_scene(scene), GenEvalRules(**options)).correct is correct
 
 
 def box(x: float, y: float, w: float = 10, h: float = 10) -> Box:
@@ -202,14 +198,14 @@ GEOMETRY = [
 ]
 
 
-@pytest.mark.parametrize(("offset", "size_a", "size_b", "held"), GEOMETRY)
-def test_geometry(
-    offset: tuple[float, float], size_a: tuple[float, float], size_b: tuple[float, float], held: list[str]
+@pytest.mark.parametrize(("offset", "size_a", "size_b", "actual"), GEOMETRY)
+def test_relations_of_boxes(
+    offset: tuple[float, float], size_a: tuple[float, float], size_b: tuple[float, float], actual: list[str]
 ) -> None:
-    assert relations(box(50 + offset[0], 50 + offset[1], *size_a), box(50, 50, *size_b)) == held
+    assert relations(box(50 + offset[0], 50 + offset[1], *size_a), box(50, 50, *size_b)) == actual
 
 
-def test_less_than_a_thousandth_of_a_pixel_is_nowhere() -> None:
+def test_offset_below_a_thousandth_of_a_pixel_has_no_relation() -> None:
     assert relations(box(50.0005, 50), box(50, 50), position_threshold=0) == []
     assert relations(box(50.002, 50), box(50, 50), position_threshold=0) == ["right of"]
 
@@ -222,73 +218,81 @@ OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "bel
 TRANSPOSED = {"left of": "above", "above": "left of", "right of": "below", "below": "right of"}
 
 
-def test_relations_turn_with_the_boxes() -> None:
+def test_relations_are_equivariant_to_swap_and_transposition() -> None:
     rng = random.Random(0)
     for _ in range(300):
         a, b = random_box(rng), random_box(rng)
-        held = relations(a, b)
-        assert set(relations(b, a)) == {OPPOSITE[relation] for relation in held}
+        actual = relations(a, b)
+        assert set(relations(b, a)) == {OPPOSITE[relation] for relation in actual}
         turned = [(x[1], x[0], x[3], x[2]) for x in (a, b)]
-        assert set(relations(*turned)) == {TRANSPOSED[relation] for relation in held}
-        assert len(held) <= 2
+        assert set(relations(*turned)) == {TRANSPOSED[relation] for relation in actual}
+        assert len(actual) <= 2
 
 
-def test_overlap_counts_the_last_pixel() -> None:
-    assert overlap((0, 0, 9, 9), (0, 0, 9, 9)) == 1
-    assert overlap((0, 0, 9, 9), (10, 0, 19, 9)) == 0
-    assert overlap((0, 0, 9, 9), (5, 0, 14, 9)) == pytest.approx(50 / 150)
+def test_iou_includes_the_last_pixel() -> None:
+    assert iou((0, 0, 9, 9), (0, 0, 9, 9)) == 1
+    assert iou((0, 0, 9, 9), (10, 0, 19, 9)) == 0
+    assert iou((0, 0, 9, 9), (5, 0, 14, 9)) == pytest.approx(50 / 150)
+
+
+def random_prompt(rng: random.Random) -> Metadata:
+    clauses = [
+        Clause(
+            rng.choice(NAMES), rng.randint(1, 3), rng.choice([*COLORS[:3], None, None]),
+            (rng.choice(RELATIONS), rng.randrange(i)) if i and rng.random() < 0.6 else None,
+        )
+        for i in range(rng.randint(1, 3))
+    ]  # fmt: skip
+    excluded = [Clause(rng.choice(NAMES), rng.randint(1, 4))] * rng.randint(0, 1)
+    return Metadata(rng.choice(["counting", "colors"]), "a photo", tuple(clauses), tuple(excluded))
 
 
 def random_scene(rng: random.Random) -> list[Detection]:
-    names, colours = ("dog", "cat"), COLOURS[:2]
     return [
-        Detection(rng.choice(names), random_box(rng), rng.random(), colour=rng.choice(colours))
-        for _ in range(rng.randint(0, 6))
+        Detection(
+            rng.choice(NAMES),
+            random_box(rng),
+            rng.choice([0.3, rng.random(), rng.uniform(0.9, 1)]),
+            color=rng.choice(COLORS[:3]),
+        )
+        for _ in range(rng.randint(0, 8))
     ]
 
 
-PROMPTS = [asked(prompt) for prompt, *_ in GOLDEN if not re.search("car|bus|hot|orange", prompt)]
+def test_grades_of_random_scenes_are_those_of_the_official_code() -> None:
+    """OFFICIAL_GRADES are the number of correct images and a hash of all grades by djghosh13/geneval's evaluate_image()."""
+    rng, content, correct = random.Random(0), sha256(), 0
+    for _ in range(20_000):
+        prompt, scene = random_prompt(rng), random_scene(rng)
+        rules = rng.choice([GenEvalRules(), GenEvalRules(max_overlap=0.3, position_threshold=0.3)])
+        result = grade(prompt, scene, rules)
+        content.update(f"{result.correct} {result.reason}".encode())
+        correct += result.correct
+    assert (correct, content.hexdigest()[:16]) == OFFICIAL_GRADES
 
 
-def test_the_order_of_detections_does_not_matter() -> None:
+def test_order_of_detections_and_faint_boxes_do_not_matter() -> None:
     rng = random.Random(1)
-    for _ in range(300):
-        scene, prompt = random_scene(rng), rng.choice(PROMPTS)
-        verdict = judge(prompt, scene)
-        assert judge(prompt, rng.sample(scene, len(scene))) == verdict
-
-
-def test_boxes_below_the_threshold_do_not_exist() -> None:
-    rng = random.Random(2)
-    for _ in range(300):
-        scene, prompt = random_scene(rng), rng.choice(PROMPTS)
+    for _ in range(1000):
+        scene, prompt = random_scene(rng), random_prompt(rng)
+        scene = [replace(detection, score=rng.uniform(0.31, 1)) for detection in scene]
         faint = [replace(detection, score=0.3 * rng.random()) for detection in random_scene(rng)]
-        assert judge(prompt, scene + faint) == judge(prompt, scene)
+        assert grade(prompt, rng.sample(scene + faint, len(scene + faint))) == grade(prompt, scene)
 
 
-def test_judging_what_was_kept_changes_nothing() -> None:
-    rng = random.Random(3)
-    for rules in (GenEvalRules(), GenEvalRules(max_overlap=0.3, max_objects=3)):
-        for _ in range(200):
-            scene, prompt = random_scene(rng), rng.choice(PROMPTS)
-            kept = [detection for found in keep(scene, prompt.tag, rules).values() for detection in found]
-            assert judge(prompt, kept, rules) == judge(prompt, scene, rules)
+def test_selection_sorts_by_score_and_keeps_the_order_of_ties() -> None:
+    scene = parse_scene("dog .5 @1,1; dog .9 @2,2; dog .5 @3,3; cat .4 @4,4")
+    selected = select(scene, "single_object")
+    assert [scene.index(detection) for detection in selected["dog"]] == [1, 0, 2]
+    assert selected.keys() == {"dog", "cat"}
 
 
-def test_kept_boxes_are_sorted_and_ties_keep_their_order() -> None:
-    scene = seen("dog .5 @1,1; dog .9 @2,2; dog .5 @3,3; cat .4 @4,4")
-    kept = keep(scene, "single_object")
-    assert [scene.index(detection) for detection in kept["dog"]] == [1, 0, 2]
-    assert all(a.score >= b.score for found in kept.values() for a, b in pairwise(found))
-    assert "bus" not in kept
+def test_missing_color_is_an_error_and_not_a_failure() -> None:
+    with pytest.raises(UserError, match=r"a car has no color.*asks for red.*color classifier"):
+        grade(parse_prompt("colors: red car"), parse_scene("car .9"))
+    assert not grade(parse_prompt("colors: red car"), []).correct
 
 
-def test_an_unknown_colour_is_refused_and_not_wrong() -> None:
-    with pytest.raises(UserError, match=r"a car has no colour.*asks for red.*colour classifier"):
-        judge(asked("colors: red car"), seen("car .9"))
-    assert not judge(asked("colors: red car"), []).correct
-
-
-def test_protocol_tells_what_departs_from_the_official_rules() -> None:
+def test_protocol_names_what_differs_from_the_official_rules() -> None:
     assert GenEvalRules().protocol == "GenEval rules"
     assert GenEvalRules(threshold=0.5, max_objects=4).protocol == "GenEval rules, threshold=0.5, max_objects=4"

@@ -8,31 +8,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from geneval_files import write_layout, write_prompts
+from geneval_files import example_prompts, write_layout, write_prompts
 from safetensors.torch import load_file
 from torch import Tensor
 
 from fgm.data.images import Digits
 from fgm.data.shapes.dataset import Shapes
-from fgm.data.text.geneval.grammar import generate_prompts
 from fgm.evaluation import PromptMetric, measure
 from fgm.evaluation.evaluator import Evaluator
 from fgm.evaluation.feature_metrics import FeatureMetrics
 from fgm.evaluation.features.convolutions import RandomConvolutions
 from fgm.evaluation.geneval.detections import Detection, Pixels
-from fgm.evaluation.geneval.evaluate import GenEval
-from fgm.evaluation.geneval.layout import read_layout
-from fgm.evaluation.geneval.panel import GenEvalMetric
-from fgm.evaluation.geneval.scores import summarise
+from fgm.evaluation.geneval.folder import score_folder
+from fgm.evaluation.geneval.metric import GenEval, GenEvalSuite
 from fgm.evaluation.preflight import require_files
 from fgm.evaluation.prompt_score import rounds, tag_scores
 from fgm.evaluation.several import several
-from fgm.evaluation.shape_eval import ShapeEvalMetric
+from fgm.evaluation.shapes.metric import ShapeEvalSuite
 from fgm.evaluation.shards import save_shard
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 
-PROMPTS = generate_prompts(seed=3)[::9]
+PROMPTS = example_prompts(11)
 FEW = SimpleNamespace(split={part: Shapes().draw(60, keyed_generator(part, index=0)) for part in ("train", "test")})
 CLASSES = sorted({clause.cls for prompt in PROMPTS for clause in prompt.include})
 
@@ -44,17 +41,17 @@ class ByShade:
 
     def detect(self, image: Pixels) -> list[Detection]:
         name, count = CLASSES[image[0, 0, 0]], int(image[0, 0, 1])
-        return [Detection(name, (i, 0, i + 1, 1), 0.95, colour="red") for i in range(count)]
+        return [Detection(name, (i, 0, i + 1, 1), 0.95, color="red") for i in range(count)]
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory: pytest.TempPathFactory) -> GenEvalMetric:
+def suite(tmp_path_factory: pytest.TempPathFactory) -> GenEvalSuite:
     path = tmp_path_factory.mktemp("prompts") / "metadata.jsonl"
     write_prompts(path, PROMPTS)
-    return GenEvalMetric(str(path), ByShade(), samples=2)
+    return GenEvalSuite(str(path), ByShade(), samples=2)
 
 
-def answer(suite: GenEvalMetric, question: int) -> Tensor:
+def answer(suite: GenEvalSuite, question: int) -> Tensor:
     """The first clause of a question, drawn for ByShade; every fifth picture is empty."""
     first = suite.asked[question].include[0]
     x = torch.zeros(3, 4, 4, dtype=torch.uint8)
@@ -69,14 +66,14 @@ def test_the_order_of_asking_serves_tags_of_unlike_sizes() -> None:
     assert {order[0], order[2]} == {"a0", "a1"} and order[4] == "a0"
 
 
-def test_all_prompts_are_asked_and_a_short_beginning_is_balanced(suite: GenEvalMetric) -> None:
+def test_all_prompts_are_asked_and_a_short_beginning_is_balanced(suite: GenEvalSuite) -> None:
     assert Counter(suite.asked) == dict.fromkeys(PROMPTS, 2)
     tags = Counter(suite.asked[i].tag for i in suite.prompt_ids(torch.arange(30)).tolist())
     assert set(tags.values()) == {5} and len(tags) == 6
     assert suite.prompt_ids(torch.tensor([2 * len(PROMPTS) + 3])).tolist() == [3]
 
 
-def test_a_suites_score_is_that_of_the_folder(suite: GenEvalMetric, tmp_path: Path) -> None:
+def test_a_suites_score_is_that_of_the_folder(suite: GenEvalSuite, tmp_path: Path) -> None:
     """The same pictures, as an official layout and as samples in memory in the order of asking."""
     questions = torch.arange(len(suite.asked))
     images = torch.stack([answer(suite, i) for i in questions.tolist()])
@@ -88,7 +85,7 @@ def test_a_suites_score_is_that_of_the_folder(suite: GenEvalMetric, tmp_path: Pa
         return images[places[PROMPTS[index]][ordinal]].movedim(0, -1).contiguous().numpy()
 
     write_layout(tmp_path, PROMPTS, draw, per_prompt=2)
-    folder = summarise(GenEval(ByShade()).evaluate(read_layout(tmp_path, PROMPTS, 2), PROMPTS), PROMPTS, 2)
+    folder = score_folder(GenEval(ByShade()), tmp_path, PROMPTS, 2).scores
     memory = {m.metric: m for m in measure(suite, images, questions)}
     assert 0 < folder.overall < 1 and memory["geneval"].value == pytest.approx(folder.overall, abs=1e-12)
     for tag, value in folder.tags.items():
@@ -97,14 +94,15 @@ def test_a_suites_score_is_that_of_the_folder(suite: GenEvalMetric, tmp_path: Pa
     assert low < folder.overall < high and memory["geneval"].n == 2 * len(PROMPTS)
 
 
-def test_a_subset_says_so_and_no_labels_are_refused(suite: GenEvalMetric) -> None:
+def test_a_subset_says_so_and_no_labels_are_refused(suite: GenEvalSuite, tmp_path: Path) -> None:
     images = torch.stack([answer(suite, i) for i in range(12)])
     (score, *_) = measure(suite, images, torch.arange(12))
     assert "12 prompts, " in score.protocol and score.protocol.endswith(f" of {len(PROMPTS)}")
     with pytest.raises(UserError, match="geneval needs samples of its own prompts"):
         measure(suite, images)
+    write_prompts(tmp_path / "metadata.jsonl", PROMPTS)
     with pytest.raises(UserError, match="Digits has none"):
-        GenEvalMetric("grammar", ByShade(), data=Digits())
+        GenEvalSuite(str(tmp_path / "metadata.jsonl"), ByShade(), data=Digits())
 
 
 def test_the_mean_over_tags_is_unweighted() -> None:
@@ -115,7 +113,7 @@ def test_the_mean_over_tags_is_unweighted() -> None:
 
 @pytest.mark.parametrize("change, message", [
     ({}, "evaluation.suite.metadata = None: give prompts/evaluation_metadata.jsonl"),
-    ({"metadata": "grammar"}, "evaluation.suite.detector.directory = None: put facebook/mask2former"),
+    ({"metadata": __file__}, "evaluation.suite.detector.directory = None: put facebook/mask2former"),
 ])  # fmt: skip
 def test_missing_files_of_geneval_are_told_before_torch(change: dict[str, str], message: str) -> None:
     from fgm.cli.config import read_recipe
@@ -126,7 +124,7 @@ def test_missing_files_of_geneval_are_told_before_torch(change: dict[str, str], 
 
 
 def test_several_suites_are_their_parts(tmp_path: Path) -> None:
-    shapes, size = ShapeEvalMetric(prompts_per_tag=4, images_per_tag=4), 8
+    shapes, size = ShapeEvalSuite(prompts_per_tag=4, images_per_tag=4), 8
     pixels = FeatureMetrics(RandomConvolutions(size), FEW, metrics=("fd", "power"))
     both, questions = several({"shapes": shapes, "pixels": pixels}), torch.arange(24)
     assert isinstance(both, PromptMetric) and torch.equal(both.conditions(questions), shapes.conditions(questions))
@@ -144,7 +142,7 @@ def test_several_suites_are_their_parts(tmp_path: Path) -> None:
 
 def test_too_few_samples_for_one_of_several_are_refused_before_anything_is_trained() -> None:
     pixels = FeatureMetrics(RandomConvolutions(8), FEW, metrics=("fd",))
-    both = several({"shapes": ShapeEvalMetric(prompts_per_tag=4, images_per_tag=4), "pixels": pixels})
+    both = several({"shapes": ShapeEvalSuite(prompts_per_tag=4, images_per_tag=4), "pixels": pixels})
     with pytest.raises(UserError, match="fd in the 8 features of random-convolutions needs 9 samples or more, not 8"):
         Evaluator(both, n=8, every=0)
     assert Evaluator(both, n=9, every=0).n == 9

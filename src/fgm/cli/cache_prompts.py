@@ -59,8 +59,8 @@ def require_asked(node: Any, cache: PromptCache, index: CacheIndex) -> None:
     """Refuse a GenEval whose prompts are not encoded, in training or at its end, before anything is trained."""
     if not isinstance(node, dict):
         return
-    if str(node.get("_target_", "")).endswith(".GenEvalMetric"):
-        missing = set(GenEvalPrompts(node["metadata"], node.get("seed", 0)).read()) - set(index.prompts)
+    if str(node.get("_target_", "")).endswith(".GenEvalSuite"):
+        missing = set(GenEvalPrompts(node["metadata"]).read()) - set(index.prompts)
         if missing:
             raise UserError(
                 f"{len(missing)} prompts of GenEval are not in {cache.directory}: give another data.cache.directory "

@@ -13,10 +13,8 @@ from torch import Generator, Tensor
 
 from fgm.data import Data, PromptCodec
 from fgm.data.encodings import CacheIndex, PromptCache
-from fgm.data.text.geneval.grammar import generate_prompts
-from fgm.data.text.geneval.prompts import Metadata, read_prompts
-from fgm.data.text.geneval.vocabulary import GENEVAL, GRAMMAR, Vocabulary
-from fgm.data.text.shapes.grammar import draw_captions
+from fgm.data.geneval import read_prompts
+from fgm.data.shapes.captions import draw_captions
 from fgm.networks.sd3 import FACTOR, Autoencoder, require_parts, require_size
 from fgm.utils.errors import UserError
 from fgm.utils.files import parse_object, read_lines
@@ -61,16 +59,13 @@ class GenEvalPrompts:
     """The prompts of GenEval.
 
     Args:
-        metadata: evaluation_metadata.jsonl of a GenEval checkout, or "grammar" for prompts of our own; None for no
-            prompts, if the evaluation is another one.
-        seed: of our own prompts.
+        metadata: evaluation_metadata.jsonl of a GenEval checkout; None for no prompts, if the evaluation is another one.
     """
 
     metadata: str | None = None
-    seed: NonNegativeInt = 0
 
     def read(self) -> list[str]:
-        return [prompt.prompt for prompt in geneval_metadata(self.metadata, self.seed)] if self.metadata else []
+        return [prompt.prompt for prompt in read_prompts(Path(self.metadata))] if self.metadata else []
 
 
 @validated
@@ -83,11 +78,6 @@ class ShapesCaptions:
 
     def read(self) -> list[str]:
         return list(dict.fromkeys(draw_captions(self.n, keyed_generator(self.seed, "prompts", index=0)).prompts()))
-
-
-def geneval_metadata(metadata: str, seed: int = 0, vocabulary: Vocabulary = GENEVAL) -> list[Metadata]:
-    """Read GenEval's prompts from a file, or generate our own if metadata is "grammar"."""
-    return generate_prompts(seed) if metadata == GRAMMAR else read_prompts(Path(metadata), vocabulary)
 
 
 @validated

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
+from fgm.data.geneval import Metadata
 from fgm.data.pixels import LABELS, encode_png, labels_json
-from fgm.data.text.geneval.prompts import Metadata
-from fgm.evaluation.geneval.layout import write_sample
+from fgm.evaluation.geneval.folder import write_sample
 from fgm.evaluation.layouts import NAMES, whole_or_absent
 from fgm.evaluation.sources import Samples, SampleSource, in_steps
 from fgm.utils.files import write_bytes

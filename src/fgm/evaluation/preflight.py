@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from fgm.data.text.geneval.vocabulary import GRAMMAR
 from fgm.utils.errors import UserError
 from fgm.utils.pretrained import CLIP, MASK2FORMER, inception_weights
 
-DIRECTORIES = {"Mask2FormerDetector": ("detector", MASK2FORMER), "ClipColours": ("colours", CLIP)}
+DIRECTORIES = {"Mask2FormerDetector": ("detector", MASK2FORMER), "CLIPColors": ("colors", CLIP)}
 
 
 def require_files(node: Any) -> None:
@@ -23,7 +22,7 @@ def require_files(node: Any) -> None:
         inception_weights(node.get("weights"))
     if name in DIRECTORIES:
         require_folder(*DIRECTORIES[name], node["directory"])
-    if name == "GenEvalMetric" and node["metadata"] != GRAMMAR:
+    if name == "GenEvalSuite":
         require_metadata(node["metadata"])
     if name == "FeatureMetrics" and reference and not Path(reference).is_file():
         raise UserError(f"there is no file {reference}: give evaluation.suite.reference=<npz in EDM's layout>, or null")
@@ -43,5 +42,5 @@ def require_metadata(path: str | None) -> None:
     if not path or not Path(path).is_file():
         raise UserError(
             f"evaluation.suite.metadata = {path}: give prompts/evaluation_metadata.jsonl of a checkout of "
-            "github.com/djghosh13/geneval, or grammar for 553 prompts of our own, which are no published benchmark"
+            "github.com/djghosh13/geneval"
         )

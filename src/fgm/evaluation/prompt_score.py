@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fgm.data.text.geneval.prompts import Metadata
+from fgm.data.geneval import Metadata
 from fgm.evaluation import Features
 from fgm.evaluation.intervals import Array, bootstrap
 from fgm.utils.errors import UserError

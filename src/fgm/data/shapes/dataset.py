@@ -1,4 +1,4 @@
-"""Shapes as a training set: images with the token ids of their captions as the condition."""
+"""Captioned renders of shapes as a training set; the condition of an image is its caption's token ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +9,8 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from fgm.data import Data, PromptCodec, measured_std
-from fgm.data.shapes.render import render
-from fgm.data.shapes.scenes import draw_scenes
-from fgm.data.text.shapes.grammar import draw_captions
-from fgm.data.text.shapes.vocabulary import EASY, decode, encode
+from fgm.data.shapes.captions import EASY, decode, draw_captions, encode
+from fgm.data.shapes.scenes import draw_scenes, render
 from fgm.utils.random import on_host
 from fgm.utils.validation import validated
 
@@ -20,11 +18,11 @@ from fgm.utils.validation import validated
 @validated
 @dataclass(frozen=True)
 class Shapes(Data):
-    """Captioned renders, unlimited.
+    """An unlimited data set, drawn on the fly.
 
     Args:
         size: pixels of a side.
-        shapes: how many of the vocabulary's; 6 is hard mode.
+        shapes: number of shapes; 6 is hard mode.
     """
 
     size: Literal[32, 64] = 32
@@ -37,7 +35,7 @@ class Shapes(Data):
         return 3, self.size, self.size
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Images (n, 3, size, size) and tokens (n, LENGTH), made on the host."""
+        """Draw images (n, 3, size, size) in [-1, 1] and token ids (n, LENGTH), on the CPU."""
         scenes = draw_scenes(n, on_host(generator), self.size, self.shapes)
         return render(scenes, self.size), scenes.captions.tokens()
 
@@ -46,14 +44,14 @@ class Shapes(Data):
         return self
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """The condition of each prompt, (n, LENGTH)."""
+        """Return the condition of each prompt, (n, LENGTH)."""
         return encode(prompts)
 
     def decode(self, conditions: Tensor) -> list[str]:
         return decode(conditions)
 
     def conditions(self, n: int, generator: Generator) -> Tensor:
-        """Tokens of random captions, (n, LENGTH)."""
+        """Draw token ids of random captions, (n, LENGTH), on the generator's device."""
         return draw_captions(n, on_host(generator), self.shapes).tokens().to(generator.device)
 
     def reference(self, n: int, generator: Generator) -> Tensor:

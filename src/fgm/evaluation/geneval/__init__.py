@@ -1,13 +1,12 @@
-"""GenEval (Ghosh et al., arXiv 2310.11513): does the image show what the prompt names?
+"""GenEval (Ghosh et al., arXiv 2310.11513): does an image show what its prompt asks for?
 
-    fgm.data.text.geneval      what is asked:   metadata in the schema of evaluation_metadata.jsonl
-    layout                what is drawn:   <dir>/<index>/samples/<k>.png, complete or refused
-    detections            what is seen:    boxes from a detector, or from a file that another tool wrote
-    rules                 what is right:   the official rules, quirks included
-    results, scores       what is told:    results.jsonl, and the mean of the tags' means with its interval
-    evaluate              all of it in a row
+    fgm.data.geneval   the prompts: metadata in the schema of evaluation_metadata.jsonl
+    rules              when an image is correct: the official rules with their quirks
+    detections         boxes in an image, from a detector or from a file that another tool wrote
+    detectors          Mask2Former and CLIP colors with published weights that users provide; they need transformers
+    metric             GenEval as a torchmetrics.Metric, and as a suite of fgm's own evaluations
+    folder             <dir>/<index>/samples/<k>.png: export, grades as results.jsonl, scores
 
-mask2former and clip_colour see with published weights that the user holds; they alone need transformers. A score from
-another detector than the official one compares within this suite and not with published tables, so the protocol that
-travels with it names the detector.
+Scores of another detector than the official one compare only within this suite and not with published tables, so the
+protocol of every score names the detector.
 """

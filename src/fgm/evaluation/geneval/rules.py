@@ -1,22 +1,22 @@
-"""The rules of GenEval (Ghosh et al., arXiv 2310.11513), as djghosh13/geneval at af4902f applies them, quirks included.
+"""The rules of GenEval (Ghosh et al., arXiv 2310.11513) as djghosh13/geneval at af4902f applies them, quirks included.
 
-Which boxes are kept, per class:  score > threshold, strictly, 0.3 or for the tag "counting" 0.9; the max_objects most
-confident; of those, with max_overlap < 1, none whose overlap with a more confident kept one reaches max_overlap.
+Selection, per class:  boxes of score > threshold, strictly, 0.3 or for the tag "counting" 0.9; of those the max_objects
+most confident; of those, if max_overlap < 1, none whose IoU with a more confident selected box reaches max_overlap.
 
-Which of them are looked at:  a clause of include sees only the `count` most confident boxes of its class. Colour and
-position are judged on exactly those, so that a right object that ranks second is not seen, and two clauses of one class
-see the same boxes. Extra objects do no harm, but for exclude: wrong if there are as many boxes as it counts or more.
+Inclusion:  a clause looks only at the `count` most confident boxes of its class. Color and position are judged on
+exactly those: a correct object that ranks second is ignored, and two clauses of one class look at the same boxes. Extra
+objects do no harm, except for exclude: an image is wrong if it has as many boxes as exclude counts, or more.
 
-Position of box A relative to box B, with centres c and sizes s, per axis and then jointly:
+Position of box A relative to box B, with centers c and sizes s, per axis and then jointly:
 
     d = c_A - c_B        r = sign(d) max(|d| - position_threshold (s_A + s_B), 0)        e = r / |d|_2
 
-A is left of B if e_x < -1/2, right of it if e_x > 1/2, above it if e_y < -1/2, below it if e_y > 1/2, and nothing where
-|r| < 1e-3 on both axes. e is divided by the norm of the UNSHRUNK offset: near boxes may hold no relation, and a
-diagonal neighbour two of them. Every seen object must stand so to every object that the earlier clause saw.
+A is left of B if e_x < -1/2, right of it if e_x > 1/2, above it if e_y < -1/2, below it if e_y > 1/2, and nothing if
+|r| < 1e-3 on both axes. e is divided by the norm of the UNSHRUNK offset: near boxes may have no relation, and diagonal
+neighbors two. The relation must hold from every object of the clause to every object of the earlier clause.
 
-All clauses must hold; a clause complains once, about count before colour before position. Complaints are worded as in
-the official results.jsonl, so that two evaluators' files can be compared. Ties of score keep the detector's order.
+All clauses must hold; each reports one failure at most, of count before color before position, in the words of the
+official results.jsonl, so that the files of two evaluators can be compared. Ties of score keep the detector's order.
 """
 
 import math
@@ -26,19 +26,18 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from fgm.data.text.geneval.prompts import Clause, Metadata
-from fgm.data.text.geneval.vocabulary import COLOURS, COUNTING
+from fgm.data.geneval import COLORS, COUNTING, Clause, Metadata
 from fgm.evaluation.geneval.detections import Box, Detection
 from fgm.utils.errors import UserError
 from fgm.utils.validation import validated
 
-Kept = dict[str, list[Detection]]
+Detections = dict[str, list[Detection]]  # by class, the most confident first
 
 
 @validated
 @dataclass(frozen=True)
 class GenEvalRules:
-    """The official evaluator's options, at its defaults."""
+    """The official evaluator's options, with its defaults."""
 
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.3
     counting_threshold: Annotated[float, Field(ge=0, le=1)] = 0.9
@@ -48,7 +47,7 @@ class GenEvalRules:
 
     @property
     def protocol(self) -> str:
-        """What departs from the official defaults."""
+        """Name the options that differ from the official defaults."""
         changed = [f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) != f.default]
         return ", ".join(["GenEval rules", *changed])
 
@@ -57,74 +56,80 @@ OFFICIAL = GenEvalRules()
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """correct, and if not the clauses' complaints, one a line."""
+class Grade:
+    """Whether an image is correct, and if not, why: one line per failure."""
 
     correct: bool
     reason: str
 
 
-def judge(metadata: Metadata, detections: Iterable[Detection], rules: GenEvalRules = OFFICIAL) -> Verdict:
-    """Whether the detections show what the prompt asks for.
+def grade(metadata: Metadata, detections: Iterable[Detection], rules: GenEvalRules = OFFICIAL) -> Grade:
+    """Judge whether detections show what a prompt asks for.
 
     Raises:
-        UserError: a clause names a colour, and a box that it sees has none.
+        UserError: a clause has a color, and a box that it looks at has none.
     """
-    kept = keep(detections, metadata.tag, rules)
-    groups: list[list[Detection] | None] = []
-    complaints: list[str] = []
+    return grade_selected(metadata, select(detections, metadata.tag, rules), rules)
+
+
+def grade_selected(metadata: Metadata, selected: Detections, rules: GenEvalRules = OFFICIAL) -> Grade:
+    """Judge detections that `select` returned."""
+    groups: list[list[Detection] | None] = []  # of the clauses so far; None if the clause failed
+    failures: list[str] = []
     for clause in metadata.include:
-        found = seen(clause, kept)
-        complaint = missing(clause, found) or miscoloured(clause, found) or misplaced(clause, found, groups, rules)
-        groups.append(None if complaint else found)
-        complaints.append(complaint)
-    reason = "\n".join(filter(None, complaints + [surplus(clause, kept) for clause in metadata.exclude]))
-    return Verdict(not reason, reason)
+        found = visible(clause, selected)
+        if len(found) < clause.count:
+            failure = f"expected {clause.cls}>={clause.count}, found {len(found)}"
+        else:
+            failure = color_failure(clause, found) or position_failure(clause, found, groups, rules)
+        groups.append(None if failure else found)
+        failures += [failure] if failure else []
+    for clause in metadata.exclude:
+        n = len(selected.get(clause.cls, []))
+        failures += [f"expected {clause.cls}<{clause.count}, found {n}"] if n >= clause.count else []
+    return Grade(not failures, "\n".join(failures))
 
 
-def keep(detections: Iterable[Detection], tag: str, rules: GenEvalRules = OFFICIAL) -> Kept:
-    """The boxes that count, by class, the most confident first; classes without one are absent."""
+def select(detections: Iterable[Detection], tag: str, rules: GenEvalRules = OFFICIAL) -> Detections:
+    """Return the boxes that count; classes without one are absent."""
     threshold = rules.counting_threshold if tag == COUNTING else rules.threshold
-    kept: Kept = {}
+    selected: Detections = {}
     for detection in sorted(detections, key=lambda detection: -detection.score):
         if detection.score > threshold:
-            kept.setdefault(detection.cls, []).append(detection)
-    return {cls: suppress(found[: rules.max_objects], rules.max_overlap) for cls, found in kept.items()}
+            selected.setdefault(detection.cls, []).append(detection)
+    return {cls: suppress(found[: rules.max_objects], rules.max_overlap) for cls, found in selected.items()}
 
 
 def suppress(found: Sequence[Detection], max_overlap: float) -> list[Detection]:
-    """Greedy non-maximum suppression; at max_overlap = 1 even a box's exact copy stays."""
+    """Apply greedy non-maximum suppression; max_overlap = 1 keeps even exact copies of a box."""
     kept: list[Detection] = []
     for candidate in found:
-        if max_overlap == 1 or all(overlap(candidate.box, better.box) < max_overlap for better in kept):
+        if max_overlap == 1 or all(iou(candidate.box, better.box) < max_overlap for better in kept):
             kept.append(candidate)
     return kept
 
 
-def seen(clause: Clause, kept: Kept) -> list[Detection]:
-    return kept.get(clause.cls, [])[: clause.count]
+def visible(clause: Clause, selected: Detections) -> list[Detection]:
+    """Return the boxes that a clause looks at."""
+    return selected.get(clause.cls, [])[: clause.count]
 
 
-def missing(clause: Clause, found: Sequence[Detection]) -> str:
-    return f"expected {clause.cls}>={clause.count}, found {len(found)}" if len(found) < clause.count else ""
-
-
-def miscoloured(clause: Clause, found: Sequence[Detection]) -> str:
-    if clause.colour is None:
+def color_failure(clause: Clause, found: Sequence[Detection]) -> str:
+    if clause.color is None:
         return ""
-    colours = [detection.colour for detection in found]
-    if None in colours:
+    colors = [detection.color for detection in found]
+    if None in colors:
         raise UserError(
-            f"a {clause.cls} has no colour, and the prompt asks for {clause.colour}: give a colour classifier"
+            f"a {clause.cls} has no color, and the prompt asks for {clause.color}: give a color classifier (clip_dir=)"
         )
-    right = colours.count(clause.colour)
-    if right == clause.count:
+    n = colors.count(clause.color)
+    if n == clause.count:
         return ""
-    tally = ", ".join(f"{colours.count(c)} {c}" for c in dict.fromkeys((*COLOURS, *colours)) if c in colours)
-    return f"expected {clause.colour} {clause.cls}>={clause.count}, found {right} {clause.colour}; and {tally}"
+    counts = ", ".join(f"{colors.count(c)} {c}" for c in dict.fromkeys((*COLORS, *colors)) if c in colors)
+    return f"expected {clause.color} {clause.cls}>={clause.count}, found {n} {clause.color}; and {counts}"
 
 
-def misplaced(
+def position_failure(
     clause: Clause, found: Sequence[Detection], groups: Sequence[list[Detection] | None], rules: GenEvalRules
 ) -> str:
     if clause.position is None:
@@ -133,31 +138,26 @@ def misplaced(
     targets = groups[earlier]
     if targets is None:
         return f"no target for {clause.cls} to be {relation}"
-    for held in (relations(a.box, b.box, rules.position_threshold) for a in found for b in targets):
-        if relation not in held:
-            return f"expected {clause.cls} {relation} target, found {' and '.join(held)} target"
+    for actual in (relations(a.box, b.box, rules.position_threshold) for a in found for b in targets):
+        if relation not in actual:
+            return f"expected {clause.cls} {relation} target, found {' and '.join(actual)} target"
     return ""
 
 
-def surplus(clause: Clause, kept: Kept) -> str:
-    found = len(kept.get(clause.cls, []))
-    return f"expected {clause.cls}<{clause.count}, found {found}" if found >= clause.count else ""
-
-
 def relations(a: Box, b: Box, position_threshold: float = 0.1) -> list[str]:
-    """The relations in which a stands to b: none, one or two."""
+    """Return the relations of a to b: none, one or two."""
     offset = [(a[i] + a[i + 2] - b[i] - b[i + 2]) / 2 for i in (0, 1)]
     sizes = [abs(a[i + 2] - a[i]) + abs(b[i + 2] - b[i]) for i in (0, 1)]
     shrunk = [math.copysign(max(abs(d) - position_threshold * s, 0), d) for d, s in zip(offset, sizes, strict=True)]
     if max(map(abs, shrunk)) < 1e-3:
         return []
     x, y = (r / math.hypot(*offset) for r in shrunk)
-    held = {"left of": x < -0.5, "right of": x > 0.5, "above": y < -0.5, "below": y > 0.5}
-    return [relation for relation, holds in held.items() if holds]
+    holds = {"left of": x < -0.5, "right of": x > 0.5, "above": y < -0.5, "below": y > 0.5}
+    return [relation for relation, true in holds.items() if true]
 
 
-def overlap(a: Box, b: Box) -> float:
-    """Intersection over union, corners taken as whole pixels that belong to the box."""
+def iou(a: Box, b: Box) -> float:
+    """Return intersection over union, with corners as whole pixels that belong to the box."""
     union = area(a) + area(b)
     common = area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
     return common / (union - common) if union > common else 0.0

@@ -1,1 +1,0 @@
-"""ShapeEval's captions: their words, their grammar, and GenEval's form of them."""

@@ -39,11 +39,15 @@ Shapes: every tensor (batch, *dims), every result (batch,). Norms and products a
 does not change its scale with the resolution.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from fgm.flow.paths import ProbabilityPath
+
+Weighting = Callable[..., Tensor]  # w(path, t), or a normalizer n(x_0, teacher_x_0, online_x_0)
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ class GANTerm(nn.Module):
         return self.unregistered[1]
 
     def optimizer_and_schedule(self) -> dict[str, Any]:
-        return self.module.scheduled(self.make_optimizer(self.discriminator), start_step=self.start_step)
+        return self.module.scheduled(self.make_optimizer, self.discriminator, start_step=self.start_step)
 
     def update(self, x_0: Tensor, condition: Tensor | None, step: int) -> Scalars:
         """Update the heads on generated x_0, detached, and as many real images; do nothing before start_step."""

@@ -10,13 +10,11 @@ One training_step:
 
 u is the frozen teacher, c = alpha'_t x_0 + sigma'_t eps the conditional velocity; t = 0 is data, t = 1 is noise. t, eps and
 x_t are float32. The generator update is cut at x_0: first d = dL/dx_0 through the two velocity networks, whose graphs are
-then freed, then <g(z), d> through the generator. To change the loss or add a term, override `generator_loss`, which sees
+then freed, then <g(z), d> through the generator. A generator of k steps is trained at one of them, drawn anew each time
+(arXiv 2509.25127). To change the loss or add a term, override `generator_loss`, which sees
 every tensor (docs/extending.md).
 
-A generator of k steps is trained at one of them, drawn anew each training step (arXiv 2509.25127).
-
-Departures from the paper, each a setting: x_0 is shared by both updates (the paper draws two batches); learning rates
-decay; t of both updates has the same density unless online_times is given.
+Departures from the paper: x_0 is shared by both updates, where the paper draws two batches; learning rates decay.
 
 Logged, as means over the batch and dims: `mismatch` |u - v|^2 is the measure of progress; `fgm_loss` is not, since it is
 near zero and often negative by construction (losses.py); `online_loss` |v - c|^2 of the last online update; `sample_mean`,
@@ -24,12 +22,12 @@ near zero and often negative by construction (losses.py); `online_loss` |v - c|^
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from fgm.data import Data
 from fgm.evaluation.sampling import Sampler, generator_sampler, ode_sampler
@@ -40,18 +38,15 @@ from fgm.networks import VelocityModel
 from fgm.networks.generator import FewStepGenerator, InputScale
 from fgm.networks.guidance import Guidance, apply_guidance, unwrap_guidance
 from fgm.networks.lora import LoRA, base_model, trainable_module
-from fgm.teachers.edm2 import keep_weight_norm
 from fgm.training.config import TrainingConfig
 from fgm.training.discriminator import GANTerm
 from fgm.training.ema import frozen_copy, update_ema
-from fgm.training.initialize import Init, initialize_pair
+from fgm.training.initialize import Init, MakeNetwork, initialize_pair
 from fgm.training.memory import VelocityAt, two_stage
-from fgm.training.module import Loss, Scalars, TrainingModule
+from fgm.training.module import Loss, MakeOptimizer, Scalars, TrainingModule
 from fgm.training.real_images import RealUID
 from fgm.utils.random import keyed_generator
 from fgm.utils.validation import validated
-
-Weighting = Callable[..., Tensor]
 
 
 @validated
@@ -61,57 +56,33 @@ class Distillation(TrainingModule):
     Args:
         teacher: the velocity u, guided if it is to be; it is in no checkpoint.
         data: shape, conditions and std of the samples; real images only for a discriminator or RealUID.
+        path, times: where x_t comes from.  online_times: density of t in online updates, if it differs.
         optimizer, online_optimizer: from a network to its optimizer; the online one defaults to the generator's.
-        network: makes a fresh velocity network, for inits other than "teacher".
+        network: makes a fresh velocity network, for inits other than "teacher", see initialize.py.
         t_star, c_in, steps: how the generator reads its network, see FewStepGenerator.
-        lambda_1, detach, weighting, normalizer: the objective, see losses.py.
-        online_steps: K.  online_times: density of t in online updates.
-        generator_init, online_init: where their weights come from, see initialize.py.
+        lambda_1, detach, weighting, normalizer: the objective, see losses.py.  online_steps: K.
         guidance: which velocities the teacher's guidance scale applies to, see guidance.py.
-        low_memory: hold one network's graph at a time, see memory.py; always so with adapters.
-        adapters: train adapters on the teacher's weights instead of whole networks, see lora.py.
+        adapters: train adapters on the teacher's weights instead of whole networks, see lora.py; implies low_memory.
+        low_memory: hold one network's graph at a time, see memory.py.  teacher_dtype: see mixed_precision.py.
         discriminator: makes the GAN term.  real_uid: RealUID's two coefficients and real images.
-        teacher_dtype: bfloat16 halves the teacher's memory, see mixed_precision.py.
         teacher_steps: Euler steps of the teacher shown beside the generator.
-
-    Raises:
-        ValueError: arguments that do not fit together.
     """
 
     exported = "generator"
     updated = ("generator", "online", "discriminator")
 
     def __init__(
-        self,
-        teacher: VelocityModel,
-        data: Data,
-        path: ProbabilityPath,
-        times: TimestepDensity,
-        optimizer: Callable[[nn.Module], Optimizer],
-        config: TrainingConfig,
-        network: Callable[[], VelocityModel] | None = None,
-        seed: int = 0,
-        *,
-        t_star: Annotated[float, Field(gt=0, le=1)],
-        c_in: InputScale = "t_star",
-        steps: PositiveInt = 1,
-        lambda_1: float = 1.0,
-        detach: bool = False,
-        weighting: Weighting = losses.velocity_weight,
-        normalizer: Weighting = losses.no_normalizer,
-        online_steps: PositiveInt = 1,
-        online_times: TimestepDensity | None = None,
-        online_optimizer: Callable[[nn.Module], Optimizer] | None = None,
-        generator_init: Init = "teacher",
-        online_init: Init = "teacher",
-        guidance: Guidance = "teacher",
-        low_memory: bool = False,
-        adapters: LoRA | None = None,
-        discriminator: Callable[..., GANTerm] | None = None,
-        real_uid: RealUID | None = None,
-        teacher_dtype: Literal["float32", "bfloat16"] = "float32",
-        teacher_steps: PositiveInt = 50,
-    ) -> None:
+        self, teacher: VelocityModel, data: Data, path: ProbabilityPath, times: TimestepDensity,
+        optimizer: MakeOptimizer, config: TrainingConfig, network: MakeNetwork | None = None, seed: int = 0, *,
+        t_star: Annotated[float, Field(gt=0, le=1)], c_in: InputScale = "t_star", steps: PositiveInt = 1,
+        lambda_1: float = 1.0, detach: bool = False,
+        weighting: losses.Weighting = losses.velocity_weight, normalizer: losses.Weighting = losses.no_normalizer,
+        online_steps: PositiveInt = 1, online_times: TimestepDensity | None = None,
+        online_optimizer: MakeOptimizer | None = None, generator_init: Init = "teacher", online_init: Init = "teacher",
+        guidance: Guidance = "teacher", adapters: LoRA | None = None, low_memory: bool = False,
+        discriminator: Callable[..., GANTerm] | None = None, real_uid: RealUID | None = None,
+        teacher_dtype: Literal["float32", "bfloat16"] = "float32", teacher_steps: PositiveInt = 50,
+    ) -> None:  # fmt: skip
         super().__init__(config, data, path, times, seed)
         if teacher is None:
             raise ValueError("a distillation needs a teacher: choose teacher=run, file or exact")
@@ -121,10 +92,7 @@ class Distillation(TrainingModule):
         self.online_steps, self.online_times, self.teacher_steps = online_steps, online_times or times, teacher_steps
         self.make_optimizer, self.make_online_optimizer = optimizer, online_optimizer or optimizer
         self.low_memory, self.guidance = low_memory or adapters is not None, guidance
-
-        def reading(net: VelocityModel) -> FewStepGenerator:
-            return FewStepGenerator(net, path, t_star, c_in, data.std, steps)
-
+        reading = partial(FewStepGenerator, path=path, t_star=t_star, c_in=c_in, data_std=data.std, steps=steps)
         net, self.online = initialize_pair(self, teacher, network, generator_init, online_init, adapters)
         shared = generator_init == "teacher" and adapters is None
         start = reading(unwrap_guidance(teacher) if shared else frozen_copy(net)).eval()
@@ -137,21 +105,16 @@ class Distillation(TrainingModule):
         if teacher_dtype == "bfloat16":
             self.halve(unwrap_guidance(teacher))
 
-    @property
-    def teacher(self) -> VelocityModel:
-        return self.frozen[0]
-
     def forward(self, z: Tensor, condition: Tensor | None = None, eps: Tensor | None = None) -> Tensor:
         """Return samples of the averaged generator."""
         return self.ema(z, condition, eps)
 
     def training_step(self, batch: Tensor) -> None:
         """Take one step, see the module docstring. What it draws depends on seed, rank and step only."""
-        del batch
         step, (z, condition, eps) = int(self.step), self.latents(int(self.step))
-        with self.cached_prompts(condition):
-            x_0 = self.generate(z, condition, eps)
-            scalars: Scalars = {}
+        with self.cached_prompts(None if self.gan or self.real_uid else condition):
+            with self.toggled_optimizer(self.optimizer("generator")), torch.set_grad_enabled(self.whole_batch):
+                x_0 = torch.cat([self.generator(*part) for part in self.parts(z, condition, eps)])
             for k in range(self.online_steps):
                 scalars = self.online_update(x_0.detach(), condition, step * self.online_steps + k)
             if self.gan:
@@ -164,13 +127,12 @@ class Distillation(TrainingModule):
         self.finish_step(scalars | {"sample_mean": x_0.detach().mean(), "sample_std": x_0.detach().std()})
 
     def generator_loss(
-        self, u: Tensor, v: Tensor, c: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, condition: Tensor | None
+        self, u: Tensor, v: Tensor, c: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, condition: Any
     ) -> Tensor:
         """Return w(t) n(x_0) (lambda_1 L_1 + L_2) per sample, (batch,); override it to change the loss or add a term.
 
         u, v, c, x_0 and x_t are (batch, *dims) and differentiable; t is (batch,). The weights of u and v are frozen.
         """
-        del condition
         with torch.no_grad():
             teacher_x_0, online_x_0 = (self.path.x_0_from_velocity(x_t, velocity, t) for velocity in (u, v))
             weight = self.normalizer(x_0, teacher_x_0, online_x_0) * self.weighting(self.path, t)
@@ -207,17 +169,15 @@ class Distillation(TrainingModule):
         return x_0.grad, scalars  # type: ignore[return-value]
 
     def mean_generator_loss(self, x_0: Tensor, condition: Tensor | None, t: Tensor, eps: Tensor) -> Loss:
+        """Return the mean generator loss, or with low_memory a surrogate of the same gradient, and what to log."""
         x_t, c = self.path.interpolate(x_0, eps, t)
         teacher, online = (VelocityAt(net, t, condition) for net in self.velocities)
-
-        def loss(u: Tensor, v: Tensor, c: Tensor, x_0: Tensor, x_t: Tensor) -> Tensor:
-            return self.generator_loss(u, v, c, x_0, x_t, t, condition).mean()
-
+        loss = partial(self.generator_loss, t=t, condition=condition)
         if self.low_memory:
             u, v, value, surrogate = two_stage(teacher, online, loss, c, x_0, x_t)
         else:
             u, v = teacher(x_t), online(x_t)
-            value = surrogate = loss(u, v, c, x_0, x_t)
+            value = surrogate = loss(u, v, c, x_0, x_t).mean()
         return surrogate, {"mismatch": losses.squared_norm((u - v).detach()).mean(), "fgm_loss": value}
 
     def latents(self, step: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -229,13 +189,8 @@ class Distillation(TrainingModule):
             eps = self.normal((int(count), *shape), self.rng("renoising", step)).transpose(0, 1)
         return z, condition, eps
 
-    def generate(self, *latents: Tensor | None) -> Tensor:
-        """Return x_0 with its graph; without it if `through_generator` builds it one micro-batch at a time."""
-        with self.toggled_optimizer(self.optimizer("generator")), torch.set_grad_enabled(self.whole_batch):
-            return torch.cat([self.generator(*part) for part in self.parts(*latents)])
-
     def through_generator(self, x_0: Tensor, d_x_0: Tensor, *latents: Tensor | None) -> Iterator[Tensor]:
-        """Yield <g(z), dL/dx_0>, whose gradient by g's weights is the loss's."""
+        """Yield <g(z), dL/dx_0>, whose gradient by g's weights is the loss's; micro-batches build x_0's graph again."""
         if self.whole_batch:
             yield (x_0 * d_x_0).sum()
         else:
@@ -243,11 +198,9 @@ class Distillation(TrainingModule):
                 yield (self.generator(*part) * d).sum()
 
     def configure_optimizers(self):
-        chosen = [
-            self.scheduled(keep_weight_norm(self.make_optimizer(self.generator.net), self.generator.net)),
-            self.scheduled(keep_weight_norm(self.make_online_optimizer(self.online), self.online), self.online_steps),
-        ]
-        return chosen + ([self.gan.optimizer_and_schedule()] if self.gan else [])
+        generator = self.scheduled(self.make_optimizer, self.generator.net)
+        online = self.scheduled(self.make_online_optimizer, self.online, self.online_steps)
+        return [generator, online, *([self.gan.optimizer_and_schedule()] if self.gan else [])]
 
     def samplers(self) -> list[Sampler]:
         """Return what is measured and shown: ema, raw weights, start, and the teacher's ODE."""
@@ -261,9 +214,7 @@ class Distillation(TrainingModule):
 
     def networks(self) -> list[VelocityModel]:
         nets = [self.generator.net, self.online, self.ema.net, unwrap_guidance(self.teacher), self.frozen[1].net]
-        return list(
-            {id(base_model(net)): base_model(net) for net in nets if any(True for _ in net.parameters())}.values()
-        )
+        return list(dict.fromkeys(base_model(net) for net in nets if any(True for _ in net.parameters())))
 
     def result(self) -> nn.Module:
         return trainable_module(self.ema.net)

@@ -21,7 +21,6 @@ from fgm.flow.paths import ProbabilityPath, expand_like
 from fgm.flow.times import TimestepDensity
 from fgm.networks import VelocityModel
 from fgm.networks.guidance import with_guidance
-from fgm.teachers.edm2 import keep_weight_norm
 from fgm.training.config import TrainingConfig
 from fgm.training.ema import update_ema
 from fgm.training.initialize import initialize
@@ -71,7 +70,7 @@ class FlowMatching(TrainingModule):
         return self.ema(x_t, t, condition)
 
     def configure_optimizers(self):
-        return [self.scheduled(keep_weight_norm(self.make_optimizer(self.net), self.net))]
+        return [self.scheduled(self.make_optimizer, self.net)]
 
     def training_step(self, batch: Tensor) -> None:
         del batch

@@ -1,6 +1,6 @@
 """The gradient of a loss through two velocity networks with one network's graph in memory at a time; exact.
 
-L = l(u(x_t), v(x_t), c, x_0, x_t) has the gradient
+L = l(u(x_t), v(x_t), c, x_0, x_t), a mean over the batch, has the gradient
 
     dL/dx_t = (du/dx_t)^T dl/du + (dv/dx_t)^T dl/dv + dl/dx_t
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fgm.networks import VelocityModel
 
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # l(u, v, c, x_0, x_t) -> ()
+PerSampleLoss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # l(u, v, c, x_0, x_t) -> (batch,)
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class VelocityAt:
 
 
 def two_stage(
-    teacher: VelocityAt, online: VelocityAt, loss: Loss, c: Tensor, x_0: Tensor, x_t: Tensor
+    teacher: VelocityAt, online: VelocityAt, loss: PerSampleLoss, c: Tensor, x_0: Tensor, x_t: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return u, v, the loss (), and a surrogate () whose backward into x_0, x_t and c is the loss's.
+    """Return u, v, the mean loss (), and a surrogate () whose backward into x_0, x_t and c is the loss's.
 
     No weight of either network receives a gradient.
     """
@@ -57,7 +57,7 @@ def two_stage(
     u = teacher(at)
     leaves = [x.detach().requires_grad_() for x in (u, v, c, x_0, x_t)]
     with torch.enable_grad():
-        value = loss(*leaves)
+        value = loss(*leaves).mean()
     d_u, d_v, d_c, d_x_0, d_x_t = torch.autograd.grad(value, leaves, allow_unused=True)
     pulled_back = torch.zeros_like(x_t) if d_u is None else teacher.vjp(u, at, d_u)
     if d_v is not None:

@@ -26,6 +26,7 @@ from fgm.flow.paths import ProbabilityPath
 from fgm.flow.times import TimestepDensity
 from fgm.networks import VelocityModel
 from fgm.networks.mixed_precision import use_bfloat16
+from fgm.teachers.edm2 import keep_weight_norm
 from fgm.training.config import TrainingConfig
 from fgm.training.distributed import full_tensor, shard
 from fgm.training.ema import frozen_copy
@@ -35,6 +36,7 @@ from fgm.utils.random import keyed_generator
 
 MAX_SKIPS = 20
 Scalars = dict[str, Tensor]
+MakeOptimizer = Callable[[nn.Module], Optimizer]
 Loss = tuple[Tensor, Scalars]  # mean over some samples, and means to log
 
 
@@ -77,6 +79,11 @@ class TrainingModule(LightningModule):
         self.taken: dict[str, int] = {}
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._ddp_params_and_buffers_to_ignore = ["step"]
+
+    @property
+    def teacher(self) -> VelocityModel:
+        """The frozen velocity that is distilled; not a registered submodule."""
+        return self.frozen[0]  # type: ignore[return-value]
 
     def average(self, net: nn.Module) -> None:
         """Set `ema` to a copy of net. Kept on the host, it is hidden from DDP."""
@@ -159,8 +166,9 @@ class TrainingModule(LightningModule):
 
     @contextmanager
     def cached_prompts(self, condition: Tensor | None) -> Iterator[None]:
-        """Read the embeddings of the step's prompts from disk once, for the networks that look them up."""
-        modules = {id(m): m for net in self.networks() for m in net.modules() if hasattr(m, "holding")}
+        """Read the embeddings of these prompts from disk once, for the networks that look them up; None: do not."""
+        nets = [] if condition is None else self.networks()
+        modules = {id(m): m for net in nets for m in net.modules() if hasattr(m, "holding")}
         with ExitStack() as stack:
             for module in modules.values():
                 stack.enter_context(module.holding(condition))  # type: ignore[operator]
@@ -204,9 +212,9 @@ class TrainingModule(LightningModule):
         """Return the LightningOptimizer of a network."""
         return as_list(self.optimizers())[self.updated.index(name)]
 
-    def scheduled(self, optimizer: Optimizer, per_step: int = 1, start_step: int = 0) -> dict[str, Any]:
-        """Return what configure_optimizers does for an optimizer that steps per_step times a step from start_step on."""
-        c = self.config
+    def scheduled(self, make: MakeOptimizer, net: nn.Module, per_step: int = 1, start_step: int = 0) -> dict[str, Any]:
+        """Return optimizer and schedule of a network that is updated per_step times a step from start_step on."""
+        c, optimizer = self.config, keep_weight_norm(make(net), net)
         updates = max(1, c.max_steps - start_step) * per_step
         schedule = learning_rate(optimizer, updates, c.warmup_steps * per_step, c.lr_decay_fraction)
         return {"optimizer": optimizer, "lr_scheduler": schedule}

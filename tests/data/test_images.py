@@ -122,4 +122,4 @@ def test_a_cached_dataset_draws_n_examples_of_its_data_with_their_captions(
     which = matches(x, quantise(pixels))
     assert which.sum(1).eq(1).all() and which.any(0).all() and torch.equal(y, tokens[which.int().argmax(1)])
     assert cached.conditions(5, keyed_generator("y", index=0)).shape == (5, tokens.shape[1])
-    assert cached.split is None and cached.prompts is not None
+    assert cached.split is None and cached.prompts is cached.data

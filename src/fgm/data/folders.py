@@ -9,14 +9,14 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Generator, Tensor
 
-from fgm.data import Data, Split, measured_std
+from fgm.data import Data, Split
 from fgm.data.images import InMemoryImages, checked_labels, mirror, random_indices, stack_images, uniform_labels
 from fgm.data.pixels import LABELS, decode_png, dequantise, parse_labels, read_labels
 from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
 from fgm.utils.validation import validated
 
 OTHER_FORMATS = (".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy")
-STD_IMAGES = 2000  # number of images that std is measured on
 MAX_REFERENCE = 50_000  # images of a zip that distances are measured against
 
 
@@ -98,19 +98,20 @@ class ImageFolder(InMemoryImages):
         flips: see InMemoryImages.
     """
 
+    parts = ("train",)
+
     def __init__(self, directory: str, recursive: bool = False, flips: bool = False) -> None:
         self.folder = PngFolder(directory, recursive=recursive)
         self.shape, labels = self.folder.shape, self.folder.labels
         super().__init__(0 if labels is None else int(labels.max()) + 1, flips)
 
-    @cached_property
-    def split(self) -> dict[str, Split]:
-        """All images, keyed train: a folder has no test split."""
-        return {"train": (self.folder.read(range(self.folder.n)), self.folder.labels)}
+    def read(self, part: str) -> Split:
+        """Return all images: a folder has no test split."""
+        return self.folder.read(range(self.folder.n)), self.folder.labels
 
     @cached_property
     def std(self) -> float:
-        return measured_std(self.reference, STD_IMAGES)
+        return self.reference(self.std_examples, keyed_generator("data std", index=0)).std().item()
 
     def conditions(self, n: int, generator: Generator) -> Tensor | None:
         """Return the labels of n random images."""
@@ -119,7 +120,7 @@ class ImageFolder(InMemoryImages):
 
     def reference(self, n: int, generator: Generator) -> Tensor:
         """Return images in random order, none twice."""
-        images, _ = self.split["train"]
+        images, _ = self.training
         return dequantise(images[torch.randperm(len(images), generator=generator, device=generator.device).cpu()[:n]])
 
 
@@ -177,10 +178,6 @@ class ImageZip(Data):
         """
         images = [self.image(i) for i in indices.tolist()]
         return stack_images(images, self.shape, lambda i: f"{self.path}: {self.names[indices[i]]}")
-
-    @cached_property
-    def std(self) -> float:
-        return measured_std(self.reference, STD_IMAGES)
 
     @cached_property
     def split(self) -> dict[str, Split]:

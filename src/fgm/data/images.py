@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 from fgm.utils.validation import validated
 
-STD_IMAGES = 10_000  # number of images that std is measured on
+STD_IMAGES = 10_000  # number of training images that std is measured on
 CACHE_CHUNK = 10_000  # images that a CachedDataset draws at once
 TEST_SHARE = 5  # every fifth digit of a class belongs to the test split
 
@@ -26,35 +25,43 @@ class InMemoryImages(Data):
     """Draws with replacement from a training split that lives on the generator's device.
 
     Args:
-        num_classes: number of classes; 0 for an unconditional set.
+        num_classes: number of classes; 0 for an unconditional set, whatever labels read returns.
         flips: whether each image that is drawn is mirrored left to right with probability 1/2.
     """
+
+    parts: tuple[str, ...] = ("train", "test")
 
     def __init__(self, num_classes: int = 0, flips: bool = False) -> None:
         self.num_classes, self.flips = num_classes, flips
         self.copies: dict[str, Split] = {}
 
-    @property
     @abstractmethod
-    def split(self) -> Mapping[str, Split]:
-        """Images, uint8 or float in [-1, 1], and labels or None; keyed train and, if there is one, test."""
+    def read(self, part: str) -> Split:
+        """Return images, uint8 or float in [-1, 1], and labels (n, ...) int64 or None."""
+
+    @cached_property
+    def split(self) -> Mapping[str, Split] | None:
+        read = {part: self.read(part) for part in self.parts}
+        return {part: (images, labels if self.num_classes else None) for part, (images, labels) in read.items()}
+
+    @property
+    def training(self) -> Split:
+        assert self.split is not None
+        return self.split["train"]
 
     @cached_property
     def std(self) -> float:
-        return dequantise(self.split["train"][0][:STD_IMAGES]).std().item()
+        return dequantise(self.training[0][:STD_IMAGES]).std().item()
 
     def draw(self, n: int, generator: Generator) -> Split:
-        images, labels = self.on(generator.device)
+        device = str(generator.device)
+        if device not in self.copies:
+            images, labels = self.training
+            self.copies[device] = images.to(generator.device), None if labels is None else labels.to(generator.device)
+        images, labels = self.copies[device]
         chosen = torch.randint(len(images), (n,), generator=generator, device=generator.device)
         x_0 = dequantise(images[chosen])
         return mirror(x_0, generator) if self.flips else x_0, None if labels is None else labels[chosen]
-
-    def on(self, device: torch.device) -> Split:
-        """Return the training split on a device; it is copied there once."""
-        if str(device) not in self.copies:
-            images, labels = self.split["train"]
-            self.copies[str(device)] = images.to(device), None if labels is None else labels.to(device)
-        return self.copies[str(device)]
 
     def conditions(self, n: int, generator: Generator) -> Tensor | None:
         return uniform_labels(self.num_classes, n, generator)
@@ -62,11 +69,11 @@ class InMemoryImages(Data):
     def reference(self, n: int, generator: Generator) -> Tensor:
         """Return test images; if there are classes, image i is of class i modulo their number."""
         del generator
+        assert self.split is not None
         images, labels = self.split["test"]
         return dequantise(images[:n] if labels is None else images[class_by_class(labels, self.num_classes, n)])
 
 
-@validated
 class Digits(InMemoryImages):
     """scikit-learn's digits: 1,797 handwritten digits, grey (1, 8, 8) in [-1, 1], ten classes.
 
@@ -78,8 +85,7 @@ class Digits(InMemoryImages):
     def __init__(self) -> None:
         super().__init__(num_classes=10)
 
-    @cached_property
-    def split(self) -> dict[str, Split]:
+    def read(self, part: str) -> Split:
         from sklearn.datasets import load_digits  # takes a second to import
 
         pixels, digits = map(np.asarray, load_digits(return_X_y=True))
@@ -87,16 +93,13 @@ class Digits(InMemoryImages):
         test = torch.zeros(len(labels), dtype=torch.bool)
         for label in range(10):
             test[(labels == label).nonzero()[::TEST_SHARE, 0]] = True
-        images = images.reshape(-1, *self.shape)
-        return {name: (images[mask], labels[mask]) for name, mask in (("train", ~test), ("test", test))}
+        chosen = test if part == "test" else ~test
+        return images[chosen].reshape(-1, *self.shape), labels[chosen]
 
 
 @validated
-@dataclass(frozen=True)
-class CachedDataset(Data):
-    """n examples of an unlimited set, rendered once and kept as uint8 on the training device.
-
-    Worth it if a GPU is faster than the renderer. Examples are drawn with replacement.
+class CachedDataset(InMemoryImages):
+    """n examples of an unlimited set of images, rendered once: worth it if a GPU is faster than the renderer.
 
     Args:
         data: images in [-1, 1] with conditions.
@@ -104,44 +107,31 @@ class CachedDataset(Data):
         seed: seed of the examples.
     """
 
-    data: Data
-    n: PositiveInt = 200_000
-    seed: int = 0
+    split = None
+
+    def __init__(self, data: Data, n: PositiveInt = 200_000, seed: int = 0) -> None:
+        super().__init__(data.num_classes)
+        self.data, self.n, self.seed, self.shape = data, n, seed, data.shape
+
+    def read(self, part: str) -> Split:
+        sizes = [min(CACHE_CHUNK, self.n - start) for start in range(0, self.n, CACHE_CHUNK)]
+        chunks = [self.data.draw(size, keyed_generator(self.seed, "pool", index=i)) for i, size in enumerate(sizes)]
+        images, conditions = torch.cat([quantise(x) for x, _ in chunks]), [c for _, c in chunks if c is not None]
+        return images, torch.cat(conditions) if conditions else None
+
+    @cached_property
+    def training(self) -> Split:
+        return self.read("train")
 
     @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        return self.data.shape
-
-    @property
-    def num_classes(self) -> int:  # type: ignore[override]
-        return self.data.num_classes
-
-    @property
-    def std(self) -> float:  # type: ignore[override]
+    def std(self) -> float:
         return self.data.std
 
     @property
     def prompts(self) -> PromptCodec | None:
         return self.data.prompts
 
-    @cached_property
-    def examples(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Images, uint8, and conditions by device."""
-        sizes = [min(CACHE_CHUNK, self.n - start) for start in range(0, self.n, CACHE_CHUNK)]
-        chunks = [self.data.draw(size, keyed_generator(self.seed, "pool", index=i)) for i, size in enumerate(sizes)]
-        images = torch.cat([quantise(x) for x, _ in chunks])
-        return {"cpu": (images, torch.cat([condition for _, condition in chunks if condition is not None]))}
-
-    def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        device = str(generator.device)
-        if device not in self.examples:
-            images, conditions = self.examples["cpu"]
-            self.examples[device] = images.to(device), conditions.to(device)
-        images, conditions = self.examples[device]
-        chosen = torch.randint(len(images), (n,), generator=generator, device=generator.device)
-        return dequantise(images[chosen]), conditions[chosen]
-
-    def conditions(self, n: int, generator: Generator) -> Tensor:
+    def conditions(self, n: int, generator: Generator) -> Tensor | None:
         return self.draw(n, generator)[1]
 
     def reference(self, n: int, generator: Generator) -> Tensor:

@@ -11,19 +11,16 @@ A directory's files are concatenated in the order of their names, and memory-map
     safetensors.torch.save_file({"latents": latents.cpu().contiguous()}, "latents/00000.safetensors")
 """
 
-from functools import cached_property
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Generator, Tensor
 
-from fgm.data import Data, measured_std
+from fgm.data import Data
 from fgm.data.images import random_indices
 from fgm.utils.errors import UserError
 from fgm.utils.validation import validated
-
-STD_LATENTS = 1000  # number of latents that std is measured on
 
 
 @validated
@@ -37,7 +34,7 @@ class Latents(Data):
         UserError: no files, a damaged one, values that are not finite, or files of different shapes.
     """
 
-    num_classes = 0
+    std_examples = 1000
 
     def __init__(self, path: str) -> None:
         files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else [Path(path)]
@@ -49,10 +46,6 @@ class Latents(Data):
                 raise UserError(f"{file}: {describe(part)}, but {files[0].name}: {describe(self.parts[0])}")
         self.shape, self.conditioned = tuple(self.parts[0]["latents"].shape[1:]), "conditions" in self.parts[0]
         self.ends = torch.tensor([len(part["latents"]) for part in self.parts]).cumsum(0)
-
-    @cached_property
-    def std(self) -> float:
-        return measured_std(self.reference, STD_LATENTS)
 
     def rows(self, name: str, indices: Tensor) -> Tensor:
         """Return rows of latents or conditions by their indices over all files."""

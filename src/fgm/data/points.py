@@ -3,14 +3,13 @@
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from fgm.data import Data, measured_std
+from fgm.data import Data
 from fgm.flow.analytic import GaussianMixture, ring
 from fgm.utils.random import on_host
 from fgm.utils.validation import validated
@@ -20,7 +19,8 @@ class Points(Data):
     """Unlabelled points (n, 2); `mixture` is their density if it is known."""
 
     shape = (2,)
-    num_classes = 0
+    std_examples = 10_000
+    mixture: GaussianMixture | None = None
 
     @abstractmethod
     def points(self, n: int, generator: Generator) -> Tensor:
@@ -29,15 +29,8 @@ class Points(Data):
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, None]:
         return self.points(n, on_host(generator)), None
 
-    def conditions(self, n: int, generator: Generator) -> None:
-        del n, generator
-
     def reference(self, n: int, generator: Generator) -> Tensor:
         return self.points(n, generator)
-
-    @cached_property
-    def std(self) -> float:
-        return measured_std(self.reference, 10_000)
 
 
 @validated
@@ -50,7 +43,7 @@ class Ring(Points):
     mode_std: PositiveFloat = 0.3
 
     @property
-    def mixture(self) -> GaussianMixture:
+    def mixture(self) -> GaussianMixture:  # type: ignore[override]
         return ring(self.modes, self.radius, self.mode_std)
 
     def points(self, n: int, generator: Generator) -> Tensor:

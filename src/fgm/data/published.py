@@ -17,8 +17,8 @@ import re
 import struct
 import tarfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from io import BytesIO
 from math import prod
 from pathlib import Path
@@ -35,9 +35,6 @@ from fgm.data.pixels import decode_png
 from fgm.utils.errors import UserError, first_line, require_installed
 from fgm.utils.pickles import ARRAYS, CONTAINERS, read_pickle
 from fgm.utils.validation import validated
-
-PARTS = {"train": "train", "test": "t10k"}  # of Fashion-MNIST's file names
-BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}  # of CIFAR-10
 
 
 @dataclass(frozen=True)
@@ -139,17 +136,13 @@ class FashionMNIST(InMemoryImages):
         super().__init__(10 * classes, flips)
         self.files = FASHION_MNIST.locate(directory, download)
 
-    @cached_property
-    def split(self) -> dict[str, Split]:
-        return {part: self.read(prefix) for part, prefix in PARTS.items()}
-
-    def read(self, prefix: str) -> Split:
-        images_file, labels_file = (self.files[f"{prefix}-{kind}-ubyte.gz"] for kind in ("images-idx3", "labels-idx1"))
+    def read(self, part: str) -> Split:
+        name = {"train": "train", "test": "t10k"}[part]
+        images_file, labels_file = (self.files[f"{name}-{kind}-ubyte.gz"] for kind in ("images-idx3", "labels-idx1"))
         images, labels = read_idx(images_file, 3)[:, None], read_idx(labels_file, 1)
         if images.shape[1:] != self.shape:
             raise UserError(f"{images_file}: images have shape {tuple(images.shape[1:])}, expected {self.shape}")
-        labels = checked_labels(labels, len(images), 10, labels_file)
-        return images, labels if self.num_classes else None
+        return images, checked_labels(labels, len(images), 10, labels_file)
 
 
 def read_idx(path: Path, axes: int) -> Tensor:
@@ -195,11 +188,11 @@ class CIFAR10(InMemoryImages):
         super().__init__(10 * classes, flips)
         (self.path,) = CIFAR_10.locate(directory, download).values()
 
-    @cached_property
-    def split(self) -> dict[str, Split]:
-        return {part: concatenate([self.read(name) for name in names], self) for part, names in BATCHES.items()}
+    def read(self, part: str) -> Split:
+        names = [f"data_batch_{i}" for i in range(1, 6)] if part == "train" else ["test_batch"]
+        return concatenate(map(self.read_batch, names))
 
-    def read(self, name: str) -> tuple[Tensor, Tensor]:
+    def read_batch(self, name: str) -> tuple[Tensor, Tensor]:
         """Read one batch: a Python 2 pickle of {data: uint8 (n, 3072), planes row by row; labels: list of n}."""
         where = f"{self.path}: {name}"
         try:
@@ -213,7 +206,8 @@ class CIFAR10(InMemoryImages):
             raise UserError(f"{where}: damaged ({first_line(error)}); download it again") from error
         batch = read_pickle(BytesIO(content), where, CONTAINERS | ARRAYS, encoding="bytes")
         batch = batch if isinstance(batch, dict) else {}
-        pixels, labels = batch.get(b"data"), batch.get(b"labels")
+        pixels: Any = batch.get(b"data")
+        labels = batch.get(b"labels")
         if getattr(pixels, "dtype", None) != "uint8" or pixels.shape[1:] != (3072,) or not isinstance(labels, list):
             raise UserError(f"{where}: expected data, uint8 (n, 3072), and labels, a list; download it again")
         images = torch.from_numpy(pixels.copy()).reshape(-1, *self.shape)
@@ -239,13 +233,12 @@ class CIFAR10Parquet(InMemoryImages):
         super().__init__(10 * classes, flips)
         require_installed("pyarrow", "data = cifar10_parquet, unlike data = cifar10,", "parquet")
         place = Path(directory) / "plain_text"
-        self.files = {part: parquet_files(place if place.is_dir() else Path(directory), part) for part in BATCHES}
+        self.files = {part: parquet_files(place if place.is_dir() else Path(directory), part) for part in self.parts}
 
-    @cached_property
-    def split(self) -> dict[str, Split]:
-        return {part: concatenate([self.read(file) for file in files], self) for part, files in self.files.items()}
+    def read(self, part: str) -> Split:
+        return concatenate(map(self.read_file, self.files[part]))
 
-    def read(self, file: Path) -> tuple[Tensor, Tensor]:
+    def read_file(self, file: Path) -> tuple[Tensor, Tensor]:
         parquet: Any = importlib.import_module("pyarrow.parquet")
         try:
             rows = parquet.read_table(file, columns=["img", "label"]).to_pylist()
@@ -272,6 +265,6 @@ def parquet_files(directory: Path, part: str) -> list[Path]:
     return files
 
 
-def concatenate(parts: list[tuple[Tensor, Tensor]], data: InMemoryImages) -> Split:
-    images, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return images, labels if data.num_classes else None
+def concatenate(parts: Iterable[tuple[Tensor, Tensor]]) -> Split:
+    images, labels = zip(*parts, strict=True)
+    return torch.cat(images), torch.cat(labels)

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Generator, Tensor
 
-from fgm.data import Data, PromptCodec, measured_std
+from fgm.data import Data, PromptCodec
 from fgm.data.shapes.captions import EASY, decode, draw_captions, encode
 from fgm.data.shapes.scenes import draw_scenes, render
 from fgm.utils.random import on_host
@@ -56,7 +55,3 @@ class Shapes(Data):
 
     def reference(self, n: int, generator: Generator) -> Tensor:
         return self.draw(n, generator)[0]
-
-    @cached_property
-    def std(self) -> float:
-        return measured_std(self.reference, 2000)

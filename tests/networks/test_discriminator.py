@@ -1,4 +1,4 @@
-"""The discriminator: where its losses are least, what its features depend on, and that it learns what it should."""
+"""The discriminator: the minimum of its losses, what its features depend on, and that it learns the log ratio."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +11,7 @@ import torch
 from adversaries import CONDITION, GAN, dit, mmdit
 from torch import Tensor
 from torch.testing import assert_close
-from toy_trainings import SCHEDULE, distillation, network, run
+from toy_trainings import CONFIG, distillation, network, run
 
 from fgm.data.points import Ring
 from fgm.flow import losses
@@ -21,7 +21,7 @@ from fgm.flow.times import Uniform
 from fgm.networks.discriminator import Discriminator, feature_widths, find_block, read_features
 from fgm.networks.guidance import ClassifierFreeGuidance
 from fgm.networks.mlp import VelocityMLP
-from fgm.training.discriminator import Adversary
+from fgm.training.discriminator import GANTerm
 from fgm.training.optim import adam
 
 
@@ -33,7 +33,7 @@ def real_and_fake() -> tuple[Tensor, Tensor, Tensor]:
     return x, p, q
 
 
-def test_the_discriminators_loss_is_least_at_the_log_ratio() -> None:
+def test_loss_is_minimal_at_the_log_ratio() -> None:
     """E softplus(-l) + E_theta softplus(l) has a zero gradient at l = log p - log p_theta, and at no multiple of it."""
     _, p, q = real_and_fake()
     norms = []
@@ -44,7 +44,7 @@ def test_the_discriminators_loss_is_least_at_the_log_ratio() -> None:
     assert norms[0] < 1e-12 < 1e-3 < min(norms[1:])
 
 
-def test_logits_are_averaged_per_sample_and_symmetric() -> None:
+def test_losses_are_means_over_tokens_and_symmetric() -> None:
     logits = torch.randn(5, 7)
     assert losses.real_loss(logits).shape == (5,)
     assert_close(losses.real_loss(logits), torch.log1p(torch.exp(-logits)).mean(1))
@@ -52,7 +52,7 @@ def test_logits_are_averaged_per_sample_and_symmetric() -> None:
     assert_close(losses.real_loss(logits) - losses.fake_loss(logits), -logits.mean(1))
 
 
-def test_r1_of_a_linear_discriminator_is_its_weights_square() -> None:
+def test_r1_of_a_linear_discriminator_is_its_squared_weight() -> None:
     """l = <w, x> + b gives |w|^2 at every x; with two inputs their sum; its gradient by w is 2 w."""
     w, x, y = torch.randn(12, requires_grad=True), torch.randn(5, 3, 4, requires_grad=True), torch.randn(5, 12)
     penalty = losses.r1((x.flatten(1) @ w)[:, None] + 1, x)
@@ -63,7 +63,7 @@ def test_r1_of_a_linear_discriminator_is_its_weights_square() -> None:
     assert_close(both, 10 * w.square().sum().detach().expand(5))
 
 
-def test_a_fresh_discriminator_says_zero_and_leaves_the_generator_alone() -> None:
+def test_new_discriminator_returns_zero_and_gives_no_gradient() -> None:
     net, head = dit(), Discriminator([16], 8)
     x = torch.randn(2, 1, 4, 4, requires_grad=True)
     logits = head(read_features(net, ["blocks.1"], x, torch.full((2,), 0.5), torch.tensor([0, 3])))
@@ -81,7 +81,7 @@ def test_a_fresh_discriminator_says_zero_and_leaves_the_generator_alone() -> Non
     ],
     ids=["dit", "joint block", "last joint block", "mlp"],
 )
-def test_features_are_image_tokens_that_depend_on_everything(
+def test_features_are_image_tokens_that_depend_on_every_input(
     make: Callable[[], Any], block: str, shape: tuple[int, ...], condition: Tensor | None
 ) -> None:
     """On x_t, t and the condition; gradients reach x_t; and the width is known without a forward pass."""
@@ -110,69 +110,63 @@ def test_gradient_checkpointing_changes_no_feature_and_no_gradient() -> None:
     assert gradients[0].norm() > 0 and torch.equal(*gradients)
 
 
-class Looked(VelocityMLP):
-    """Its condition is a place in a table outside of torch, as cached prompts are."""
+class WithLookup(VelocityMLP):
+    """Looks its condition up in a table outside of torch, as for cached prompts."""
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         assert condition is not None
         return super().forward(x_t, t) + torch.tensor([[0.5, 1.5][i] for i in condition.tolist()])[:, None]
 
 
-def test_widths_are_known_of_a_network_that_has_no_shapes_without_numbers() -> None:
-    assert feature_widths(Looked(dim=2, width=24, depth=2), ["blocks.1"], torch.tensor([1])) == [24]
+def test_widths_are_found_by_a_call_if_the_meta_device_cannot() -> None:
+    assert feature_widths(WithLookup(dim=2, width=24, depth=2), ["blocks.1"], torch.tensor([1])) == [24]
 
 
-def test_of_a_guided_network_the_features_are_those_inside() -> None:
+def test_features_of_a_guided_network_are_those_inside_guidance() -> None:
     net, x, t, label = dit(), torch.randn(2, 1, 4, 4), torch.tensor([0.3, 0.8]), torch.tensor([0, 2])
     inside, outside = (read_features(n, ["blocks.1"], x, t, label)[0] for n in (net, ClassifierFreeGuidance(net, 4.0)))
     assert torch.equal(inside, outside)
 
 
-def test_a_block_that_is_not_there_is_refused_with_those_that_are() -> None:
+def test_unknown_block_is_an_error_that_lists_the_blocks() -> None:
     with pytest.raises(ValueError, match=r"no blocks named 'blocks.2': choose of blocks \(0 to 1\)"):
         find_block(dit(), "blocks.2")
 
 
-class Two(Ring):
-    """One Gaussian for the discriminator to tell from another."""
-
+class Gaussian(Ring):
     def points(self, n: int, generator: Any) -> Tensor:
         return 0.5 + 0.7 * torch.randn(n, 2, generator=generator)
 
 
-def trained(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Adversary:
-    """A discriminator on random features of a frozen network, at t = 0.2, of Two's points and N(-0.4, 1.1^2)."""
+def trained(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> GANTerm:
+    """A discriminator on random features of a frozen network, at t = 0.2, of N(0.5, 0.7^2) and N(-0.4, 1.1^2)."""
     torch.manual_seed(0)
-    schedule = replace(SCHEDULE, cycles=300, batch_size=256, clip=100.0, save_every=1000)
-    options = {"features": "teacher", "width": 32, "time": Uniform(0.2, 0.2001), "data": Two()}
-    adversary = partial(GAN, **options, optimizer=partial(adam, lr=5e-3))
-    module = distillation(teacher=VelocityMLP(dim=2, width=64, depth=1), schedule=schedule, adversary=adversary)
+    config = replace(CONFIG, max_steps=300, batch_size=256, gradient_clip_val=100.0, save_every_n_steps=1000)
+    options = {"features": "teacher", "width": 32, "times": Uniform(0.2, 0.2001), "data": Gaussian()}
+    gan = partial(GAN, **options, optimizer=partial(adam, lr=5e-3))
+    module = distillation(teacher=VelocityMLP(dim=2, width=64, depth=1), config=config, discriminator=gan)
 
-    def one_turn(batch: Any) -> None:
-        cycle = int(module.cycle)
-        x_0 = -0.4 + 1.1 * torch.randn(256, 2, generator=module.noise("fake", cycle))
-        with module.toggled_optimizer(module.optimizers()[2]):
-            scalars = module.adversary.turn(module, x_0, None, cycle)
-        module.report(scalars)
+    def discriminator_step(batch: Any) -> None:
+        step = int(module.step)
+        x_0 = -0.4 + 1.1 * torch.randn(256, 2, generator=module.rng("fake", step))
+        module.finish_step(module.gan.update(x_0, None, step))
 
-    monkeypatch.setattr(module, "training_step", one_turn)
+    monkeypatch.setattr(module, "training_step", discriminator_step)
     run(module, run_dir)
-    return module.adversary
+    return module.gan
 
 
-def test_the_discriminator_learns_the_log_ratio_of_two_gaussians(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_discriminator_learns_the_log_ratio_of_two_gaussians(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its logits correlate with log p/p_theta, and its loss nears the least."""
-    adversary, t, path = trained(tmp_path, monkeypatch), torch.tensor(0.2), RectifiedPath()
+    gan, t, path = trained(tmp_path, monkeypatch), torch.tensor(0.2), RectifiedPath()
     real, fake = (gaussian(torch.full((2,), m), torch.tensor(s)) for m, s in ((0.5, 0.7), (-0.4, 1.1)))
     generator = torch.Generator().manual_seed(7)
     x = [path.interpolate(law.sample(4000, generator), torch.randn(4000, 2, generator=generator), t.expand(4000))[0]
          for law in (real, fake)]  # fmt: skip
     ratio = [real.log_density(points, t, path) - fake.log_density(points, t, path) for points in x]
     with torch.no_grad():
-        features = [adversary.features(points, t.expand(4000), None) for points in x]
-        logits = [adversary.discriminator(f)[:, 0] for f in features]
+        features = [read_features(gan.net, gan.blocks, points, t.expand(4000), None) for points in x]
+        logits = [gan.discriminator(f)[:, 0] for f in features]
     assert torch.corrcoef(torch.stack([torch.cat(logits), torch.cat(ratio)]))[0, 1] > 0.9
     loss, least = (
         float(losses.real_loss(of_real[:, None]).mean() + losses.fake_loss(of_fake[:, None]).mean())

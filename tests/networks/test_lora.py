@@ -1,4 +1,4 @@
-"""Adapters on one shared network: the gradients of three separate networks, with and without gradient checkpointing."""
+"""Adapters on a shared network have the gradients of separate networks, with and without gradient checkpointing."""
 
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import CheckpointError
-from toy_trainings import LINEAR, SCHEDULE, run, setting, weights
+from toy_trainings import CONFIG, LINEAR, pieces, run, weights
 
 from fgm.flow import losses
 from fgm.flow.paths import RectifiedPath
@@ -21,10 +21,10 @@ from fgm.networks.guidance import ClassifierFreeGuidance
 from fgm.networks.lora import LoRA, LoRALinear, LoRAModel
 from fgm.networks.mlp import VelocityMLP
 from fgm.networks.mmdit import CaptionedMMDiT
-from fgm.training.discriminator import Adversary
+from fgm.training.discriminator import GANTerm
 from fgm.training.distillation import Distillation
 from fgm.training.evaluation import Measuring
-from fgm.training.memory import Branch, plain, two_stage
+from fgm.training.memory import VelocityAt, two_stage
 from fgm.training.optim import adamw
 
 PATH = RectifiedPath()
@@ -39,7 +39,7 @@ def stable_diffusion() -> CaptionedMMDiT:
 
 
 def filled(adapted: LoRAModel, seed: int) -> LoRAModel:
-    """B away from zero, so that the adapter does something."""
+    """Give B random values, so that the adapter has an effect."""
     noise = torch.Generator().manual_seed(seed)
     for part in adapted.modules():
         if isinstance(part, LoRALinear):
@@ -49,7 +49,7 @@ def filled(adapted: LoRAModel, seed: int) -> LoRAModel:
 
 
 def merged(adapted: LoRAModel) -> VelocityModel:
-    """A network of its own with the adapter in its weights, W + s B A."""
+    """Return a separate network with weights W + s B A."""
     net = deepcopy(adapted.shared.net)
     for module in net.modules():
         module._forward_hooks.clear()
@@ -60,7 +60,7 @@ def merged(adapted: LoRAModel) -> VelocityModel:
 
 
 def through_merged(adapted: LoRAModel, net: nn.Module) -> dict[str, Tensor]:
-    """The gradients of A and B by the chain rule from those of the merged weights W + s B A: s B^T dW and s dW A^T."""
+    """Return the gradients of A and B by the chain rule from those of W + s B A: s B^T dW and s dW A^T."""
     gradients = {}
     for name, part in adapted.adapter.named_modules():
         if isinstance(part, LoRALinear):
@@ -77,20 +77,24 @@ def batch(n: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return z, eps, 0.1 + 0.8 * torch.rand(n, generator=noise, dtype=torch.float64), torch.arange(3 * n).view(n, 3) % 9
 
 
-def objective(u: Tensor, v: Tensor, c: Tensor) -> Tensor:
+def fgm_loss(u: Tensor, v: Tensor, c: Tensor, x_0: Tensor, x_t: Tensor) -> Tensor:
     return losses.fgm(u, v, c).mean()
 
 
-def generator_turn(how: Any, generator: VelocityModel, teacher: VelocityModel, online: VelocityModel) -> None:
+def generator_backward(
+    low_memory: bool, generator: VelocityModel, teacher: VelocityModel, online: VelocityModel
+) -> None:
     z, eps, t, captions = batch()
     g = FewStepGenerator(generator, PATH, 0.9)
-    x_t, c = PATH.interpolate(g(z, captions), eps, t)
-    outcome = how(x_t, c, Branch(teacher, t, captions), Branch(online, t, captions), objective)
+    x_0 = g(z, captions)
+    x_t, c = PATH.interpolate(x_0, eps, t)
+    u, v = VelocityAt(teacher, t, captions), VelocityAt(online, t, captions)
+    loss = two_stage(u, v, fgm_loss, c, x_0, x_t)[-1] if low_memory else fgm_loss(u(x_t), v(x_t), c, x_0, x_t)
     with g.adapter_active():
-        outcome.root.backward()
+        loss.backward()
 
 
-def online_turn(online: VelocityModel) -> None:
+def online_backward(online: VelocityModel) -> None:
     x_0, eps, t, captions = batch()
     x_t, c = PATH.interpolate(x_0, eps, t)
     with online.adapter_active():
@@ -99,10 +103,10 @@ def online_turn(online: VelocityModel) -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_turns_have_the_gradients_of_three_separate_networks(
+def test_gradients_equal_those_of_three_separate_networks(
     stable_diffusion: CaptionedMMDiT, checkpointing: bool, scale: float
 ) -> None:
-    """scale != 1: teacher and online network guided, as in the long-and-short variant."""
+    """A scale other than 1 guides teacher and online network, as guidance=long_and_short does."""
 
     def guided(net: VelocityModel) -> VelocityModel:
         return ClassifierFreeGuidance(net, scale) if scale != 1 else net
@@ -112,12 +116,12 @@ def test_the_turns_have_the_gradients_of_three_separate_networks(
     separate = [merged(generator), deepcopy(stable_diffusion), merged(online)]
     if checkpointing:
         stable_diffusion.transformer.enable_gradient_checkpointing()
-    generator_turn(two_stage, generator, guided(stable_diffusion), guided(online))
-    generator_turn(plain, separate[0], guided(separate[1]), guided(separate[2].requires_grad_(False)))
+    generator_backward(True, generator, guided(stable_diffusion), guided(online))
+    generator_backward(False, separate[0], guided(separate[1]), guided(separate[2].requires_grad_(False)))
     agree(generator, through_merged(generator, separate[0]))
     assert all(p.grad is None for net in (online, stable_diffusion) for p in net.parameters())
-    online_turn(guided(online))
-    online_turn(guided(separate[2].requires_grad_(True)))
+    online_backward(guided(online))
+    online_backward(guided(separate[2].requires_grad_(True)))
     agree(online, through_merged(online, separate[2]))
 
 
@@ -129,24 +133,22 @@ def agree(adapted: LoRAModel, expected: dict[str, Tensor]) -> None:
         assert_close(parameter.grad, expected[name], rtol=1e-9, atol=1e-13)
 
 
-def test_a_plain_backward_under_checkpointing_is_not_exact(stable_diffusion: CaptionedMMDiT) -> None:
-    """Why adapters take the two-stage backward: blocks are computed again under another adapter."""
+def test_plain_backward_under_checkpointing_is_not_exact(stable_diffusion: CaptionedMMDiT) -> None:
+    """This is why adapters need the two-stage backward: blocks are recomputed under another adapter."""
     generator, online = LoRA(rank=2).networks(stable_diffusion, 0, ("generator", "online"))
     filled(generator, 1), filled(online, 2)
-    generator_turn(two_stage, generator, stable_diffusion, online)
+    generator_backward(True, generator, stable_diffusion, online)
     exact = [p.grad.clone() for p in generator.parameters() if p.grad is not None]
     generator.zero_grad()
     stable_diffusion.transformer.enable_gradient_checkpointing()
     try:
-        generator_turn(plain, generator, stable_diffusion, online)
+        generator_backward(False, generator, stable_diffusion, online)
     except CheckpointError:
         return
     assert any((p.grad - g).norm() > 1e-3 * g.norm() for p, g in zip(generator.parameters(), exact, strict=True))
 
 
-def test_a_fresh_adapter_changes_nothing_and_a_filled_one_is_the_merged_network(
-    stable_diffusion: CaptionedMMDiT,
-) -> None:
+def test_fresh_adapter_changes_no_bit_and_filled_one_equals_merged_weights(stable_diffusion: CaptionedMMDiT) -> None:
     x_t, _, t, captions = batch()
     (adapted,) = LoRA(rank=2, alpha=4.0).networks(stable_diffusion, 0, ("generator",))
     before = stable_diffusion(x_t, t, captions)
@@ -157,7 +159,7 @@ def test_a_fresh_adapter_changes_nothing_and_a_filled_one_is_the_merged_network(
     assert torch.equal(stable_diffusion(x_t, t, captions), before)
 
 
-def test_the_adapter_of_an_exception_or_an_inner_call_does_not_stay() -> None:
+def test_outer_adapter_is_restored_after_inner_call_and_after_exception() -> None:
     teacher = VelocityMLP(width=8, depth=1)
     one, other = LINEAR.networks(teacher, 0, ("one", "other"))
     x, t = torch.randn(4, 2), torch.full((4,), 0.5)
@@ -188,23 +190,26 @@ class Captioned:
         return self.draw(n, generator)[0]
 
 
-@pytest.mark.parametrize("adversary", [None, "online", "teacher"])
-def test_whole_cycles_are_the_same_under_gradient_checkpointing(
-    stable_diffusion: CaptionedMMDiT, adversary: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("features", [None, "online", "teacher"])
+def test_training_is_the_same_under_gradient_checkpointing(
+    stable_diffusion: CaptionedMMDiT, features: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two steps, guidance in both networks, adapters and a GAN term on either's features, in one."""
-    schedule = replace(SCHEDULE, cycles=4, batch_size=3, warmup=0)
-    gan = partial(Adversary, blocks=["transformer_blocks.0"], weight=0.5, width=4, features=adversary, r1_weight=0.1)
+    """A generator of two steps, both networks guided, adapters, and a GAN term on either network's features."""
+    config = replace(CONFIG, max_steps=4, batch_size=3, warmup_steps=0)
+    gan = partial(GANTerm, blocks=["transformer_blocks.0"], weight=0.5, width=4, features=features, r1_weight=0.1)
     monkeypatch.setattr(Measuring, "show", lambda *_: None)
 
     def trained(checkpointing: bool) -> dict[str, Tensor]:
         net = deepcopy(stable_diffusion).float()
         if checkpointing:
             net.transformer.enable_gradient_checkpointing()
-        pieces = {"teacher": ClassifierFreeGuidance(net, 2.0), "data": Captioned(), "schedule": schedule}
-        options = {"steps": 2, "guidance": "long_and_short", "adapters": LoRA(rank=2, alpha=4.0)}
-        s = setting(**pieces, optimizer=partial(adamw, lr=1e-2))
-        module = Distillation(s, t_star=0.9, **options, adversary=gan if adversary else None)  # type: ignore[arg-type]
+        arguments = pieces(
+            teacher=ClassifierFreeGuidance(net, 2.0), data=Captioned(), config=config, optimizer=partial(adamw, lr=1e-2)
+        )
+        module = Distillation(
+            **arguments, t_star=0.9, steps=2, guidance="long_and_short", adapters=LoRA(rank=2, alpha=4.0),
+            discriminator=gan if features else None,
+        )  # fmt: skip
         return weights(run(module, tmp_path / str(checkpointing), "64-true"))
 
     plain, checkpointed = trained(False), trained(True)

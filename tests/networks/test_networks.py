@@ -1,6 +1,7 @@
-"""Networks and their wrappers: what holds of a velocity before any training."""
+"""Networks and their wrappers before any training."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from fgm.networks import VelocityModel
 from fgm.networks.analytic import GaussianMixtureVelocity
 from fgm.networks.dit import DiT
 from fgm.networks.generator import FewStepGenerator, InputScale, input_scale
-from fgm.networks.guidance import ClassifierFreeGuidance
+from fgm.networks.guidance import ClassifierFreeGuidance, apply_guidance
 from fgm.networks.mlp import VelocityMLP
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -54,8 +55,8 @@ def calls(net: VelocityModel) -> list[int]:
     return sizes
 
 
-def test_a_fresh_dit_is_the_zero_field() -> None:
-    """adaLN-zero: v = 0 everywhere, and yet the gradient of its head is not."""
+def test_velocity_of_a_new_dit_is_zero() -> None:
+    """adaLN-zero: v = 0 everywhere, but the gradient of its head is not."""
     net = DiT(size=4, channels=2, width=8, depth=2, heads=2, num_classes=3)
     v = net(*inputs(net))
     assert torch.equal(v, torch.zeros(6, 2, 4, 4))
@@ -64,13 +65,13 @@ def test_a_fresh_dit_is_the_zero_field() -> None:
 
 
 @pytest.mark.parametrize("build", [lambda: DiT(size=5), lambda: DiT(size=4, width=10, heads=4)])
-def test_a_dit_refuses_sizes_that_do_not_divide(build: Callable) -> None:
+def test_dit_rejects_sizes_that_do_not_divide(build: Callable) -> None:
     """patch must divide size, and heads must divide width."""
     with pytest.raises(ValueError, match="must divide"):
         build()
 
 
-def test_the_class_matters(net: VelocityModel) -> None:
+def test_velocity_depends_on_the_class(net: VelocityModel) -> None:
     """Another label, or none, changes every sample's velocity, and none is the label num_classes."""
     x_t, t, labels = inputs(net)
     v, other, null, none = (net(x_t, t, y) for y in (labels, (labels + 1) % 3, torch.full_like(labels, 3), None))
@@ -79,13 +80,13 @@ def test_the_class_matters(net: VelocityModel) -> None:
     assert_close(null, none)
 
 
-def test_time_matters(net: VelocityModel) -> None:
+def test_velocity_depends_on_time(net: VelocityModel) -> None:
     """Another t changes every sample's velocity."""
     x_t, t, labels = inputs(net)
     assert (net(x_t, t, labels) - net(x_t, 1 - t, labels)).flatten(1).norm(dim=1).min() > 1e-3
 
 
-def test_samples_do_not_see_each_other(net: VelocityModel) -> None:
+def test_samples_of_a_batch_are_independent(net: VelocityModel) -> None:
     """Permuting the batch permutes the output, and a part of the batch gives a part of it."""
     order, batch = torch.randperm(6), inputs(net)
     v = net(*batch)
@@ -93,7 +94,7 @@ def test_samples_do_not_see_each_other(net: VelocityModel) -> None:
     assert_close(net(*(x[:2] for x in batch)), v[:2])
 
 
-def test_the_generator_starts_as_one_euler_step(net: VelocityModel) -> None:
+def test_generator_at_t_star_1_is_one_euler_step(net: VelocityModel) -> None:
     """At t* = 1, c_in = one on the rectified path, g(z) is the teacher's ODE in one Euler step."""
     z, _, labels = inputs(net)
     generator = FewStepGenerator(net, RectifiedPath(), t_star=1.0, c_in="one")
@@ -102,7 +103,7 @@ def test_the_generator_starts_as_one_euler_step(net: VelocityModel) -> None:
 
 @pytest.mark.parametrize("c_in", ["one", "t_star", "variance"])
 @pytest.mark.parametrize("t_star", [0.3, 0.97])
-def test_the_generator_reads_x_0_off_its_net(path: ProbabilityPath, t_star: float, c_in: InputScale) -> None:
+def test_generator_is_the_x_0_prediction_of_its_network(path: ProbabilityPath, t_star: float, c_in: InputScale) -> None:
     """c_in z = alpha g + sigma eps, with g and eps the two readings of v(c_in z, t*)."""
     net, z, t = small_mlp(), torch.randn(6, 2), torch.full((6,), t_star)
     generator = FewStepGenerator(net, path, t_star, c_in)
@@ -113,7 +114,7 @@ def test_the_generator_reads_x_0_off_its_net(path: ProbabilityPath, t_star: floa
 
 
 @pytest.mark.parametrize("t_star", [0.3, 0.97])
-def test_with_the_exact_velocity_the_generator_is_the_posterior_mean(path: ProbabilityPath, t_star: float) -> None:
+def test_generator_with_exact_velocity_is_the_posterior_mean(path: ProbabilityPath, t_star: float) -> None:
     """For N(m, s^2) data, g = E[x_0 | x] = m + alpha s^2 / (alpha^2 s^2 + sigma^2) (x - alpha m) at t*, x = c_in z."""
     m, s, z = torch.tensor([0.5, -1.0]), torch.tensor(0.6), torch.randn(6, 2)
     generator, k = (
@@ -133,7 +134,7 @@ def test_input_scales(path: ProbabilityPath) -> None:
 
 
 @pytest.mark.parametrize("t_star", [0.0, 1.1])
-def test_a_generator_refuses_times_off_the_path(t_star: float) -> None:
+def test_generator_rejects_times_outside_the_path(t_star: float) -> None:
     """0 < t* <= 1: at t = 0 there is no noise to start from."""
     with pytest.raises(ValueError, match="t_star"):
         FewStepGenerator(small_mlp(), RectifiedPath(), t_star)
@@ -148,13 +149,21 @@ def test_guidance_is_affine_in_its_scale(net: VelocityModel, scale: float) -> No
     assert_close(ClassifierFreeGuidance(net, scale)(x_t, t), v_null)
 
 
-def test_guidance_costs_one_call(net: VelocityModel) -> None:
-    """The net is called once, on the batch twice; a net without classes is refused."""
-    asked = calls(net)
+def test_guidance_takes_one_call(net: VelocityModel) -> None:
+    """The network is called once on a doubled batch; a network without classes is rejected."""
+    sizes = calls(net)
     ClassifierFreeGuidance(net, 2.0)(*inputs(net))
-    assert asked == [12]
+    assert sizes == [12]
     with pytest.raises(ValueError, match="num_classes"):
         ClassifierFreeGuidance(VelocityMLP(), 2.0)
+
+
+def test_guidance_that_does_not_fit_is_rejected() -> None:
+    with pytest.raises(ValueError, match="takes its scale from the teacher"):
+        apply_guidance("long_and_short", small_mlp(), small_mlp())
+    unknown: Any = "long"
+    with pytest.raises(ValueError, match="guidance = long"):
+        apply_guidance(unknown, small_mlp(), small_mlp())
 
 
 @pytest.mark.parametrize(("solver", "steps"), [(Euler(), 1), (Euler(), 5), (Heun(), 5)])
@@ -162,15 +171,15 @@ def test_nfe_is_the_number_of_calls(net: VelocityModel, solver: Solver, steps: i
     """nfe of an ODE sampler, and 1 of a generator, as counted; the trajectory ends at the sample."""
     path = TrigonometricPath()
     sampler, generator = OdeSampler(net, path, steps, solver), FewStepGenerator(net, path, 0.97)
-    (z, _, labels), asked = inputs(net), calls(net)
+    (z, _, labels), sizes = inputs(net), calls(net)
     x_0 = sampler(z, labels)
-    assert len(asked) == sampler.nfe
+    assert len(sizes) == sampler.nfe
     generator(z, labels)
-    assert (len(asked), generator.nfe) == (sampler.nfe + 1, 1)
+    assert (len(sizes), generator.nfe) == (sampler.nfe + 1, 1)
     assert torch.equal(sampler.trajectory(z, labels)[-1], x_0)
 
 
-def test_the_exact_network_is_the_analytic_velocity(path: ProbabilityPath) -> None:
+def test_gaussian_mixture_velocity_is_the_analytic_one(path: ProbabilityPath) -> None:
     """GaussianMixtureVelocity is the mixture's velocity, has no weights, and ignores its condition."""
     mixture, x_t, t = ring(5), torch.randn(6, 2), torch.linspace(0.1, 0.9, 6)
     net = GaussianMixtureVelocity(mixture, path)

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 behind our protocol, on a tiny random pipeline: diffusers' numbers, and what is refused."""
+"""Stable Diffusion 3 as a velocity network, on a tiny random pipeline: diffusers' numbers and bad input."""
 
 import os
 import shutil
@@ -59,7 +59,7 @@ def inputs(n: int = 3) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(n, 4, 4, 4, generator=noise), torch.rand(n, generator=noise), torch.arange(n) % 2
 
 
-def test_the_velocity_is_the_transformers_at_a_thousand_t(net: SD3Velocity, pipe: Any) -> None:
+def test_velocity_is_the_transformers_output_at_1000_t(net: SD3Velocity, pipe: Any) -> None:
     x_t, t, prompts = inputs()
     words, pooled = Table()(prompts)
     expected = pipe.transformer(x_t, words, pooled, 1000 * t, return_dict=False)[0]
@@ -67,7 +67,7 @@ def test_the_velocity_is_the_transformers_at_a_thousand_t(net: SD3Velocity, pipe
     assert net.shape == (4, 4, 4) and expected.abs().mean() > 0.01
 
 
-def test_the_time_is_not_rounded_to_the_networks_precision(net: SD3Velocity) -> None:
+def test_time_is_not_rounded_to_the_networks_precision(net: SD3Velocity) -> None:
     """In bfloat16 1000 t = 737 would be 740: the features of time are those of the float32 timestep."""
     x_t, _, prompts = inputs()
     seen: list[Tensor] = []
@@ -79,9 +79,7 @@ def test_the_time_is_not_rounded_to_the_networks_precision(net: SD3Velocity) -> 
     assert v.dtype == torch.float32
 
 
-def test_one_euler_step_of_the_pipeline_is_our_generator_at_the_schedulers_first_time(
-    net: SD3Velocity, pipe: Any
-) -> None:
+def test_generator_is_one_euler_step_of_the_pipeline(net: SD3Velocity, pipe: Any) -> None:
     """x_0 = z - t v(z, t) is what the pipeline's scheduler does with a single sigma t."""
     x_t, _, prompts = inputs()
     words, pooled = Table()(prompts)
@@ -110,7 +108,7 @@ def test_checkpointing_changes_no_gradient(model: str) -> None:
     assert len(slopes[0]) > 40 and all(torch.equal(a, b) for a, b in zip(*slopes, strict=True))
 
 
-def test_sizes_that_diffusers_would_crop_are_refused(net: SD3Velocity, model: str) -> None:
+def test_sizes_that_diffusers_would_crop_are_rejected(net: SD3Velocity, model: str) -> None:
     x_t, t, prompts = inputs()
     for size in (24, 40, 33):
         with pytest.raises(UserError, match=f"network.size = {size} is no multiple of 16"):
@@ -123,12 +121,12 @@ def test_sizes_that_diffusers_would_crop_are_refused(net: SD3Velocity, model: st
         net(x_t, t)
 
 
-def test_encodings_of_other_widths_are_refused(model: str) -> None:
+def test_encodings_of_other_widths_are_rejected(model: str) -> None:
     with pytest.raises(UserError, match="needs encodings of widths"):
         sd3.pretrained(model, Table(words=64), SIZE)
 
 
-def test_latents_are_scaled_and_shifted_as_the_pipeline_scales_them(model: str, pipe: Any) -> None:
+def test_latents_are_scaled_and_shifted_as_in_the_pipeline(model: str, pipe: Any) -> None:
     autoencoder = Autoencoder(model, batch=2)
     z = inputs()[0]
     config = pipe.vae.config
@@ -139,7 +137,7 @@ def test_latents_are_scaled_and_shifted_as_the_pipeline_scales_them(model: str, 
     assert images.shape == (3, 3, SIZE, SIZE) and not any(p.requires_grad for p in autoencoder.parameters())
 
 
-def test_a_draw_from_the_posterior_has_its_spread(model: str) -> None:
+def test_sample_of_the_posterior_has_its_standard_deviation(model: str) -> None:
     autoencoder, x = Autoencoder(model), torch.zeros(1, 3, SIZE, SIZE)
     posterior = autoencoder.vae.encode(x).latent_dist
     draws = torch.cat([autoencoder.encode(x, torch.Generator().manual_seed(i)) for i in range(200)])
@@ -148,14 +146,14 @@ def test_a_draw_from_the_posterior_has_its_spread(model: str) -> None:
     assert_close(draws.mean(0)[None], autoencoder.encode(x), rtol=0, atol=0.4 * float(expected.max()))
 
 
-def test_half_precision_decodes_nearly_the_same(model: str) -> None:
+def test_bfloat16_decodes_close_to_float32(model: str) -> None:
     z = inputs()[0]
     whole, half = (Autoencoder(model, dtype).decode(z) for dtype in ("float32", "bfloat16"))
     assert half.dtype == torch.float32 and 0 < (whole - half).abs().max() < 0.1 * whole.abs().max()
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae"])
-def test_spoilt_weights_are_refused_in_one_line(part: str, tmp_path: Path, model: str) -> None:
+def test_damaged_weights_are_a_one_line_user_error(part: str, tmp_path: Path, model: str) -> None:
     """diffusers would fill what is missing at random, and only warn."""
     from safetensors.torch import load_file, save_file
 
@@ -175,7 +173,7 @@ def test_spoilt_weights_are_refused_in_one_line(part: str, tmp_path: Path, model
         assert "\n" not in str(refusal.value)
 
 
-def test_the_hubs_cache_is_read_without_the_hub(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_cache_is_read_offline(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = tmp_path / "models--stabilityai--stable-diffusion-3-medium-diffusers"
     shutil.copytree(model, repository / "snapshots" / "abc")
     (repository / "refs").mkdir()

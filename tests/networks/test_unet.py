@@ -24,12 +24,12 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.randn(4, 2, 8, 8, generator=generator), torch.rand(4, generator=generator), torch.arange(4) % 3
 
 
-def test_a_fresh_unet_is_the_zero_field() -> None:
+def test_velocity_of_a_new_unet_is_zero() -> None:
     x_t, t, _ = inputs()
     assert torch.equal(UNet(8, 2, 16, (1, 2), 1, (), 8)(x_t, t), torch.zeros_like(x_t))
 
 
-def test_classes_matter_and_none_is_the_null_class() -> None:
+def test_velocity_depends_on_class_and_none_is_the_null_class() -> None:
     net, (x_t, t, labels) = tiny(3), inputs()
     v, other, none = (net(x_t, t, y) for y in (labels, (labels + 1) % 3, None))
     assert (v - other).flatten(1).norm(dim=1).min() > 1e-3
@@ -38,7 +38,7 @@ def test_classes_matter_and_none_is_the_null_class() -> None:
         tiny()(x_t, t, labels)
 
 
-def test_bf16_is_arithmetic_alone() -> None:
+def test_bf16_autocast_returns_float32_close_to_float32() -> None:
     """Under autocast the answer is float32 and near; and t moves it, although bf16 would round t away."""
     net, (x_t, t, _) = tiny(), inputs()
     with torch.autocast("cpu", torch.bfloat16):
@@ -48,7 +48,7 @@ def test_bf16_is_arithmetic_alone() -> None:
     assert (v - moved).norm() > 1e-2 * (net(x_t, t) - net(x_t, t + 1e-3)).norm() > 0
 
 
-def test_weights_and_activations_lie_channels_last() -> None:
+def test_weights_and_activations_are_channels_last() -> None:
     """Convolutions see no other layout, but for diffusers' 1 x 1 shortcuts; the answer lies as the losses have it."""
     net, (x_t, t, _), seen = tiny(), inputs(), []
     for name, module in net.named_modules():
@@ -65,7 +65,7 @@ def test_weights_and_activations_lie_channels_last() -> None:
     ({"size": 8, "given": 4}, "was given"),
     ({"size": 8, "head": 12}, "head 12 must divide"),
 ])  # fmt: skip
-def test_wrong_sizes_are_refused(options: dict, message: str) -> None:
+def test_wrong_sizes_are_rejected(options: dict, message: str) -> None:
     given = options.pop("given", 0)
     with pytest.raises(ValueError, match=message):
         UNet(**{"head": 8, **options}, width=16, multipliers=(1, 1, 1), attention=())(
@@ -73,7 +73,7 @@ def test_wrong_sizes_are_refused(options: dict, message: str) -> None:
         )
 
 
-def test_the_one_for_fashion_mnist_has_its_parameter_count() -> None:
+def test_unet_of_fashion_mnist_has_its_number_of_parameters() -> None:
     with torch.device("meta"):
         net = instantiate(read_recipe("fashion_teacher", ["network=unet_fashion"])["network"])
     assert sum(p.numel() for p in net.parameters()) == 1_624_577

@@ -1,13 +1,11 @@
 """EDM2's network computes the paper's figure, preserves magnitudes, and keeps the rows of its weights at unit length."""
 
-import math
 from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from fgm.training.setting import Schedule, Setting
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 from torch.testing import assert_close
@@ -17,6 +15,7 @@ from fgm.flow.paths import RectifiedPath
 from fgm.flow.times import Uniform
 from fgm.teachers.edm import EDMVelocity
 from fgm.teachers.edm2 import EDM2UNet, MPConv, MPFourier, force_weight_norm, keep_weight_norm, mp_cat, mp_silu, mp_sum
+from fgm.training.config import TrainingConfig
 from fgm.training.distillation import Distillation
 from fgm.training.optim import adam
 
@@ -159,13 +158,13 @@ def test_normalising_after_each_update_equals_normalising_before_the_next() -> N
 
 def test_copies_of_a_teacher_keep_unit_rows_and_the_teacher_keeps_its_own() -> None:
     teacher = EDMVelocity(tiny(10, 1), (1, 8, 8), 10, RectifiedPath())
-    held = deepcopy(teacher.state_dict())
+    before_training = deepcopy(teacher.state_dict())
     assert 0.25 < rms_of_rows(teacher).min() < 0.6
-    schedule = Schedule(3, 4, 0, 0.0, math.inf, 0.9, 10, 10)
-    s = Setting(0, schedule, lambda: teacher, RectifiedPath(), Uniform(), partial(adam, lr=1e-2), Digits(), teacher)
-    module = Distillation(s, 0.7)
+    config = TrainingConfig(max_steps=3, batch_size=4, lr_decay_fraction=0.0)
+    make = partial(adam, lr=1e-2)
+    module = Distillation(teacher, Digits(), RectifiedPath(), Uniform(), make, config, t_star=0.7)
     x, t, y = normal(4, 1, 8, 8), torch.rand(4), torch.arange(4)
-    (generator_optimizer, _), _ = module.configure_optimizers()
+    generator_optimizer = module.configure_optimizers()[0]["optimizer"]
     for net in (module.generator.net, module.online):
         assert_close(rms_of_rows(net), torch.ones(len(rms_of_rows(net))), atol=4e-4, rtol=0)  # 1e-4 of a quarter
         assert_close(net(x, t, y), teacher(x, t, y), atol=2e-3, rtol=0)
@@ -174,7 +173,7 @@ def test_copies_of_a_teacher_keep_unit_rows_and_the_teacher_keeps_its_own() -> N
     generator_optimizer.step()
     assert any(not torch.equal(before[k], w) for k, w in module.generator.net.state_dict().items())
     assert_close(rms_of_rows(module.generator.net), torch.ones(len(rms_of_rows(teacher))), atol=2e-4, rtol=0)
-    assert all(torch.equal(held[k], w) for k, w in teacher.state_dict().items())
+    assert all(torch.equal(before_training[k], w) for k, w in teacher.state_dict().items())
 
 
 def test_bf16_autocast_returns_float32_close_to_float32_arithmetic() -> None:

@@ -10,7 +10,7 @@ A distillation applies the teacher's scale in one of three ways:
 """
 
 from contextlib import AbstractContextManager
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeFloat
@@ -63,6 +63,7 @@ def unwrap_guidance(net: VelocityModel) -> VelocityModel:
     return net.net if isinstance(net, ClassifierFreeGuidance) else net
 
 
+@validated
 def apply_guidance(
     guidance: Guidance, teacher: VelocityModel, online: VelocityModel
 ) -> tuple[VelocityModel, VelocityModel]:
@@ -71,8 +72,6 @@ def apply_guidance(
     Raises:
         ValueError: guidance is unknown, or it is long_and_short and the teacher has no scale.
     """
-    if guidance not in get_args(Guidance):
-        raise ValueError(f"guidance = {guidance!r} is none of {', '.join(get_args(Guidance))}")
     if guidance == "none":
         return unwrap_guidance(teacher), online
     if guidance == "teacher":

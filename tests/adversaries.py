@@ -1,4 +1,4 @@
-"""What the tests of the GAN term share: tiny networks with nothing zero, pictures of noise, an adversary."""
+"""What tests of the GAN term share: tiny networks with nothing zero, images of noise, a discriminator."""
 
 from functools import partial
 from typing import Any
@@ -35,15 +35,17 @@ def dit(num_classes: int = 3) -> DiT:
 
 
 class Pictures:
-    """Noise as images of three classes, which may keep their labels to themselves."""
+    """Noise as images of three classes, whose labels are given or not."""
 
     shape, num_classes, std = (1, 4, 4), 3, 1.0
 
-    def __init__(self, tells: bool) -> None:
-        self.tells = tells
+    def __init__(self, labelled: bool) -> None:
+        self.labelled = labelled
 
     def draw(self, n: int, generator: Any) -> Any:
-        return torch.randn(n, 1, 4, 4, generator=generator), self.conditions(n, generator) if self.tells else None
+        return torch.randn(n, *self.shape, generator=generator), self.conditions(
+            n, generator
+        ) if self.labelled else None
 
     def conditions(self, n: int, generator: Any) -> Tensor:
         return torch.randint(3, (n,), generator=generator)
@@ -57,9 +59,6 @@ class Captioned(Pictures):
 
     shape, num_classes = (3, 8, 8), 0
 
-    def draw(self, n: int, generator: Any) -> Any:
-        return torch.randn(n, 3, 8, 8, generator=generator), self.conditions(n, generator)
-
     def conditions(self, n: int, generator: Any) -> Tensor:
         return torch.randint(1, 6, (n, 4), generator=generator)
 
@@ -67,12 +66,3 @@ class Captioned(Pictures):
 def gan(**options: Any) -> Distillation:
     config = {"config": options.pop("config")} if "config" in options else {}
     return distillation(discriminator=partial(GAN, **options), **config)
-
-
-def still(adversary: GANTerm, weight: float, bias: float) -> GANTerm:
-    """One whose heads' last layers are constant, and whose turn reports its loss and moves nothing."""
-    for head in adversary.discriminator.heads:
-        nn.init.constant_(head.layers[3].weight, weight)
-        nn.init.constant_(head.layers[3].bias, bias)
-    adversary.descent = lambda method, loss: loss.new_zeros(())  # type: ignore[assignment]
-    return adversary

@@ -98,7 +98,7 @@ def dying(module: Any, cycle: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     step = module.training_step
 
     def dies(batch: Any) -> None:
-        if int(module.cycle) == cycle:
+        if int(module.step) == cycle:
             raise RuntimeError("killed")
         step(batch)
 

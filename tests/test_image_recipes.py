@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 import torch
 from hydra.utils import instantiate
-from killed_runs import whole_and_cut
 from official_files import write_cifar10, write_fashion, write_zip
 from published_files import guided_state, write_edm, write_edm2
 from rich.console import Console
 from score_sde import modules, state_of, write_rectified_flow
-from toy_trainings import same_bits
+from toy_trainings import same_bits, whole_and_cut
 
 from fgm.cli.build import build, build_module
 from fgm.cli.config import read_recipe, recipes

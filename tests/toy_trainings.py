@@ -1,14 +1,14 @@
 """What tests of training share: trainings of points in the plane, small enough to be run twice in a test."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from killed_runs import whole_and_cut
 from rich.console import Console
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from fgm.flow.times import LogitNormal
 from fgm.networks.analytic import GaussianMixtureVelocity
 from fgm.networks.lora import LoRA
 from fgm.networks.mlp import VelocityMLP
+from fgm.training.checkpointing import LAST
 from fgm.training.config import TrainingConfig
 from fgm.training.distillation import Distillation
 from fgm.training.flow_matching import FlowMatching
@@ -87,6 +88,60 @@ def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 def same_bits(a: TrainingModule, b: TrainingModule) -> bool:
     ours, theirs = weights(a), weights(b)
     return list(ours) == list(theirs) and not moved(ours, theirs)
+
+
+def last_state(run_dir: Path) -> dict[str, Any]:
+    """The last checkpoint, loaded without executing anything."""
+    return torch.load(run_dir / LAST, weights_only=True)
+
+
+def last_weights(run_dir: Path) -> dict[str, Tensor]:
+    return last_state(run_dir)["state_dict"]
+
+
+def last_step(run_dir: Path) -> int:
+    return int(last_weights(run_dir)["step"])
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """All leaves of a checkpoint, by their place."""
+    if isinstance(node, dict | list | tuple):
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        return {k: v for key, value in items for k, v in flat(value, f"{prefix}/{key}").items()}
+    return {prefix: node}
+
+
+@contextmanager
+def dying(module: Any, step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A run of this module, which dies in the middle of a step."""
+    training_step = module.training_step
+
+    def dies(batch: Any) -> None:
+        if int(module.step) == step:
+            raise RuntimeError("killed")
+        training_step(batch)
+
+    monkeypatch.setattr(module, "training_step", dies)
+    with pytest.raises(RuntimeError, match="killed"):
+        yield
+
+
+def whole_and_cut(
+    make: Callable[[Path], tuple[Any, Any]], folder: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> tuple[Any, Any]:
+    """The modules of a run in one go, in folder/whole, and of one that died in that step and resumed, in folder/parts.
+
+    Args:
+        make: run directory -> a fresh module and its Run.
+    """
+    whole, run = make(folder / "whole")
+    fit(whole, run)
+    killed, run = make(folder / "parts")
+    with dying(killed, step, monkeypatch):
+        fit(killed, run)
+    resumed, run = make(folder / "parts")
+    fit(resumed, run)
+    return whole, resumed
 
 
 def whole_and_resumed(

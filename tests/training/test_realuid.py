@@ -1,4 +1,4 @@
-"""RealUID's theorem by quadrature (arXiv 2509.22459): what its two coefficients minimise, and where it rests.
+"""RealUID's theorem by quadrature (arXiv 2509.22459): its objective for two coefficients, and its fixed point.
 
 A linear generator x_0 = a z + b and Gaussian data give every density and velocity in closed form. Means over (z, eps)
 are taken on a uniform grid, on which smooth integrands that vanish at its ends are exact to rounding.
@@ -63,7 +63,7 @@ def objective(path: ProbabilityPath, at: Tensor, t: Tensor, a: float, b: float) 
 
 
 def surrogate(path: ProbabilityPath, at: Tensor, t: Tensor, a: float, b: float) -> Tensor:
-    """What the generator's turn minimises: v* with the generator's weights inside held fixed."""
+    """The loss of the generator update: v* with the generator's weights inside it fixed."""
     x, c, weight = noisy(path, at, t)
     return weight @ losses.realuid(data().velocity(x, t, path), optimum(path, at.detach(), x, t, a, b), c, a, b)
 
@@ -77,7 +77,7 @@ def gradients(path: ProbabilityPath, at: tuple[float, float], a: float, b: float
 
 @pytest.mark.parametrize("a, b", SHARES)
 @pytest.mark.parametrize("at", GENERATORS)
-def test_the_generators_loss_has_the_gradient_of_the_objective(
+def test_generator_loss_has_the_gradient_of_the_objective(
     path: ProbabilityPath, at: tuple[float, float], a: float, b: float
 ) -> None:
     """grad E_theta[realuid], online weights fixed at v*, is grad J; for a = b = 1 FGM's theorem."""
@@ -87,7 +87,7 @@ def test_the_generators_loss_has_the_gradient_of_the_objective(
 
 
 @pytest.mark.parametrize("a, b", SHARES)
-def test_it_rests_where_the_generator_is_the_data(path: ProbabilityPath, a: float, b: float) -> None:
+def test_gradient_vanishes_at_the_data(path: ProbabilityPath, a: float, b: float) -> None:
     """There v* = u wherever x_t lies, and the gradient vanishes, whatever a and b."""
     x, t = torch.linspace(-2, 3, 50)[:, None], torch.tensor(0.4)
     assert_close(optimum(path, torch.tensor(DATA), x, t, a, b), data().velocity(x, t, path))
@@ -95,7 +95,7 @@ def test_it_rests_where_the_generator_is_the_data(path: ProbabilityPath, a: floa
 
 
 @pytest.mark.parametrize("a, b", SHARES)
-def test_the_online_turn_regresses_on_the_optimum(path: ProbabilityPath, a: float, b: float) -> None:
+def test_online_loss_regresses_on_the_optimum(path: ProbabilityPath, a: float, b: float) -> None:
     """Excess loss of any v over v* is its distance in a p_theta + (1 - a) p: generated and real terms together."""
     at, t, excess, distance = torch.tensor(GENERATORS[0]), torch.tensor(0.5), 0.0, 0.0
     for start, (i, j) in ((at, (a, b)), (torch.tensor(DATA), (1 - a, 1 - b))):
@@ -109,8 +109,8 @@ def test_the_online_turn_regresses_on_the_optimum(path: ProbabilityPath, a: floa
 
 @pytest.mark.parametrize("lambda_1", [0.0, 1.0, -0.4])
 @pytest.mark.parametrize("detach", [False, True])
-def test_switched_off_it_is_fgm_to_the_bit(lambda_1: float, detach: bool) -> None:
-    """a = b = 1: values and gradients of both turns, in float32."""
+def test_a_b_of_one_is_fgm_to_the_bit(lambda_1: float, detach: bool) -> None:
+    """Values and gradients of both updates, in float32."""
     u, v, c = (torch.randn(7, 2, 4, 4, dtype=torch.float32).requires_grad_() for _ in range(3))
     pairs = [
         (losses.realuid(u, v, c, 1, 1, lambda_1, detach), losses.fgm(u, v, c, lambda_1, detach)),
@@ -123,7 +123,7 @@ def test_switched_off_it_is_fgm_to_the_bit(lambda_1: float, detach: bool) -> Non
 
 
 @pytest.mark.parametrize("a, b", SHARES)
-def test_the_loss_is_a_difference_of_squares(a: float, b: float) -> None:
+def test_loss_is_a_difference_of_squares(a: float, b: float) -> None:
     """With lambda_1 = 1: a |u - (b/a) c|^2 - a |v - (b/a) c|^2, per sample."""
     u, v, c = torch.randn(3, 7, 2, 4, 4)
     difference = losses.realuid_matching(u, c, a, b) - losses.realuid_matching(v, c, a, b)
@@ -131,7 +131,7 @@ def test_the_loss_is_a_difference_of_squares(a: float, b: float) -> None:
     assert losses.realuid(u, v, c, a, b).shape == (7,)
 
 
-def test_a_term_without_a_square_is_the_limit_of_terms_with_one() -> None:
+def test_zero_share_is_the_limit_of_small_shares() -> None:
     """a -> 0: the square's constant diverges, and differences between two fields do not."""
     v, w, c = torch.randn(3, 7, 6)
     limit, near = (losses.realuid_matching(v, c, a, 0.04) - losses.realuid_matching(w, c, a, 0.04) for a in (0.0, 1e-9))

@@ -6,7 +6,7 @@ a whole step. BOUND follows from a measurement made with the curves: `sensitivit
 its largest entry, when every weight is moved by one unit in its last place after every step. A step rounds along some
 hundred operations, not one, and two machines may round each differently, so a curve may move by 64 times that.
 
-`python tests/test_golden_curves.py` writes golden_curves.json anew; CHANGELOG says when and why.
+`python tests/training/test_golden_curves.py` writes golden_curves.json anew; CHANGELOG says when and why.
 """
 
 import json

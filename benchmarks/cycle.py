@@ -70,8 +70,8 @@ def main(arguments: list[str]) -> None:
     require_device(config["trainer"])
     began = time.perf_counter()
     with TemporaryDirectory() as directory, Path(os.devnull).open("w") as nowhere:
-        log_every = min(own["cycles"], config["training"]["log_every"])  # at least once a block
-        run = {"run_dir": directory, "logger": "csv", "training": config["training"] | {"log_every": log_every}}
+        log_every = min(own["cycles"], config["training"]["log_every_n_steps"])  # at least once a block
+        run = {"run_dir": directory, "logger": "csv", "training": config["training"] | {"log_every_n_steps": log_every}}
         made = untrained(config | run)
         module: Any = build_module(made)
         bench = CycleBench(module, build_run(made, Console(file=nowhere)), **own)

@@ -54,7 +54,7 @@ def test_bare_loop_runs_exactly_the_operations_of_our_cycle(bench: CycleBench) -
 
 
 def test_naive_cycle_adds_a_sample_and_the_weight_gradients_of_two_networks(bench: CycleBench) -> None:
-    label, shape = torch.zeros(4, dtype=torch.int64), bench.module.setting.data.shape
+    label, shape = torch.zeros(4, dtype=torch.int64), bench.module.data.shape
 
     def through(net: VelocityModel, weights: bool) -> float:
         x_t = torch.randn(4, *shape, requires_grad=True)
@@ -84,7 +84,7 @@ def test_plain_loops_move_the_networks_and_leave_no_gradient(bench: CycleBench) 
 
 def test_arms_alternate_between_the_cycles_of_one_training(bench: CycleBench) -> None:
     assert {name: len(each) for name, each in bench.times.items()} == dict.fromkeys(("cycle", "bare", "naive"), 2)
-    assert int(bench.module.cycle) == len(bench) == 3 * 3 + 1
+    assert int(bench.module.step) == len(bench) == 3 * 3 + 1
     metrics = {"cycle_over_bare", "cycle_over_naive", "images_per_s", "tflop_per_image", "sample_speedup"}
     assert set(bench.results) == metrics  # type: ignore[attr-defined]
 

@@ -21,7 +21,7 @@ from torch.testing import assert_close
 from fgm.flow import losses
 from fgm.flow.analytic import affine_velocity, gaussian
 from fgm.flow.paths import ProbabilityPath
-from fgm.training import initialise
+from fgm.training import initialize
 from fgm.utils.errors import UserError
 from fgm.utils.records import read_rows
 
@@ -178,7 +178,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("identity")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"FIT_ITERATIONS": 5, "FIT_POOL": 200, "FIT_STEPS": 5}.items():
-            patch.setattr(initialise, name, value)
+            patch.setattr(initialize, name, value)
         study.main([*TINY, f"outputs={made}", f"experiments={made}"])
     return made
 

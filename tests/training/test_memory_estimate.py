@@ -14,7 +14,7 @@ from adversaries import GAN
 from tiny_runs import Said
 from tiny_sd3 import SIZE, TRANSFORMER
 from torch import Tensor, nn
-from toy_trainings import SCHEDULE, setting
+from toy_trainings import CONFIG, pieces
 
 import fgm.cli.memory
 from benchmarks import cycle
@@ -111,10 +111,10 @@ def test_stable_diffusion_3_at_512_pixels_is_as_counted_by_hand() -> None:
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "two stages": {"two_stage": True, "online_turns": 2},
+    "two stages": {"low_memory": True, "online_steps": 2},
     "guided": {"guidance": "long_and_short"},
     "adapters": {"adapters": LoRA(rank=4, targets=["qkv", "out"])},
-    "a discriminator": {"adversary": partial(GAN, r1_weight=0.5)},
+    "a discriminator": {"discriminator": partial(GAN, r1_weight=0.5)},
     "several steps": {"steps": 2},
 }
 
@@ -124,16 +124,14 @@ def dit(seed: int = 0) -> DiT:
     return DiT(8, width=32, depth=2, num_classes=10)
 
 
-PLAIN = partial(adam, lr=1e-3)
+PLAIN, DTYPES = partial(adam, lr=1e-3), ("float32", "bfloat16")
 
 
-def module(optimizer: Any = PLAIN, half_teacher: bool = False, **options: Any) -> Distillation:
+def module(optimizer: Any = PLAIN, **options: Any) -> Distillation:
     changes = {name: options.pop(name) for name in ("micro_batches", "ema_device") if name in options}
-    schedule, data = replace(SCHEDULE, batch_size=16, **changes), BlankData([1, 8, 8], 10, [])
-    s = setting(
-        net=dit(1), teacher=ClassifierFreeGuidance(dit(), 2.0), data=data, schedule=schedule, optimizer=optimizer
-    )
-    return Distillation(s, t_star=0.9, half_teacher=half_teacher, **options)
+    config, data = replace(CONFIG, batch_size=16, **changes), BlankData([1, 8, 8], 10, [])
+    parts = pieces(config=config, data=data, network=partial(dit, 1), optimizer=optimizer)
+    return Distillation(**parts | {"teacher": ClassifierFreeGuidance(dit(), 2.0), "t_star": 0.9} | options)
 
 
 def real_peak(made: Any) -> dict[str, int]:
@@ -167,7 +165,7 @@ def test_memory_options_save_the_bytes_that_they_promise() -> None:
     eight = estimate_memory(lambda: module(lambda net: ByteMoments(list(net.parameters()), {"lr": 1.0})), "32-true")
     large = sum(p.numel() for p in dit().parameters() if p.numel() >= 4096)
     assert eight.optimizer == 2 * ((2 + 8 / 256) * large + 8 * (p - large))
-    mixed = [estimate_memory(lambda h=h: module(half_teacher=h), "bf16-mixed").weights for h in (False, True)]
+    mixed = [estimate_memory(lambda dtype=dtype: module(teacher_dtype=dtype), "bf16-mixed").weights for dtype in DTYPES]
     matrices = sum(m.weight.numel() + m.bias.numel() for m in dit().modules() if isinstance(m, nn.Linear | nn.Conv2d))
     assert mixed[0] - mixed[1] == 2 * matrices
 
@@ -222,7 +220,7 @@ def test_random_weights_are_benched_without_any_file(recipe: str, model: Path) -
 def test_prompts_are_counted_at_their_own_length(model: Path) -> None:
     config = without_files(read_recipe("sd3_fgm", tiny(model)))
     module: Any = build_module(config)
-    words, pooled = module.online.text(module.setting.data.conditions(2, torch.Generator()))
+    words, pooled = module.online.text(module.data.conditions(2, torch.Generator()))
     assert words.shape == (2, CLIP_LENGTH + 24, TRANSFORMER["joint_attention_dim"]) and len(pooled) == 2
 
 

@@ -97,7 +97,7 @@ def adapted(config: dict[str, Any]) -> Any:
 def architecture(config: dict[str, Any]) -> Any:
     """The generator's network, or its node: that of a teacher of one's own, which no config tells, is built anew."""
     node = config["teacher"]
-    if config["method"]["generator_start"] != "teacher" or node["_target_"] in known_targets():
+    if config["method"]["generator_init"] != "teacher" or node["_target_"] in known_targets():
         return generator_network(config)
     from fgm.networks.guidance import unwrap_guidance
 
@@ -107,6 +107,6 @@ def architecture(config: dict[str, Any]) -> Any:
 def generator_network(config: dict[str, Any]) -> dict[str, Any]:
     """The generator has the teacher's architecture where it started from the teacher."""
     teacher_dir = teacher.run_dir(config["teacher"])
-    if config["method"]["generator_start"] == "teacher" and teacher_dir:
+    if config["method"]["generator_init"] == "teacher" and teacher_dir:
         return read_config(teacher_dir / "config.yaml", config)["network"]
     return config["network"]

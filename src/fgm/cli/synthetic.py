@@ -37,7 +37,7 @@ def untrained(config: dict[str, Any]) -> dict[str, Any]:
         config = config | {"network": network, "data": data}
     node = without_weights(node, network)
     start = "teacher" if node.get("_target_") in WITH_WEIGHTS else "random"
-    method = config["method"] | {"generator_start": start, "online_start": start}
+    method = config["method"] | {"generator_init": start, "online_init": start}
     return config | {"teacher": node, "method": method, "evaluation": NO_EVALUATION}
 
 

@@ -1,4 +1,4 @@
-"""Small files in the very formats in which image sets are published."""
+"""Writers of small files in the formats in which image sets are published."""
 
 import gzip
 import io
@@ -26,24 +26,24 @@ def idx(array: Tensor) -> bytes:
 
 
 def write_fashion(directory: Path, n: int = 40, side: int = 28, labels: Tensor | None = None) -> Tensor:
-    """The four files, the training ones gzipped and the others raw; the training images."""
+    """Write the four files, the training ones gzipped and the others raw; return the training images."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, suffix in (("train", ".gz"), ("t10k", "")):
         images = bytes_of(n, side, side, role=name)
-        told = torch.arange(n, dtype=torch.uint8) % 10 if labels is None else labels
-        for kind, array in (("images-idx3", images), ("labels-idx1", told)):
+        classes = torch.arange(n, dtype=torch.uint8) % 10 if labels is None else labels
+        for kind, array in (("images-idx3", images), ("labels-idx1", classes)):
             content = idx(array)
             (directory / f"{name}-{kind}-ubyte{suffix}").write_bytes(gzip.compress(content) if suffix else content)
     return bytes_of(n, side, side, role="train")
 
 
 def write_cifar10(directory: Path, n: int = 20, archive: bool = False, **changes: Any) -> Tensor:
-    """Five batches of n and a test batch, in a folder or in the tar; the training images. changes: of batch 5."""
+    """Write five batches of n, the fifth with changes, and a test batch, in a folder or a tar; return the training images."""
     directory.mkdir(parents=True, exist_ok=True)
     files = {}
     for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
         batch = {"data": bytes_of(n, 3072, role=name).numpy(), "labels": [j % 10 for j in range(n)]}
-        files[name] = old_pickle(batch | (changes if name == "data_batch_5" else {}))
+        files[name] = python2_pickle(batch | (changes if name == "data_batch_5" else {}))
     if archive:
         with tarfile.open(directory / "cifar-10-python.tar.gz", "w:gz") as tar:
             for name, content in files.items():
@@ -57,8 +57,8 @@ def write_cifar10(directory: Path, n: int = 20, archive: bool = False, **changes
     return torch.cat([bytes_of(n, 3072, role=f"data_batch_{i}") for i in range(1, 6)]).reshape(-1, 3, 32, 32)
 
 
-class Old(pickle._Pickler):  # type: ignore[name-defined]
-    """Writes text and bytes alike as Python 2 wrote its strings."""
+class Python2Pickler(pickle._Pickler):  # type: ignore[name-defined]
+    """Write text and bytes as Python 2 wrote its strings."""
 
     def save_string(self, text: str | bytes) -> None:
         content = text.encode("latin1") if isinstance(text, str) else text
@@ -68,26 +68,26 @@ class Old(pickle._Pickler):  # type: ignore[name-defined]
     dispatch: ClassVar = {**pickle._Pickler.dispatch, str: save_string, bytes: save_string}  # type: ignore[attr-defined]
 
 
-def old_pickle(batch: dict[str, Any]) -> bytes:
+def python2_pickle(batch: dict[str, Any]) -> bytes:
     out = io.BytesIO()
-    Old(out, protocol=2).dump(batch)
+    Python2Pickler(out, protocol=2).dump(batch)
     return out.getvalue().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
 
 
 def write_zip(path: Path, n: int = 12, size: int = 64, labels: Any = "given", odd: int | None = None) -> Tensor:
-    """EDM's layout; image `odd` is of another size."""
+    """Write a zip in EDM's layout, image `odd` of another size; return the images."""
     images = bytes_of(n, 3, size, size, role="zip")
     names = [f"{i // 1000:05d}/img{i:08d}.png" for i in range(n)]
-    told = [[name, i % 1000] for i, name in enumerate(names)] if labels == "given" else labels
+    pairs = [[name, i % 1000] for i, name in enumerate(names)] if labels == "given" else labels
     with zipfile.ZipFile(path, "w") as archive:
         for i, name in enumerate(names):
             archive.writestr(name, encode_png(images[i, :, 1:] if i == odd else images[i]))
-        archive.writestr("dataset.json", json.dumps({"labels": told}))
+        archive.writestr("dataset.json", json.dumps({"labels": pairs}))
     return images
 
 
 def write_parquet(directory: Path, files: int = 2, size: int = 32, label: int = 9) -> Tensor:
-    """As the hub keeps CIFAR-10: training files of six, and a test file; the training images. label: a file's last."""
+    """Write training files of six images, whose last has this label, and a test file; return the training images."""
     import pyarrow
     import pyarrow.parquet
 
@@ -102,19 +102,19 @@ def write_parquet(directory: Path, files: int = 2, size: int = 32, label: int = 
 
 
 def write_folder(directory: Path, n: int = 8, labelled: bool = True) -> Tensor:
-    """PNGs of 4 x 6, and a dataset.json that tells image i as of class i, if it is labelled."""
+    """Write RGB PNGs of 4 x 6 and, if labelled, a dataset.json in which image i has label i; return the images."""
     images = bytes_of(n, 3, 4, 6, role="folder")
     directory.mkdir()
     for i, image in enumerate(images):
         (directory / f"{i}.png").write_bytes(encode_png(image))
     if labelled:
-        told = [[f"{i}.png", i] for i in range(n)]
-        (directory / "dataset.json").write_text(json.dumps({"labels": told}))
+        pairs = [[f"{i}.png", i] for i in range(n)]
+        (directory / "dataset.json").write_text(json.dumps({"labels": pairs}))
     return images
 
 
 class Code:
-    """What a pickle must never be let to do."""
+    """Touch a file when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

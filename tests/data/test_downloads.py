@@ -21,7 +21,7 @@ CONTENT = gzip.compress(b"images " * 5000)
 
 @pytest.fixture
 def requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A server of a.gz, and the paths that it was asked for; the URL comes first."""
+    """Serve a.gz; yield the server's URL, followed by the paths of all requests."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "a.gz").write_bytes(CONTENT)

@@ -1,6 +1,6 @@
 """Images as bytes: conversion to uint8, PNG files, and labels in a dataset.json beside them.
 
-Conversion stands in one place, since half a level more or less shifts every pixel and every FID:
+There is one conversion, since half a level more or less shifts every pixel and every FID:
 
     round    127.5 x + 127.5, rounded and clipped       EDM and its descendants
     floor    127.5 x + 127.5, truncated and clipped     DMD2, torchmetrics with normalize=True

@@ -1,4 +1,4 @@
-"""Commands on a model of captions: measured, exported, measured again from the folder, drawn from by prompt."""
+"""Commands on a text-conditional model: evaluate, export, evaluate the folder, sample by prompt."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return finished(tmp_path_factory.mktemp("prompts"), "digits_fgm", SHAPES)
 
 
-def test_an_exported_folder_knows_its_questions_and_scores_what_memory_does(
+def test_an_exported_folder_has_the_metrics_of_its_run(
     run: list[str], tmp_path: Path, capsys: Said
 ) -> None:
     fgm.cli.evaluate.main([*run, "shard_size=12"])
@@ -35,7 +35,7 @@ def test_an_exported_folder_knows_its_questions_and_scores_what_memory_does(
     assert memory["evaluation"]["suite"]["asked"] == folder["evaluation"]["suite"]["asked"]
 
 
-def test_samples_are_drawn_by_prompt_or_each_of_its_own(run: list[str], tmp_path: Path, capsys: Said) -> None:
+def test_samples_depend_on_the_prompt(run: list[str], tmp_path: Path, capsys: Said) -> None:
     pictures = [tmp_path / name for name in ("red.png", "blue.png", "own.png")]
     for path, prompt in zip(pictures, ("a photo of a red circle", "a photo of a blue square", ""), strict=True):
         fgm.cli.sample.main([*run, "n=4", f"prompt={prompt}", f"out={path}"])
@@ -43,7 +43,7 @@ def test_samples_are_drawn_by_prompt_or_each_of_its_own(run: list[str], tmp_path
     assert len({path.read_bytes() for path in pictures}) == 3
 
 
-def test_a_prompt_that_cannot_be_is_one_line(
+def test_an_impossible_prompt_is_one_line(
     run: list[str], tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = [*run, "prompt=a photo of a crimson circle"]

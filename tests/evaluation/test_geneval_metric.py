@@ -15,9 +15,10 @@ from ranks import on_ranks
 from fgm.data.geneval import PROMPTS_PER_TAG, Metadata
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.evaluation.geneval.folder import score_folder
-from fgm.evaluation.geneval.metric import GenEval, Scores, summarize
+from fgm.evaluation.geneval.metric import GenEval
 from fgm.evaluation.geneval.rules import GenEvalRules
 from fgm.evaluation.intervals import bootstrap
+from fgm.evaluation.prompt_score import Scores, summarize
 from fgm.utils.errors import UserError
 
 TAGS = {"single_object": 3, "counting": 5, "color_attr": 2}

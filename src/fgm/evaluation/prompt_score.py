@@ -1,27 +1,32 @@
-"""Metrics of prompts: every sample answers a question, and a metric is the share of right answers, tag by tag.
+"""Scores of prompts: every image belongs to a prompt, every prompt to a tag, and an image is correct or not.
 
-    <metric>          UNWEIGHTED mean of the tags' scores, with a 95 % interval: bootstrap over prompts, since the
-                      samples of one prompt are not independent
-    <metric>_<tag>    share of the tag's samples that are right
+    score of a tag     share of its images that are correct
+    overall            mean of the tags' scores, UNWEIGHTED: the number that papers call GenEval
+    images             share of all images that are correct
+    prompts            share of the prompts with at least one correct image
 
-Questions are asked in rounds: one of each tag, then the next, and within a tag round after round over its prompts in a
-fixed random order. However many samples are drawn, they are balanced over the tags, as far as these reach, and over a
-tag's prompts to within one: during training the same short beginning is asked again and again, at the end all of it.
-Beyond the end the prompts start anew.
+Images of one prompt are not independent, so the 95 % interval of `overall` resamples PROMPTS, within their tags and with
+replacement (fgm.evaluation.intervals.bootstrap). It shows how far the number would move with other prompts of the same
+kinds and other noise.
+
+A suite goes through its prompts in rounds: one of each tag, then the next, and within a tag round after round over its
+prompts in a fixed random order. However many images are drawn, they are balanced over the tags, as far as these reach,
+and over the prompts of a tag to within one: during training the same short beginning is used again and again, at the end
+all of it. After the last prompt the first one follows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, zip_longest
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fgm.data.geneval import Metadata
 from fgm.evaluation import Features
-from fgm.evaluation.intervals import Array, bootstrap
+from fgm.evaluation.intervals import Interval, bootstrap
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 from fgm.utils.records import Measurement
@@ -29,12 +34,49 @@ from fgm.utils.records import Measurement
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Scores in [0, 1], the 95 % interval of `overall`, and the numbers of images, in all and of each tag."""
+
+    overall: float
+    interval: Interval
+    tags: dict[str, float]
+    images: float
+    prompts: float
+    n: int
+    n_of_tag: dict[str, int]
+
+    def measurement(self, protocol: str, nfe: int, weights: str, metric: str = "geneval") -> Measurement:
+        """Return overall, with all other scores beside it."""
+        extra = {"ci95": self.interval, "images": self.images, "prompts": self.prompts}
+        return Measurement(metric, self.overall, self.n, protocol, nfe, weights, extra | self.tags)
+
+    def measurements(self, metric: str, protocol: str) -> list[Measurement]:
+        """Return overall with its interval as <metric>, and the score of each tag as <metric>_<tag>."""
+        overall = Measurement(metric, self.overall, self.n, protocol, extra={"ci95": self.interval})
+        tags = self.tags.items()
+        return [overall, *(Measurement(f"{metric}_{tag}", v, self.n_of_tag[tag], protocol) for tag, v in tags)]
+
+
+def summarize(tags: Sequence[str], prompts: Sequence[Any], correct: Sequence[bool]) -> Scores:
+    """Return the scores of images, given the tag and the prompt (its text or a number) of each."""
+    groups: dict[str, dict[Any, list[bool]]] = {}
+    for tag, prompt, right in zip(tags, prompts, correct, strict=True):
+        groups.setdefault(tag, {}).setdefault(prompt, []).append(bool(right))
+    images = {tag: np.concatenate(list(group.values())) for tag, group in groups.items()}
+    means = {tag: float(values.mean()) for tag, values in images.items()}
+    shares = [np.array([np.mean(group[prompt]) for prompt in sorted(group)]) for group in groups.values()]
+    prompts_correct = float(np.mean(np.concatenate(shares) > 0))
+    overall, n_of_tag = float(np.mean(list(means.values()))), {tag: len(values) for tag, values in images.items()}
+    return Scores(overall, bootstrap(shares), means, float(np.mean(correct)), prompts_correct, len(correct), n_of_tag)
+
+
 class PromptScore:
-    """What all of them share; a question is a place in `asked`.
+    """Base of suites with prompts; a prompt id is a position in `asked`.
 
     Args:
         metric: name of the score.
-        asked: one prompt for each sample, in the order of asking.
+        asked: one prompt for each image, in their order.
     """
 
     def __init__(self, metric: str, asked: Sequence[Metadata]) -> None:
@@ -50,7 +92,7 @@ class PromptScore:
         raise NotImplementedError
 
     def protocol(self, prompt_ids: Tensor) -> str:
-        """All that a score of these prompts depends on but the samples."""
+        """Return all that defines a score of these prompts, except for the images."""
         raise NotImplementedError
 
     def features(self, x_0: Tensor, labels: Tensor | None) -> Features:
@@ -59,14 +101,14 @@ class PromptScore:
 
     def compute(self, features: Features) -> list[Measurement]:
         asked = [self.asked[i] for i in features["prompt_id"].tolist()]
-        return tag_scores(
-            self.metric, features["correct"].double().numpy(), asked, self.protocol(features["prompt_id"])
-        )
+        scores = summarize([m.tag for m in asked], [m.prompt for m in asked], features["correct"].tolist())
+        return scores.measurements(self.metric, self.protocol(features["prompt_id"]))
 
     def answered(self, labels: Tensor | None) -> Tensor:
-        """
+        """Return the prompt ids of samples.
+
         Raises:
-            UserError: nobody says which prompts the samples answer.
+            UserError: the labels are not prompt ids of this suite.
         """
         if labels is None or (len(labels) and int(labels.max()) >= len(self.asked)):
             raise UserError(
@@ -76,12 +118,12 @@ class PromptScore:
         return labels.cpu()
 
     def distinct(self, prompt_ids: Tensor) -> list[Metadata]:
-        """The prompts of these ids, each once."""
+        """Return the prompts of these ids, each once."""
         return list(dict.fromkeys(self.asked[i] for i in prompt_ids.tolist()))
 
 
 def rounds(by_tag: Mapping[str, Sequence[tuple[T, int]]], seed: int) -> list[T]:
-    """The order of asking: of each tag (question, how many times)."""
+    """Return the order of prompts, given those of each tag and how often each occurs."""
     return [item for turn in zip_longest(*(turns(*pair, seed) for pair in by_tag.items())) for item in turn if item]
 
 
@@ -89,22 +131,3 @@ def turns(tag: str, group: Sequence[tuple[T, int]], seed: int) -> Iterator[T]:
     order = torch.randperm(len(group), generator=keyed_generator(seed, "asking order", tag, index=0)).tolist()
     most = max(times for _, times in group)
     return chain.from_iterable([group[i][0] for i in order if group[i][1] > turn] for turn in range(most))
-
-
-def tag_scores(metric: str, correct: Array, asked: Sequence[Metadata], protocol: str) -> list[Measurement]:
-    """Of samples (n,): whether each is right, and what was asked. What nothing was asked of is left out."""
-    tags, prompts = (np.array([getattr(m, name) for m in asked]) for name in ("tag", "prompt"))
-    masks = {str(tag): tags == tag for tag in dict.fromkeys(tags.tolist())}
-    parts = [
-        Measurement(f"{metric}_{tag}", float(correct[mask].mean()), int(mask.sum()), protocol)
-        for tag, mask in masks.items()
-    ]
-    shares = [prompt_shares(correct[mask], prompts[mask]) for mask in masks.values()]
-    overall = float(np.mean([part.value for part in parts]))
-    return [Measurement(metric, overall, len(correct), protocol, extra={"ci95": bootstrap(shares)}), *parts]
-
-
-def prompt_shares(correct: Array, prompts: NDArray[np.str_]) -> Array:
-    """Share right of each prompt's samples."""
-    _, prompt = np.unique(prompts, return_inverse=True)
-    return np.bincount(prompt, correct) / np.bincount(prompt)

@@ -33,7 +33,8 @@ from PIL import ImageOps
 from fgm.data.geneval import Metadata, digest
 from fgm.data.pixels import damaged_png, encode_array, open_png
 from fgm.evaluation.geneval.detections import Pixels, RecordedDetections
-from fgm.evaluation.geneval.metric import GenEval, Scores, summarize
+from fgm.evaluation.geneval.metric import GenEval
+from fgm.evaluation.prompt_score import Scores, summarize
 from fgm.evaluation.provenance import definition, record
 from fgm.utils.errors import UserError
 from fgm.utils.files import parse_object, read_text, sha256_of, write_bytes, write_lines
@@ -181,7 +182,9 @@ def score_folder(metric: GenEval, directory: Path, prompts: Sequence[Metadata], 
 
 
 def scores_of(results: Sequence[Result]) -> Scores:
-    return summarize([r.metadata.tag for r in results], [r.metadata for r in results], [r.correct for r in results])
+    return summarize(
+        [r.metadata.tag for r in results], [r.metadata.prompt for r in results], [r.correct for r in results]
+    )
 
 
 def describe(samples: Sequence[Sample], prompts: Sequence[Metadata]) -> dict[str, Any]:

@@ -1,23 +1,12 @@
-"""GenEval's numbers, from images or detections.
+"""GenEval of images or detections: a torchmetrics.Metric, and a suite of fgm's own evaluations; see prompt_score."""
 
-    score of a tag     share of its images that are correct
-    overall            mean of the tags' scores, UNWEIGHTED: the number that papers call GenEval
-    images             share of all images that are correct
-    prompts            share of the prompts with at least one correct image
-
-Images of one prompt are not independent, so the interval of `overall` resamples PROMPTS, within their tags and with
-replacement (fgm.evaluation.intervals.bootstrap). It shows how far the number would move with other prompts of the same
-kinds and other noise.
-"""
-
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
@@ -29,39 +18,10 @@ from fgm.data.geneval import TAGS, Metadata, digest, has_official_counts, read_p
 from fgm.data.pixels import quantise
 from fgm.evaluation.geneval.detections import ColorClassifier, Detection, Detector, Pixels, RecordedDetections
 from fgm.evaluation.geneval.rules import OFFICIAL, Detections, GenEvalRules, Grade, grade_selected, select, visible
-from fgm.evaluation.intervals import Interval, bootstrap
-from fgm.evaluation.prompt_score import PromptScore, rounds
+from fgm.evaluation.prompt_score import PromptScore, rounds, summarize
 from fgm.utils.errors import UserError
 from fgm.utils.records import Measurement
 from fgm.utils.validation import validated
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores in [0, 1], a 95 % interval of `overall`, and the number of images."""
-
-    overall: float
-    interval: Interval
-    tags: dict[str, float]
-    images: float
-    prompts: float
-    n: int
-
-    def measurement(self, protocol: str, nfe: int, weights: str, metric: str = "geneval") -> Measurement:
-        extra = {"ci95": self.interval, "images": self.images, "prompts": self.prompts}
-        return Measurement(metric, self.overall, self.n, protocol, nfe, weights, extra | self.tags)
-
-
-def summarize(tags: Sequence[str], prompts: Sequence[Hashable], correct: Sequence[bool]) -> Scores:
-    """Return the scores of images, given the tag and the prompt of each and whether it is correct."""
-    groups: dict[str, dict[Hashable, list[bool]]] = {}
-    for tag, prompt, right in zip(tags, prompts, correct, strict=True):
-        groups.setdefault(tag, {}).setdefault(prompt, []).append(bool(right))
-    means = {tag: float(np.mean(np.concatenate(list(group.values())))) for tag, group in groups.items()}
-    interval = bootstrap([np.array([np.mean(images) for images in group.values()]) for group in groups.values()])
-    any_correct = [any(images) for group in groups.values() for images in group.values()]
-    overall, images, prompts_correct = (float(np.mean(x)) for x in (list(means.values()), correct, any_correct))
-    return Scores(overall, interval, means, images, prompts_correct, len(correct))
 
 
 class GenEval(Metric):

@@ -8,6 +8,7 @@ Only annotations built from int, float, str, bool, None, Literal, list, tuple an
 """
 
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from types import NoneType, UnionType
@@ -62,6 +63,8 @@ def complaint(annotation: Any, value: Any) -> str | None:
         return None
     if isinstance(value, Sequence) and not isinstance(value, str | list | tuple):
         value = list(value)  # OmegaConf's ListConfig
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     try:
         adapter.validate_python(value)
     except ValidationError as error:

@@ -78,4 +78,4 @@ def check_arguments(node: dict[str, Any], function: Callable[..., Any], target: 
             raise UserError(f"{prefix}{key} = {value}: {problem}")
     missing = [name for name, p in known.items() if p.default is p.empty and name not in given]
     if missing and not {"_partial_", "_args_"} & node.keys():
-        raise UserError(f"{where}: {target} also needs {', '.join(missing)}")
+        raise UserError(f"{where + ': ' if where else ''}{target} also needs {', '.join(missing)}")

@@ -1,46 +1,63 @@
-"""Recipes: from a name and overrides to one resolved, checked config.
+"""From an experiment's name and overrides to one resolved and checked config, its digest and its run directory.
 
-python -m fgm.cli.config composes every recipe and prints its digest.
+python -m fgm.cli.config composes every experiment and prints its digest.
 
-A recipe is configs/experiment/<name>.yaml, a few values over nouns that configs/ defines. The same name and overrides
-always mean the same run directory, outputs/<name>[__<override>...], so that the same command again resumes.
+An experiment is configs/experiment/<name>.yaml, a few values over the nodes that the other groups of configs/ define.
+A run is identified by its resolved config without IGNORED: equal configs share a run directory, however they were
+written, so that the same command again resumes.
 """
 
 import json
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import NonNegativeInt
 
 from fgm.cli.checks import check, check_arguments
 from fgm.utils.errors import UserError, entry, first_line, hint, require_installed
 
-CONFIGS = Path(__file__).parents[3] / "configs"
-PLACES = (  # where, when and why a run writes, and whether it may go on, not what it is
-    "outputs", "experiments", "run_dir", "logger", "study", "save_every_minutes", "keep_every_n_steps", "allow_world_size_change",
-    "differs",
+PACKAGED = Path(__file__).parents[1] / "configs"  # in a wheel
+CONFIGS = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[3] / "configs"
+DEFAULT = "digits_fgm"
+IGNORED = (  # dotted paths that do not change what a run computes: where it writes, how often it reports, on what
+    "outputs", "experiments", "run_dir", "logger", "study", "record", "differs", "allow_world_size_change", "strategy",
+    "trainer.accelerator", "trainer.devices", "training.log_every_n_steps", "training.save_every_n_steps", "training.save_every_minutes",
+    "training.keep_every_n_steps", "evaluation.every", "data.download", "teacher.outputs", "teacher.experiments", "teacher.train",
 )  # fmt: skip
-ALIKE = ("seed", "trainer.accelerator", "data.directory", "data.download")
+SAME_EXPERIMENT = ("seed", "data.directory")  # another run, but not another experiment
 SINGLE = "fgm.training.distributed.Single"
-UNSAID = {  # options that came later, and their values where a recipe does without: a digest does not tell them
-    "kernel": "auto", "micro_batches": 1, "ema_device": "same", "compile": False, "random_init": False,
-    "online_optimizer": None,
+RENAMED = {  # old keys -> new ones
+    "evaluation.panel": "evaluation.suite",
+    "training.cycles": "training.max_steps", "training.warmup": "training.warmup_steps",
+    "training.decay": "training.lr_decay_fraction", "training.clip": "training.gradient_clip_val",
+    "training.log_every": "training.log_every_n_steps", "training.save_every": "training.save_every_n_steps",
+    "training.save_minutes": "training.save_every_minutes", "training.keep_every": "training.keep_every_n_steps",
+    "method.online_turns": "method.online_steps", "method.generator_start": "method.generator_init",
+    "method.online_start": "method.online_init", "method.online_time": "method.online_times",
+    "method.normaliser": "method.normalizer", "method.two_stage": "method.low_memory",
+    "method.adversary": "method.discriminator", "method.real_data": "method.real_uid",
+    "method.half_teacher": "method.teacher_dtype", "method.null_share": "method.label_dropout",
+    "world_change": "allow_world_size_change",
 }  # fmt: skip
+LONGEST = 100  # bytes of a run directory's name
 
 
 @dataclass(frozen=True)
 class Root:
-    """The keys of a config; those that are nouns are nodes with a _target_.
+    """The keys of a config.
 
     Attributes:
-        differs: overrides that make the run another experiment than its recipe.
+        differs: key=value of what makes the run another experiment than the one it is named after.
     """
 
     data: Any
@@ -56,12 +73,13 @@ class Root:
     strategy: Any
     recipe: str
     run_dir: str
-    seed: NonNegativeInt = 0
-    logger: Literal["auto", "csv", "wandb"] = "auto"
-    outputs: str = "outputs"
-    experiments: str = "experiments"
-    allow_world_size_change: bool = False
-    differs: list[str] = field(default_factory=list)
+    seed: NonNegativeInt
+    logger: Literal["auto", "csv", "wandb"]
+    outputs: str
+    experiments: str
+    record: bool
+    allow_world_size_change: bool
+    differs: list[str]
 
 
 def recipes() -> list[str]:
@@ -69,27 +87,183 @@ def recipes() -> list[str]:
 
 
 def read_recipe(recipe: str, overrides: list[str]) -> dict[str, Any]:
-    """The resolved config of a recipe, as plain containers.
+    """Return the resolved and checked config of an experiment, as plain containers.
 
     Raises:
-        UserError: unknown recipe, unknown key, wrong type or value out of range.
+        UserError: unknown experiment, unknown key, wrong type or value out of range.
     """
-    if recipe not in recipes():
-        raise UserError(f"no recipe {recipe!r} in configs/experiment; {hint(recipe, recipes())}")
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base=None):
-            composed = compose("config", overrides=[f"experiment={recipe}", *overrides])
-        config: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(one_line(error, recipe, overrides)) from error
-    config |= {"recipe": recipe, "teacher": config.get("teacher") or None, "differs": differing(overrides)}
-    config["run_dir"] = config.get("run_dir") or f"{config['outputs']}/{run_name(recipe, overrides)}"
+    return resolved(composed(recipe, overrides), recipe)
+
+
+def composed(experiment: str, overrides: Iterable[str]) -> DictConfig:
+    """Compose by Hydra; inside a Hydra job with its search path, which --config-dir extends."""
+    with one_line_errors(lambda: keys_of(experiment)), search_path():
+        return compose("config", overrides=[f"experiment={experiment}", *overrides])
+
+
+@contextmanager
+def search_path() -> Iterator[None]:
+    if GlobalHydra.instance().is_initialized():
+        yield
+        return
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        yield
+
+
+def resolved(composed_config: DictConfig, experiment: str) -> dict[str, Any]:
+    """Resolve interpolations, add run_dir and differs, and check every value."""
+    with one_line_errors(lambda: keys_of(experiment)):
+        config: Any = OmegaConf.to_container(composed_config, resolve=True, throw_on_missing=True)
+    config |= {"recipe": experiment, "teacher": config.get("teacher") or None, "differs": []}
     require_float32(config)
     require_strategy(config)
     require_shards_suffice(config)
-    check_arguments(config, Root, "a config", "")
+    check_arguments(config | {"run_dir": config["run_dir"] or ""}, Root, "a config", "")
     check(config)
+    changed = changes(plain(experiment), config)
+    config["differs"] = [f"{key}={text(value)}" for key, value in changed.items() if key not in SAME_EXPERIMENT]
+    config["run_dir"] = config["run_dir"] or f"{config['outputs']}/{run_name(experiment, changed)}"
     return config
+
+
+def plain(experiment: str) -> dict[str, Any]:
+    """Return the experiment's config without overrides, in which a value that only a user can give stays as it is."""
+    unresolved = composed(experiment, [])
+    config: Any = OmegaConf.to_container(unresolved, resolve=False)
+    for key in config:
+        with suppress(OmegaConfBaseException):
+            node = unresolved[key]
+            config[key] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    return config | {"recipe": experiment, "teacher": config.get("teacher") or None}
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the flat part of a config that identifies a run: dotted keys, without IGNORED, 1.0 written as 1."""
+    kept = {key: value for key, value in flat(config) if not any(within(key, ignored) for ignored in IGNORED)}
+    return {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value for key, value in kept.items()
+    }
+
+
+def within(key: str, prefix: str) -> bool:
+    return key == prefix or key.startswith(f"{prefix}.")
+
+
+def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def digest(config: dict[str, Any]) -> str:
+    """Return twelve hex digits of the config's identity."""
+    return sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def changes(base: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Return the dotted keys in which a config's identity differs from a base's, sorted; None for those it lacks."""
+    old, new = identity(base), identity(config)
+    return {
+        key: new.get(key) for key in sorted({*old, *new}) if (key in old, old.get(key)) != (key in new, new.get(key))
+    }
+
+
+def text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def run_name(experiment: str, changed: dict[str, Any]) -> str:
+    """Return <experiment>[__<key>-<value>...], of at most LONGEST bytes, with a digest if the words do not say it all.
+
+    A node whose _target_ changes is shown by that alone.
+    """
+    replaced = [key.removesuffix("_target_") for key in changed if key.endswith("_target_")]
+    shown = {
+        key: value for key, value in changed.items() if key.endswith("_target_") or not key.startswith(tuple(replaced))
+    }
+    words, complete = [], not replaced
+    for key, value in shown.items():
+        word = f"{key}-{text(value)}"
+        if key.endswith("._target_"):
+            word = f"{key.removesuffix('._target_')}-{text(value).rpartition('.')[2]}"
+        safe = re.sub(r"[^\w.-]", "-", word, flags=re.ASCII)
+        words.append(safe)
+        complete = complete and safe == word
+    name = "__".join([experiment, *words])
+    if complete and len(name) <= LONGEST:
+        return name
+    suffix = "__" + sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
+    return name[: LONGEST - len(suffix)].rstrip("_") + suffix
+
+
+def telling(overrides: list[str]) -> list[str]:
+    """Return the overrides that identify a run."""
+    keys = [override.split("=")[0].lstrip("+~") for override in overrides]
+    return [o for o, key in zip(overrides, keys, strict=True) if not any(within(key, ignored) for ignored in IGNORED)]
+
+
+@contextmanager
+def one_line_errors(known: Callable[[], list[str]]) -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise into a UserError of one line.
+
+    Args:
+        known: lists the dotted keys of the config; called only if a key is unknown.
+    """
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(one_line(error, known)) from error
+
+
+def one_line(error: Exception, known: Callable[[], list[str]]) -> str:
+    """Say in one line what is wrong; for an unknown key or file, with the nearest one."""
+    message, where = f"{error}\n{error.__cause__ or ''}", getattr(error, "full_key", None)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{where} has no value: give {where}=..."
+    if isinstance(error, OverrideParseException):
+        if "=" not in error.override and not error.override.startswith("~"):
+            return f"{error.override!r} is not of the form key=value"
+        return f"{error.override}: cannot be read; a value that holds =, a comma or a bracket needs quotes of its own"
+    several = re.search(r"Ambiguous value for argument '([^']+)'", message)
+    if several:
+        return f"{several[1]}: a run has one value; give -m to run one after the other, and write a list as [a,b]"
+    absent = re.search(r"Could not find '([^']+)/([^/']+)'", message)
+    if absent:
+        group, name = absent.groups()
+        options = re.findall(r"^\t(\S+)$", message, re.M) or [path.stem for path in (CONFIGS / group).glob("*.yaml")]
+        return f"there is no {group}={name}; {hint(name, sorted(options))}"
+    group = re.search(r"Could not override '([^']+)'\.\s+No match in the defaults list", message)
+    unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", message)
+    if group is None and unknown is None:
+        return first_line(error)
+    key = str(getattr(error, "full_key", None) or (unknown and (unknown[1] or unknown[2])))
+    key = unknown[1] if unknown and unknown[1] else key
+    return f"there is no setting {key}; {remedy(key, known)}"
+
+
+def remedy(key: str, known: Callable[[], list[str]]) -> str:
+    """Name what a key is called today, or the nearest known one."""
+    for old, new in RENAMED.items():
+        if within(key, old):
+            return f"it is called {new}{key.removeprefix(old)} now"
+    keys = known()
+    return hint(key, keys, f"at the root there are {', '.join(k for k in keys if '.' not in k)}")
+
+
+def keys_of(experiment: str) -> list[str]:
+    """List the dotted keys of an experiment's config, nodes included."""
+
+    def below(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+        for key, value in node.items():
+            yield prefix + key
+            if isinstance(value, dict):
+                yield from below(value, f"{prefix}{key}.")
+
+    with search_path():
+        config: Any = OmegaConf.to_container(compose("config", [f"experiment={experiment}"]), resolve=False)
+    return [key for key in below(config) if not key.rpartition(".")[2].startswith("_")]
 
 
 def require_extras(node: Any) -> None:
@@ -138,89 +312,9 @@ def require_shards_suffice(config: dict[str, Any]) -> None:
             raise UserError(f"strategy=fsdp: {key} {reason}; give strategy=ddp")
 
 
-def one_line(error: Exception, recipe: str, overrides: list[str]) -> str:
-    """Hydra's complaint in one line; for an unknown key or noun, the nearest known one."""
-    text, where = f"{error}\n{error.__cause__ or ''}", getattr(error, "full_key", None)
-    if isinstance(error, MissingMandatoryValue):
-        return f"{where} has no value: give {where}=..."
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read; a value that holds =, a comma or a bracket needs quotes of its own"
-    several = re.search(r"Ambiguous value for argument '([^']+)'", text)
-    if several:
-        return f"{several[1]}: a run has one value; several are for a study (make sweep), and a list is [a,b]"
-    absent = re.search(r"Could not find '(.+)/([^/']+)'", text)
-    if absent:
-        noun, name = absent.groups()
-        return f"there is no {noun}={name}; {hint(name, sorted(path.stem for path in (CONFIGS / noun).glob('*.yaml')))}"
-    unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text)
-    if unknown is None or not overrides:
-        return first_line(error)
-    key = unknown[1] or unknown[2]
-    known = settings(read_recipe(recipe, []))
-    at_root = ", ".join(k for k in known if "." not in k)
-    return f"there is no setting {key}; {hint(key, known, f'at the root there are {at_root}')}"
-
-
-def settings(config: dict[str, Any], prefix: str = "") -> list[str]:
-    """All dotted keys."""
-    keys = []
-    for key, value in config.items():
-        keys += [prefix + key, *settings(value, f"{prefix}{key}.")] if isinstance(value, dict) else [prefix + key]
-    return [key for key in keys if not key.rpartition(".")[2].startswith("_")]
-
-
-def run_name(recipe: str, overrides: list[str]) -> str:
-    """recipe__key-value__... in the order given, hashed where it would be too long for a file system."""
-    told = telling(overrides)
-    name = "__".join([recipe, *(re.sub(r"[^\w.-]", "-", o) for o in told)])
-    return name if len(name) <= 120 else f"{recipe}__{sha256(name.encode()).hexdigest()[:12]}"
-
-
-def telling(overrides: list[str]) -> list[str]:
-    """Those that make another run, not only another place."""
-    return [o for o in overrides if o.split("=")[0].lstrip("+~").removeprefix("training.") not in PLACES]
-
-
-def differing(overrides: list[str]) -> list[str]:
-    """Those that make it another experiment than its recipe: not another seed, machine or copy of the data."""
-    return [o for o in telling(overrides) if o.split("=")[0].lstrip("+~") not in ALIKE]
-
-
-def digest(config: dict[str, Any]) -> str:
-    """Twelve hex digits of the resolved config, without places and options at rest; a single device goes unsaid."""
-    if config.get("strategy") == {"_target_": SINGLE}:
-        config = {key: value for key, value in config.items() if key != "strategy"}
-    return sha256(json.dumps(without_places(config), sort_keys=True).encode()).hexdigest()[:12]
-
-
-def without_places(node: Any) -> Any:
-    if not isinstance(node, dict):
-        return node
-    told = {key: value for key, value in node.items() if key not in PLACES and not at_rest(key, value)}
-    return {key: without_places(value) for key, value in told.items()}
-
-
-def at_rest(key: str, value: Any) -> bool:
-    return key in UNSAID and type(value) is type(UNSAID[key]) and value == UNSAID[key]
-
-
-def parse_arguments(arguments: list[str], default: str = "digits_fgm") -> tuple[str, list[str]]:
-    """The recipe, given as experiment=<name>, and the remaining overrides."""
-    wrong = [a for a in arguments if "=" not in a]
-    if {"-m", "--multirun"} & set(wrong):
-        raise UserError(
-            f"{wrong[0]}: one process is one run, whose devices several cannot share: give a command for each value, "
-            "or let a launcher (joblib, submitit) or W&B's agents start them"
-        )
-    if wrong:
-        raise UserError(f"{wrong[0]!r} is not of the form key=value")
-    named = [a.split("=", 1)[1] for a in arguments if a.startswith("experiment=")]
-    return (named or [default])[-1] or default, [a for a in arguments if not a.startswith("experiment=")]
-
-
 def main(arguments: list[str]) -> None:
     if arguments:
-        raise UserError(f"{arguments[0]!r}: fgm.cli.config takes nothing")
+        raise UserError(f"{arguments[0]!r}: fgm.cli.config takes no arguments")
     for name in recipes():
         print(f"{name}: {digest(read_recipe(name, []))}")
 

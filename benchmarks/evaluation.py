@@ -33,9 +33,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import Times, interleaved, ratios, read_arguments, report
-from fgm.cli.evaluators import device_of_rank, make
-from fgm.cli.finished import load_source
-from fgm.cli.run_config import read_config
+from fgm.cli.checks import make
+from fgm.cli.loading import load_source
+from fgm.cli.runs import device_of_rank, read_config
 from fgm.data import Data
 from fgm.data.pixels import quantise
 from fgm.evaluation.conditioning import conditioning

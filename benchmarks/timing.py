@@ -15,7 +15,7 @@ import torch
 
 from fgm.analysis.tables import summary
 from fgm.cli.config import digest, read_recipe
-from fgm.cli.recording import provenance
+from fgm.cli.runs import provenance
 from fgm.utils.errors import UserError, hint
 from fgm.utils.printing import plain_console
 from fgm.utils.records import Measurement, append_row

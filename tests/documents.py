@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import Any
 
 import nbformat
-
-from fgm.cli.arguments import read_settings, split
-from fgm.cli.config import parse_arguments, read_recipe
 from fgm.cli.evaluators import evaluator_of_folder, evaluator_settings, read_evaluator
+
+from fgm.cli.arguments import parse_arguments, read_settings, split
+from fgm.cli.config import read_recipe
 from fgm.cli.studies.definition import parsed, read_sweep, restrict, with_metrics
 from fgm.cli.table import DOCUMENTS, ROOT
 

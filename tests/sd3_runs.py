@@ -10,7 +10,7 @@ from tiny_sd3 import SIZE, save_tiny_pipeline
 
 from fgm.cli import cache_prompts
 from fgm.cli.config import read_recipe
-from fgm.cli.run_config import write_yaml
+from fgm.cli.runs import write_yaml
 from fgm.networks.guidance import unwrap_guidance
 
 PROMPTS = ["a red cat", "two dogs", "a photo of a bench", "x"]
@@ -59,7 +59,7 @@ def finished(settings: list[str], seed: int = 1) -> list[str]:
 def state(config: dict[str, Any]) -> dict[str, torch.Tensor]:
     from hydra.utils import instantiate
 
-    from fgm.cli.finished import adapted
+    from fgm.cli.loading import adapted
 
     if config["method"]["adapters"]:
         return adapted(config).adapter.state_dict()

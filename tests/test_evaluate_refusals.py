@@ -14,7 +14,8 @@ from tiny_runs import Said, finished, light, nan_weights, refused
 import fgm.cli.evaluate
 import fgm.cli.export
 import fgm.cli.sample
-from fgm.cli.evaluators import make_evaluation, require_device
+from fgm.cli.evaluate import make_evaluation
+from fgm.cli.runs import require_device
 from fgm.utils.errors import UserError
 
 Asked = Callable[[str], list[str]]

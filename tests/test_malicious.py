@@ -19,7 +19,7 @@ import fgm.cli.sample
 import fgm.cli.train
 from fgm.cli import teacher
 from fgm.cli.config import read_recipe
-from fgm.cli.run_config import read_yaml, write_yaml
+from fgm.cli.runs import read_yaml, write_yaml
 from fgm.data.encodings import PromptCache
 from fgm.data.folders import ImageZip
 from fgm.data.latents import Latents
@@ -197,10 +197,10 @@ def test_a_shard_with_code_counts_as_missing(handed: Callable[[str], Path]) -> N
     [
         ("!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{ran}']]", "is no config of"),
         ("network: {{_target_: os.mkdir, path: '{ran}'}}", "names os.mkdir, which no config of the suite does"),
-        ("network: {{_target_: fgm.cli.recording.git, _args_: [init, '{ran}']}}", "names fgm.cli.recording.git, which"),
+        ("network: {{_target_: fgm.cli.runs.git, _args_: [init, '{ran}']}}", "names fgm.cli.runs.git, which"),
         (
-            "network: [{{a: {{_target_: fgm.cli.recording.subprocess.run, args: [touch, '{ran}']}}}}]",
-            "names fgm.cli.recording.subprocess",
+            "network: [{{a: {{_target_: fgm.cli.runs.subprocess.run, args: [touch, '{ran}']}}}}]",
+            "names fgm.cli.runs.subprocess",
         ),
         (
             "network: {{_target_: fgm.networks.mlp.VelocityMLP, "
@@ -239,7 +239,7 @@ def test_a_run_that_lacks_a_file_is_one_line(
 
 def test_target_that_the_user_names_in_the_command_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A teacher of one's own, for instance, whose run then names it too."""
-    from fgm.cli.run_config import read_config
+    from fgm.cli.runs import read_config
 
     (tmp_path / "mine.py").write_text("class Teacher: ...")
     monkeypatch.syspath_prepend(tmp_path)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from fgm.cli.config import digest, read_recipe, recipes
-from fgm.cli.recording import git, provenance
+from fgm.cli.runs import git, provenance
 from fgm.cli.studies.definition import sweeps
 from fgm.cli.table import ROOT
 from fgm.utils.files import replacing

@@ -11,8 +11,8 @@ from geneval_files import example_prompts, write_prompts
 from sd3_runs import PROMPTS, settings_of
 
 from fgm.cli import cache_prompts, train
+from fgm.cli.checks import make
 from fgm.cli.config import read_recipe
-from fgm.cli.evaluators import make
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.utils.errors import UserError
 

@@ -16,7 +16,8 @@ from torch.testing import assert_close
 from fgm.cli import train
 from fgm.cli.build import build
 from fgm.cli.config import read_recipe
-from fgm.cli.finished import finished_run, load_source
+from fgm.cli.loading import load_source
+from fgm.cli.runs import finished
 from fgm.evaluation.sampling import Sampler, draw_samples
 from fgm.networks.sd3 import SD3Velocity
 from fgm.training.checkpointing import LAST
@@ -63,7 +64,7 @@ def test_adapters_train_and_load_under_names_that_diffusers_reads(
     names = load_file(tmp_path / "generator.safetensors").keys()
     assert len(names) == 2 * 15
     assert all(name.startswith("transformer.transformer_blocks.") and ".lora_" in name for name in names)
-    config, _ = finished_run(run, {})
+    config = finished(read_recipe("sd3_fgm_lora", run[1:]))
     module, _ = build(read_recipe("sd3_fgm_lora", run[1:]), Console(quiet=True))
     module.load_state_dict(torch.load(tmp_path / LAST, weights_only=True)["state_dict"])
     ema, _, start, _ = (drawn(source, module.setting.data.shape) for source in module.sources())

@@ -18,7 +18,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from two_ranks import FullBatch, FullBatchSetting, distillation, network, run
 
-from fgm.cli.config import parse_arguments, read_recipe
+from fgm.cli.arguments import parse_arguments
+from fgm.cli.config import read_recipe
 from fgm.training.checkpointing import export_weights
 from fgm.training.distillation import Distillation
 from fgm.training.distributed import (

@@ -19,8 +19,7 @@ from test_strategies import children, start
 from two_ranks import LATE
 
 from fgm.cli.config import digest, read_recipe, run_name
-from fgm.cli.run_config import write_yaml
-from fgm.cli.train import is_done
+from fgm.cli.runs import is_done, write_yaml
 from fgm.training import checkpoints, stopping
 from fgm.training.checkpointing import SaveLast, StopRequest
 from fgm.utils.errors import RESUMABLE, UserError

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 from fgm.cli import teacher
 from fgm.cli.config import read_recipe
-from fgm.cli.finished import finished_run, load_source, weights_file
-from fgm.cli.run_config import write_yaml
+from fgm.cli.loading import load_source, weights_file
+from fgm.cli.runs import finished, write_yaml
 from fgm.utils.errors import UserError
 from fgm.utils.records import write_json
 
@@ -63,6 +63,6 @@ def test_a_finished_generator_has_the_architecture_of_a_teacher_of_ones_own(
     save_file(weights, weights_file(config))
     write_yaml(config, Path(config["run_dir"]) / "config.yaml")
     write_json(Path(config["run_dir"]) / "results.json", {})
-    generator = load_source(finished_run(["experiment=digits_fgm", *own], {})[0]).sampler
+    generator = load_source(finished(config)).sampler
     assert all(weights[name].equal(value) for name, value in generator.net.state_dict().items())
     assert generator(torch.randn(3, 1, 8, 8), torch.arange(3)).shape == (3, 1, 8, 8)

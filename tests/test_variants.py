@@ -10,7 +10,8 @@ from rich.console import Console
 from fgm.cli import train
 from fgm.cli.build import build
 from fgm.cli.config import read_recipe
-from fgm.cli.finished import finished_run, load_source
+from fgm.cli.loading import load_source
+from fgm.cli.runs import finished
 from fgm.evaluation.conditioning import balanced
 from fgm.evaluation.sampling import Sampler, draw_samples
 from fgm.training.checkpointing import LAST
@@ -48,7 +49,7 @@ def test_a_variant_trains_and_its_finished_run_draws_what_its_average_draws(
 ) -> None:
     arguments = ["experiment=digits_fgm", *TINY, *overrides, *places]
     train.main(arguments)
-    config, _ = finished_run(arguments, {})
+    config = finished(read_recipe("digits_fgm", arguments[1:]))
     run_dir, nfe = Path(config["run_dir"]), config["method"]["steps"]
     source = load_source(config)
     assert source.nfe == nfe

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fgm.cli.config import read_recipe
-from fgm.cli.run_config import write_yaml
+from fgm.cli.runs import write_yaml
 from fgm.utils.errors import entry
 
 TINY = [

@@ -9,8 +9,7 @@ from rich.console import Console
 
 from fgm.cli import recording
 from fgm.cli.config import digest
-from fgm.cli.recording import diary
-from fgm.cli.run_config import write_yaml
+from fgm.cli.runs import runs_file, write_yaml
 from fgm.cli.studies import definition
 from fgm.cli.studies.definition import Sweep
 from fgm.cli.studies.points import Point, points
@@ -42,7 +41,7 @@ def points_of(place: Path, seeds: list[int], recipe: str = "mixture_fgm", *more:
 
 
 def rows_of(made: list[Point]) -> list[dict[str, Any]]:
-    return read_rows(diary(made[0].config))
+    return read_rows(runs_file(made[0].config))
 
 
 def acted(failing: float = -1.0, metric: str = "sliced_w2", ran: list[str] | None = None) -> Run:
@@ -56,7 +55,7 @@ def acted(failing: float = -1.0, metric: str = "sliced_w2", ran: list[str] | Non
         result = {"metric": metric, "value": 0.5, "n": 9, "protocol": "acted", "nfe": 1, "weights": "ema"}
         told = {"recipe": config["recipe"], "config_digest": digest(config), "seed": config["seed"], "device": "cpu"}
         row = told | {"train_s": 1.0, "results": [result]} | config.get("study", {})
-        append_row(diary(config), row)
+        append_row(runs_file(config), row)
         Path(config["run_dir"]).mkdir(parents=True, exist_ok=True)
         write_yaml(config, Path(config["run_dir"]) / "config.yaml")
         write_json(Path(config["run_dir"]) / "results.json", row)

@@ -30,8 +30,7 @@ from torch import Generator, Tensor, nn
 
 from fgm.cli.build import build_module
 from fgm.cli.config import digest, read_recipe
-from fgm.cli.evaluators import device_of_rank
-from fgm.cli.recording import diary, provenance
+from fgm.cli.runs import device_of_rank, provenance, runs_file
 from fgm.cli.train import train_teacher
 from fgm.networks import VelocityModel
 from fgm.training.distillation import Distillation
@@ -98,7 +97,7 @@ def main(arguments: list[str]) -> None:
     runs = [(case, case.config(seed, overrides)) for seed in range(int(own["seeds"])) for case in cases]
     for case, config in runs:
         measure(case, config)
-    page = diary(runs[0][1]).with_name("README.md")
+    page = runs_file(runs[0][1]).with_name("README.md")
     results.publish(page)
     print(f"{page}: table and identity.png are up to date")
 
@@ -121,7 +120,7 @@ def resized(name: str, own: dict[str, str]) -> Case:
 
 def measure(case: Case, config: dict[str, Any]) -> None:
     """Append the missing rows of one case and seed; all of them come from one training."""
-    path, case_digest = diary(config), case.digest(config)
+    path, case_digest = runs_file(config), case.digest(config)
     known = {r["turns"] for r in read_rows(path) if (r["study_digest"], r["seed"]) == (case_digest, config["seed"])}
     wanted = [*case.updates, *([case.reference] if case.affine else []), None]  # None: v_theta or its stand-in
     missing = [updates for updates in wanted if updates not in known]

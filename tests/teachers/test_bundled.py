@@ -13,8 +13,8 @@ import fgm.cli.evaluate
 import fgm.cli.sample
 from fgm.cli import bundle, teacher
 from fgm.cli.config import read_recipe
-from fgm.cli.finished import weights_file
-from fgm.cli.run_config import read_yaml, write_yaml
+from fgm.cli.loading import weights_file
+from fgm.cli.runs import read_yaml, write_yaml
 from fgm.cli.train import known_measurements
 from fgm.teachers import bundled
 from fgm.utils.records import write_json

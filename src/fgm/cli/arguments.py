@@ -55,3 +55,12 @@ def required(settings: dict[str, str], *keys: str) -> None:
     for key in keys:
         if not settings[key]:
             raise UserError(f"{key}= is missing: give {key}=...")
+
+
+def parse_arguments(arguments: list[str], default: str = "digits_fgm") -> tuple[str, list[str]]:
+    """Return the experiment, given as experiment=<name>, and the remaining overrides."""
+    wrong = [a for a in arguments if "=" not in a]
+    if wrong:
+        raise UserError(f"{wrong[0]!r} is not of the form key=value")
+    named = [a.split("=", 1)[1] for a in arguments if a.startswith("experiment=")]
+    return (named or [default])[-1] or default, [a for a in arguments if not a.startswith("experiment=")]

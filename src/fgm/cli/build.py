@@ -8,8 +8,8 @@ import torch
 from hydra.utils import instantiate
 from rich.console import Console
 
+from fgm.cli.checks import refused
 from fgm.cli.config import digest
-from fgm.cli.evaluators import refused
 from fgm.networks import VelocityModel
 from fgm.training.module import TrainingModule
 from fgm.training.trainer import Run

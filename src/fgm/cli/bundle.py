@@ -6,22 +6,17 @@ src/fgm/teachers/bundled says what is written.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgm.cli.arguments import split
-from fgm.cli.config import parse_arguments
-from fgm.cli.evaluators import (
-    device_of_rank,
-    evaluator_settings,
-    make,
-    make_evaluation,
-    read_evaluator,
-    require_evaluator,
-)
-from fgm.cli.finished import BUNDLED_WEIGHTS, finished_run, sampler_source, weights_file
+from fgm.cli.checks import check, make
+from fgm.cli.command import Command
+from fgm.cli.evaluate import make_evaluation, require_evaluator
+from fgm.cli.loading import sampler_source, weights_file
+from fgm.cli.runs import BUNDLED_WEIGHTS, device_of_rank, finished
 from fgm.teachers import bundled
-from fgm.utils.errors import UserError, entry
+from fgm.utils.errors import UserError
 from fgm.utils.files import replacing, sha256_of
 from fgm.utils.printing import plain_console
 from fgm.utils.records import Measurement, write_json
@@ -29,22 +24,26 @@ from fgm.utils.records import Measurement, write_json
 LARGEST = 8_000_000  # bytes
 
 
-def main(arguments: list[str]) -> None:
-    settings, rest = evaluator_settings(arguments)
-    config, own = finished_run(rest, {"evaluator": ""})
+@dataclass(frozen=True)
+class Settings:
+    evaluator: Any = None
+
+
+def run(config: dict[str, Any], settings: Settings) -> None:
+    config = finished(config)
     if BUNDLED_WEIGHTS in config:
         raise UserError(f"{config['run_dir']} holds no finished run: make train EXP={config['recipe']}")
-    if own["evaluator"]:
-        asked = parse_arguments(split(rest, own)[1])
-        config = config | {"evaluation": read_evaluator(own["evaluator"], settings, *asked)}
+    if settings.evaluator:
+        check(settings.evaluator, "evaluator")
+        config = config | {"evaluation": settings.evaluator}
     require_evaluator(config["evaluation"])
     file = bundled.weights(config["recipe"])
     with replacing(file) as rounded:
         round_weights(weights_file(config), rounded)
         results = measured(config | {BUNDLED_WEIGHTS: str(rounded)})
     row = json.loads((Path(config["run_dir"]) / "results.json").read_text())
-    told = {"sha256": sha256_of(file), "row": row | {"results": [m.row() for m in results]}, "config": config}
-    write_json(file.with_suffix(".json"), told)
+    content = {"sha256": sha256_of(file), "row": row | {"results": [m.row() for m in results]}, "config": config}
+    write_json(file.with_suffix(".json"), content)
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, measured; commit it with {file.stem}.json")
 
 
@@ -72,5 +71,7 @@ def measured(config: dict[str, Any]) -> list[Measurement]:
     return evaluation.measure(source, plan, console=plain_console())
 
 
+main = Command("bundle", run, Settings, groups={"evaluator": "evaluation"})
+
 if __name__ == "__main__":
-    entry(main, __doc__)
+    main.main()

@@ -7,37 +7,39 @@ With evaluation=geneval evaluation.suite.metadata=<file> GenEval's prompts are e
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import PositiveInt
 from rich.console import Console
 from rich.progress import Progress
 
-from fgm.cli.arguments import choice, split, whole
-from fgm.cli.config import parse_arguments, read_recipe
-from fgm.cli.evaluators import make
+from fgm.cli.checks import make
+from fgm.cli.command import Command
 from fgm.data.encodings import INDEX, CacheIndex, PromptCache
 from fgm.data.prompts import GenEvalPrompts
 from fgm.teachers import require_models
-from fgm.utils.errors import UserError, entry
+from fgm.utils.errors import UserError
 from fgm.utils.printing import plain_console
 
-OWN = {"device": "auto", "batch": "32"}
-DEVICES = ("auto", "cpu", "cuda")
+
+@dataclass(frozen=True)
+class Settings:
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    batch: PositiveInt = 32
 
 
-def main(arguments: list[str]) -> None:
-    own, rest = split(arguments, OWN)
-    recipe, overrides = parse_arguments(rest, "sd3_fgm")
-    device, batch = choice(own, "device", DEVICES), whole(own, "batch", 1)
-    cache = cache_of(read_recipe(recipe, overrides))
+def run(config: dict[str, Any], settings: Settings) -> None:
+    cache = cache_of(config)
     if cache is None:
-        raise UserError(f"{recipe} reads no prompts: sd3_fgm does")
+        raise UserError(f"{config['recipe']} reads no prompts: sd3_fgm does")
     console = plain_console()
     if (Path(cache.directory) / INDEX).exists():
         console.print(told(cache, cache.read_index(), "is done"))
         return
-    console.print(told(cache, encode(cache, cache.plan(), device, batch, console), "is written"))
+    index = encode(cache, cache.plan(), settings.device, settings.batch, console)
+    console.print(told(cache, index, "is written"))
 
 
 def cache_of(config: dict[str, Any]) -> PromptCache | None:
@@ -108,5 +110,7 @@ def told(cache: PromptCache, index: CacheIndex, state: str) -> str:
     return "\n".join(lines)
 
 
+main = Command("cache-prompts", run, Settings, experiment="sd3_fgm")
+
 if __name__ == "__main__":
-    entry(main, __doc__)
+    main.main()

@@ -5,9 +5,13 @@ The annotations are those that `fgm.utils.validation.validated` enforces from Py
 
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 
 from fgm.utils.errors import UserError, first_line, hint
 from fgm.utils.validation import complaint
@@ -79,3 +83,26 @@ def check_arguments(node: dict[str, Any], function: Callable[..., Any], target: 
     missing = [name for name, p in known.items() if p.default is p.empty and name not in given]
     if missing and not {"_partial_", "_args_"} & node.keys():
         raise UserError(f"{where + ': ' if where else ''}{target} also needs {', '.join(missing)}")
+
+
+def make(node: dict[str, Any], what: str) -> Any:
+    """Instantiate a node; a constructor that rejects its arguments is a UserError.
+
+    Args:
+        what: names the node in the message.
+    """
+    with refused(what):
+        return instantiate(node)
+
+
+@contextmanager
+def refused(what: str) -> Iterator[None]:
+    try:
+        yield
+    except InstantiationException as error:
+        cause = error.__cause__
+        raise cause if isinstance(cause, UserError) else UserError(f"{what}: {cause or error}") from error
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{what}: {error}") from error

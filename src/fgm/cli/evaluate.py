@@ -1,89 +1,127 @@
 """Measure a finished run, or a folder of PNGs.
 
-    python -m fgm.cli.evaluate experiment=<recipe> [n=10000] [eval_seed=1234] [evaluator=<name>]    its exported weights
-                                                                                   repeats=3: of as many seeds
-    python -m fgm.cli.evaluate samples_dir=<folder> evaluator=<name> [n=] [recursive=true]          what it holds
+    python -m fgm.cli.evaluate experiment=digits_fgm [n=10000] [eval_seed=1234] [evaluator=fid_edm] [repeats=3]
+    python -m fgm.cli.evaluate samples_dir=<folder> evaluator=digits [n=] [recursive=true]
 
-Evaluators are named in configs/evaluation; evaluator.<key>=<value> sets a value of the one that is asked for, such as a
-file of weights. For a folder, data=<name> says what it is compared with, where the evaluator leaves that open.
+Evaluators are the files of configs/evaluation; evaluator.<key>=<value> sets a value of the chosen one, such as a file
+of weights. For a folder, data=<name> says what it is compared with, if the evaluator leaves that open. repeats=3
+measures samples of as many seeds.
 
 Samples are measured in shards of shard_size, which stay in <run>/evaluation/<key>/ (of a folder:
-<outputs>/evaluation/<key>/) beside results.json, so that the same command goes on where it was cut off. `torchrun
---nproc-per-node 2 -m fgm.cli.evaluate ...` shares the work, with the same bits.
+<outputs>/evaluation/<key>/) beside results.json, so that the same command resumes. `torchrun --nproc-per-node 2 -m
+fgm.cli.evaluate ...` shares the work, with the same bits.
 """
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from pydantic import NonNegativeInt, PositiveInt
+
 from fgm.analysis.tables import summary
-from fgm.cli.arguments import read_settings, required, split, whole_or, yes
-from fgm.cli.config import parse_arguments
-from fgm.cli.evaluators import (
-    device_of_rank,
-    evaluator_of_folder,
-    evaluator_settings,
-    make,
-    make_evaluation,
-    read_evaluator,
-    require_evaluator,
-)
-from fgm.cli.finished import finished_run, sampler_source
-from fgm.cli.recording import commit
-from fgm.utils.errors import UserError, entry
+from fgm.cli.checks import check, make
+from fgm.cli.command import Command
+from fgm.cli.config import CONFIGS
+from fgm.cli.loading import sampler_source
+from fgm.cli.runs import commit, device_of_rank, finished
+from fgm.evaluation.preflight import require_files
+from fgm.utils.errors import UserError
 from fgm.utils.printing import plain_console
 from fgm.utils.records import Measurement, write_json
 
-RUN = {"n": "", "eval_seed": "", "repeats": "1", "evaluator": "", "shard_size": ""}
-FOLDER = {
-    "samples_dir": "", "evaluator": "", "data": "", "n": "", "recursive": "false", "shard_size": "",
-    "outputs": "outputs",
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class Settings:
+    """n and eval_seed are the evaluator's unless given."""
+
+    n: PositiveInt | None = None
+    eval_seed: NonNegativeInt | None = None
+    repeats: PositiveInt = 1
+    shard_size: PositiveInt | None = None
+    samples_dir: str | None = None
+    recursive: bool = False
+    evaluator: Any = None
 
 
-def main(arguments: list[str]) -> None:
-    is_folder = any(argument.startswith("samples_dir=") for argument in arguments)
-    (measure_folder if is_folder else measure_run)(arguments)
-
-
-def measure_run(arguments: list[str]) -> None:
-    settings, rest = evaluator_settings(arguments)
-    config, own = finished_run(rest, RUN)
-    node = config["evaluation"]
-    if own["evaluator"]:
-        node = read_evaluator(own["evaluator"], settings, *parse_arguments(split(rest, RUN)[1]))
-    elif settings:
-        raise UserError(f"{settings[0]}: is a setting of evaluator=<name>, and none is given")
-    n, seed = whole_or(own, "n", node["n"], 1), whole_or(own, "eval_seed", node["seed"])
-    repeats, cut = whole_or(own, "repeats", 1, 1), whole_or(own, "shard_size", None, 1)
+def run(config: dict[str, Any], settings: Settings) -> None:
+    node = settings.evaluator
+    if node is not None:
+        check(node, "evaluator")
+    if settings.samples_dir:
+        measure_folder(config, settings)
+        return
+    config = finished(config)
+    node = node or config["evaluation"]
+    n, seed = settings.n or node["n"], node["seed"] if settings.eval_seed is None else settings.eval_seed
     require_evaluator(node)
 
     def ready() -> tuple[Any, list[Any]]:
         data, evaluation, device = make(config["data"], "data"), make_evaluation(node), device_of_rank()
-        return evaluation, [sampler_source(config, evaluation, data, n, seed + i, device) for i in range(repeats)]
+        seeds = range(seed, seed + settings.repeats)
+        return evaluation, [sampler_source(config, evaluation, data, n, each, device) for each in seeds]
 
-    measure(ready, cut, Path(config["run_dir"]))
+    measure(ready, settings.shard_size, Path(config["run_dir"]))
 
 
-def measure_folder(arguments: list[str]) -> None:
-    settings, rest = evaluator_settings(arguments)
-    own = read_settings(rest, FOLDER)
-    required(own, "samples_dir", "evaluator")
-    node, n = evaluator_of_folder(own["evaluator"], settings, own["data"]), whole_or(own, "n", None, 1)
-    cut, recursive = whole_or(own, "shard_size", None, 1), yes(own, "recursive")
-    if not Path(own["samples_dir"]).is_dir():
-        raise UserError(f"samples_dir = {own['samples_dir']} is no folder: it should hold PNGs")
+def measure_folder(config: dict[str, Any], settings: Settings) -> None:
+    node, folder = settings.evaluator, str(settings.samples_dir)
+    if node is None:
+        raise UserError("evaluator= is missing: give evaluator=<name> of configs/evaluation")
+    require_comparison(node, HydraConfig.get().overrides.task)
+    if not Path(folder).is_dir():
+        raise UserError(f"samples_dir = {folder} is no folder: it should hold PNGs")
     require_evaluator(node)
 
     def ready() -> tuple[Any, list[Any]]:
         from fgm.evaluation.sources.folder import FolderSource
 
-        return make_evaluation(node), [FolderSource(own["samples_dir"], n, recursive)]
+        return make_evaluation(node), [FolderSource(folder, settings.n, settings.recursive)]
 
-    measure(ready, cut, Path(own["outputs"]), own["samples_dir"])
+    measure(ready, settings.shard_size, Path(config["outputs"]), folder)
+
+
+def require_comparison(node: dict[str, Any], overrides: list[str]) -> None:
+    """Refuse a folder whose evaluator takes something from data, if neither data nor its own setting is given."""
+    given = [override.lstrip("+") for override in overrides]
+    name = next(o.partition("=")[2] for o in given if o.startswith("evaluation@evaluator="))
+    source, reference = (CONFIGS / "evaluation" / f"{name}.yaml").read_text(), "evaluator.suite.reference="
+    if any(o.startswith("data=") for o in given):
+        return
+    if any(o.startswith(reference) for o in given):
+        node["suite"]["data"] = None
+        return
+    own = {o.partition("=")[0].rpartition(".")[2] for o in given if o.startswith("evaluator.")}
+    if set(re.findall(r"(\w+): \$\{data[.}]", source)) - own:
+        raise UserError(
+            f"evaluator = {name} compares with data, and a folder does not say with which: give data=<name> of "
+            f"configs/data" + (f", or {reference}<file>.npz" if "reference:" in source else "")
+        )
+
+
+def require_evaluator(node: dict[str, Any]) -> None:
+    with as_evaluator():
+        require_files(node)
+
+
+def make_evaluation(node: dict[str, Any]) -> Any:
+    with as_evaluator():
+        return make(node, "evaluator")
+
+
+@contextmanager
+def as_evaluator() -> Iterator[None]:
+    """Rename `evaluation.<key>` to `evaluator.<key>` in error messages."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(re.sub(r"(?<![\w./])evaluation\.", "evaluator.", str(error))) from error
 
 
 def measure(ready: Callable[[], tuple[Any, list[Any]]], cut: int | None, place: Path, title: str = "") -> None:
@@ -138,5 +176,7 @@ def conclude(
     print(f"results and their provenance: {path}")
 
 
+main = Command("eval", run, Settings, groups={"evaluator": "evaluation"})
+
 if __name__ == "__main__":
-    entry(main, __doc__)
+    main.main()

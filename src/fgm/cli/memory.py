@@ -11,10 +11,10 @@ from typing import Any
 
 from rich.table import Table
 
-from fgm.cli.arguments import split, yes
+from fgm.cli.arguments import parse_arguments, split, yes
 from fgm.cli.build import build_module
-from fgm.cli.config import parse_arguments, read_recipe, telling
-from fgm.cli.recording import provenance
+from fgm.cli.config import read_recipe, telling
+from fgm.cli.runs import provenance
 from fgm.cli.synthetic import without_files
 from fgm.training.memory_estimate import GIB, GPUS, MemoryEstimate, estimate_memory
 from fgm.utils.errors import UserError, entry

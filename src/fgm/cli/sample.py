@@ -1,34 +1,48 @@
-"""python -m fgm.cli.sample experiment=<recipe> [n=100] [sample_seed=0] [prompt="..."] [out=]: draw from a run.
+"""python -m fgm.cli.sample experiment=<name> [n=100] [sample_seed=0] [prompt="..."] [out=]: draw from a finished run.
 
 prompt= is for models with prompts: n images of that one; without it every image has a prompt of its own.
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgm.cli.arguments import whole, whole_or
-from fgm.cli.evaluators import device_of_rank, make
-from fgm.cli.finished import finished_run, load_source
-from fgm.utils.errors import UserError, entry
+from pydantic import NonNegativeInt, PositiveInt
+
+from fgm.cli.checks import make
+from fgm.cli.command import Command
+from fgm.cli.loading import load_source
+from fgm.cli.runs import device_of_rank, finished
+from fgm.utils.errors import UserError
 from fgm.utils.files import require_place
 from fgm.utils.records import counted
 
-OWN = {"n": "", "sample_seed": "0", "prompt": "", "out": ""}
 MANY, PROMPTED = 100, 12
 PICTURES = (".png", ".jpg", ".svg", ".pdf")
 
 
-def main(arguments: list[str]) -> None:
-    config, own = finished_run(arguments, OWN)
-    seed, n, out = whole(own, "sample_seed"), whole_or(own, "n", None, 1), picture_of(config, own["out"])
-    data = make(config["data"], "data")
-    conditions, prompts = asked(config["recipe"], data, own["prompt"], n, seed)
-    source, device, count = load_source(config), device_of_rank(), n or (PROMPTED if prompts else MANY)
-    source.sampler.to(device)
+@dataclass(frozen=True)
+class Settings:
+    n: PositiveInt | None = None
+    sample_seed: NonNegativeInt = 0
+    prompt: str | None = None
+    out: str | None = None
+
+
+def run(config: dict[str, Any], settings: Settings) -> None:
     from fgm.evaluation.pictures import captioned_grid, gallery
     from fgm.evaluation.sampling import decoded, draw_samples
 
+    config, n, seed = finished(config), settings.n, settings.sample_seed
+    out = Path(settings.out or f"{config['run_dir']}/samples/drawn.png")
+    if out.suffix not in PICTURES:
+        raise UserError(f"out = {out} must end with {', '.join(PICTURES)}")
+    require_place(out.parent)
+    data = make(config["data"], "data")
+    conditions, prompts = conditions_of(config["recipe"], data, settings.prompt, n, seed)
+    source, device, count = load_source(config), device_of_rank(), n or (PROMPTED if prompts else MANY)
+    source.sampler.to(device)
     began = time.perf_counter()
     seen, batch = decoded(source, data), config["evaluation"]["batch"]
     x_0, _ = draw_samples(seen, seed, count, data.shape, conditions, device, batch)
@@ -40,34 +54,20 @@ def main(arguments: list[str]) -> None:
     print(f"{out}: {count} samples, {counted(source.nfe, 'network call')} each, {took:.2f} s")
 
 
-def picture_of(config: dict[str, Any], out: str) -> Path:
-    """Where to draw.
-
-    Raises:
-        UserError: out is no picture's name, or cannot be written.
-    """
-    path = Path(out or f"{config['run_dir']}/samples/drawn.png")
-    if path.suffix not in PICTURES:
-        raise UserError(f"out = {path} must end with {', '.join(PICTURES)}")
-    require_place(path.parent)
-    return path
-
-
-def asked(recipe: str, data: Any, prompt: str, n: int | None, seed: int) -> tuple[Any, list[str]]:
-    """What samples are drawn under, as a function of their indices, and in words, where there are any.
+def conditions_of(experiment: str, data: Any, prompt: str | None, n: int | None, seed: int) -> tuple[Any, list[str]]:
+    """Return the samples' conditions as a function of their indices, and the prompts in words, if there are any.
 
     Raises:
         UserError: a prompt for a model without prompts.
     """
+    import torch
+
     from fgm.data import prompted
+    from fgm.evaluation.conditioning import conditioning
 
     words = prompted(data)
     if prompt and words is None:
-        raise UserError(f"prompt = {prompt!r}: {recipe} is no model with prompts; leave it out")
-    import torch
-
-    from fgm.evaluation.conditioning import conditioning
-
+        raise UserError(f"prompt = {prompt!r}: {experiment} is no model with prompts; leave it out")
     if prompt and words:
         tokens = words.encode([prompt])
         return lambda indices: tokens.repeat_interleave(len(indices), 0), [prompt] * (n or PROMPTED)
@@ -75,5 +75,7 @@ def asked(recipe: str, data: Any, prompt: str, n: int | None, seed: int) -> tupl
     return conditions, words.decode(conditions(torch.arange(n or PROMPTED))) if words else []
 
 
+main = Command("sample", run, Settings)
+
 if __name__ == "__main__":
-    entry(main, __doc__)
+    main.main()

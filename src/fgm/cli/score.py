@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fgm.cli.arguments import choice, read_settings, required, whole
-from fgm.cli.evaluators import device_of_rank
-from fgm.cli.recording import commit
+from fgm.cli.runs import commit, device_of_rank
 from fgm.utils.errors import UserError, entry
 
 OWN = {

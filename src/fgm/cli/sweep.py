@@ -14,8 +14,7 @@ experiments/<study>/runs.jsonl. The same command again goes on: points that have
 fails is a row that says why, and the others go on.
 """
 
-from fgm.cli.arguments import choice, split, yes
-from fgm.cli.config import parse_arguments
+from fgm.cli.arguments import choice, parse_arguments, split, yes
 from fgm.cli.studies.definition import read_sweep, restrict, with_metrics
 from fgm.cli.studies.multirun import LAUNCHERS, SWEEPERS, multirun
 from fgm.cli.studies.points import points

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from fgm.cli import teacher
-from fgm.cli.evaluators import make
+from fgm.cli.checks import make
 from fgm.data.encodings import CLIP_LENGTH
 from fgm.networks import VelocityModel
 from fgm.networks.guidance import with_guidance

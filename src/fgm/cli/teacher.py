@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import NonNegativeFloat
 
 from fgm.cli.config import read_recipe
-from fgm.cli.run_config import read_config
+from fgm.cli.runs import read_config
 from fgm.teachers import bundled
 from fgm.utils.errors import UserError, hint, last_line
 from fgm.utils.pretrained import require_checkpoint

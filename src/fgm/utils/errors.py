@@ -61,7 +61,7 @@ def entry(main: Callable[[list[str]], None], usage: str | None) -> None:
     Ranks above 0 print "error on rank <n>: ...".
     """
     try:
-        if {"-h", "--help"} & set(sys.argv[1:]):
+        if usage and {"-h", "--help"} & set(sys.argv[1:]):
             print(usage)
         else:
             main(sys.argv[1:])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fgm.cli import teacher
-from fgm.cli.finished import generator_network, weights_file
+from fgm.cli.loading import generator_network, weights_file
 from fgm.data.encodings import ENCODERS, INDEX, CacheIndex
 from fgm.networks.sd3 import BILLIONS, require_parts
 from fgm.utils.errors import UserError

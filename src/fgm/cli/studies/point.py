@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fgm.cli.run_config import read_yaml
+from fgm.cli.runs import read_yaml
 from fgm.cli.train import train
 from fgm.utils.errors import entry, rank, resumable
 

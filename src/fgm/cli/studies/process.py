@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from fgm.cli.run_config import write_yaml
+from fgm.cli.runs import write_yaml
 from fgm.utils.errors import RESUMABLE, SIGNALS
 
 INTERRUPTED = 130

@@ -13,10 +13,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from fgm.analysis.sweeps import value_of
 from fgm.cli import teacher
-from fgm.cli.recording import diary, origin
+from fgm.cli.runs import is_done, origin, runs_file
 from fgm.cli.studies.points import Point
 from fgm.cli.studies.process import LOG, Outcome, Processes
-from fgm.cli.train import is_done
 from fgm.utils.errors import RESUMABLE, UserError
 from fgm.utils.files import require_place
 from fgm.utils.records import append_row, read_rows
@@ -30,7 +29,7 @@ def run_all(points: Sequence[Point], retry: bool, console: Console) -> None:
         UserError: a teacher could not be trained, the recipe does not measure what decides, or all points failed.
         SystemExit: RESUMABLE, when the sweep was asked to stop.
     """
-    for place in (diary(points[0].config).parent, Path(points[0].config["outputs"])):
+    for place in (runs_file(points[0].config).parent, Path(points[0].config["outputs"])):
         require_place(place)
     rows, processes = known_rows(points), Processes()
     pending = [point for point in points if not finished(point, rows, retry)]
@@ -58,7 +57,7 @@ def require_one_process() -> None:
 
 def known_rows(points: Sequence[Point]) -> Rows:
     """The newest row of each config digest, of this definition of the study."""
-    rows, part = read_rows(diary(points[0].config)), points[0].config["study"]["sweep_digest"]
+    rows, part = read_rows(runs_file(points[0].config)), points[0].config["study"]["sweep_digest"]
     return {row["config_digest"]: row for row in rows if row.get("sweep_digest") == part}
 
 
@@ -102,7 +101,7 @@ def record(point: Point, outcome: Outcome) -> dict[str, Any]:
         row = json.loads((Path(config["run_dir"]) / "results.json").read_text())
     else:
         return known
-    append_row(diary(config), row | config["study"])
+    append_row(runs_file(config), row | config["study"])
     return row | config["study"]
 
 
@@ -136,7 +135,7 @@ def conclude(points: Sequence[Point], rows: Rows, console: Console) -> None:
             f"all {len(tried)} points of {tried[0].study} failed, the first one: {rows[tried[0].digest]['failed']} "
             f"({tried[0].config['run_dir']}/{LOG}); retry=true runs them again"
         )
-    console.print(f"rows in {diary(points[0].config)} (make table)")
+    console.print(f"rows in {runs_file(points[0].config)} (make table)")
 
 
 def left(seconds: Sequence[float], i: int, pending: Sequence[Point]) -> str:

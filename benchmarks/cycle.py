@@ -50,7 +50,6 @@ from fgm.training.callbacks import ConsoleLogger, MetricLogger
 from fgm.training.diagnostics import Diagnostics
 from fgm.training.distillation import Distillation
 from fgm.training.ema import brought
-from fgm.training.evaluation import Evaluate
 from fgm.training.trainer import Run, train
 from fgm.utils.errors import UserError, entry
 from fgm.utils.records import Measurement
@@ -211,7 +210,7 @@ class CycleBench:
     def measure(self, networks: str) -> list[Measurement]:
         """Run it; `networks` describes them in the protocol."""
         run, batch = self.run, self.module.config.batch_size
-        callbacks = [Evaluate(run.measuring), Diagnostics(run.console), MetricLogger(), ConsoleLogger(run.console)]
+        callbacks = [run.evaluation_callback, Diagnostics(run.console), MetricLogger(), ConsoleLogger(run.console)]
         train(self.module, run, self, callbacks)
         blocks = f"median of {self.repetitions} blocks of {self.cycles} cycles of {batch}, {self.clock} time"
         protocol = f"{networks}, {run.hardware.precision}; {blocks}"
@@ -244,7 +243,7 @@ class CycleBench:
             synchronize(module.device)
 
         with brought(module.ema, module.device):
-            times = interleaved({s.name: partial(draw, s.sampler) for s in (one, many)}, self.repetitions)
+            times = interleaved({s.name: partial(draw, s.model) for s in (one, many)}, self.repetitions)
         protocol = f"{networks}; a batch of {n}, against {many.name}, {many.nfe} network calls"
         arms = {"sample_speedup": (many.name, one.name)}
         return ratios(times, arms, n=n, protocol=protocol, nfe=one.nfe, weights="ema")

@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import count
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -38,20 +37,13 @@ from fgm.cli.loading import load_source
 from fgm.cli.runs import device_of_rank, read_config
 from fgm.data import Data
 from fgm.data.pixels import quantise
-from fgm.evaluation.conditioning import conditioning
-from fgm.evaluation.evaluator import whole_batches
+from fgm.evaluation.comparison import real_images
+from fgm.evaluation.evaluator import CHUNK, gather_features
 from fgm.evaluation.feature_metrics import FeatureMetrics
-from fgm.evaluation.features import FeatureExtractor
-from fgm.evaluation.features.convolutions import RandomConvolutions
-from fgm.evaluation.features.extractor import three_channels, weights_hash
-from fgm.evaluation.features.registered import OneLayer
-from fgm.evaluation.features.small import SmallClassifier
-from fgm.evaluation.references import real_images
-from fgm.evaluation.sampling import Sampler
-from fgm.evaluation.shards import Plan, evaluate
-from fgm.evaluation.sources import SampleSource
-from fgm.evaluation.sources.dataset import DatasetSource
-from fgm.evaluation.sources.sampler import SamplerSource
+from fgm.evaluation.features import FeatureExtractor, RandomConvolutions, SmallClassifier, three_channels, weights_hash
+from fgm.evaluation.pretrained_features import OneLayer
+from fgm.evaluation.sampling import Sampler, conditioning
+from fgm.evaluation.sources import DatasetSource, SamplerSource, SampleSource
 from fgm.networks.generator import FewStepGenerator
 from fgm.utils.distributed import SingleProcess
 from fgm.utils.errors import UserError, entry
@@ -79,7 +71,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"pictures are measured, and {config['recipe']} draws points")
     began, (generator, origin) = time.perf_counter(), generator_of(config)
     device = device_of_rank(config["trainer"]["accelerator"])
-    generator.sampler.to(device)
+    generator.model.to(device)
     conditions, batch = conditioning(data, None, SEED), config["evaluation"]["batch"]
     source = SamplerSource(generator, SEED, n, data.shape, conditions, device, batch)
     with TemporaryDirectory() as directory:
@@ -104,7 +96,7 @@ def generator_of(config: dict[str, Any]) -> tuple[Sampler, str]:
 
 @dataclass(frozen=True)
 class EvaluationBench:
-    """One generator, one extractor, one reference; arms write their shards and caches into directory.
+    """One generator, one extractor, one reference; torch-fidelity caches into directory.
 
     Raises:
         UserError: n samples cannot fill the covariance that fd needs.
@@ -124,11 +116,11 @@ class EvaluationBench:
     def arms(self) -> dict[str, Callable[[], object]]:
         images, real = self.source.take(range(self.source.n)).x, quantise(real_images(self.data, "train")[0])
         suite = FeatureMetrics(self.extractor, self.data, None, self.metrics, "own", SUBSETS, SUBSET_SIZE, BATCH)
-        size, folders = min(SUBSET_SIZE, len(images), len(real)), count()
+        size, batch = min(SUBSET_SIZE, len(images), len(real)), self.source.batch
+        chunk = batch * max(1, CHUNK // batch)
 
         def ours(source: SampleSource) -> object:
-            plan = Plan(source.n, whole_batches(self.source.batch), self.directory / str(next(folders)))
-            return evaluate(source, suite, plan, SingleProcess())
+            return suite.compute(gather_features(source, suite, chunk, SingleProcess()))
 
         wanted = {"fid": "fd" in self.metrics, "kid": "kid" in self.metrics}
         wanted |= {"kid_subsets": SUBSETS, "kid_subset_size": size}
@@ -146,7 +138,7 @@ class EvaluationBench:
         for indices in torch.arange(source.n).split(source.batch):
             z, condition = torch.randn(len(indices), *source.shape), source.conditioning.conditions(indices)
             condition = condition if condition is None else condition.to(device)
-            self.extract(quantise(source.source.sampler(z.to(device), condition).float().cpu()))
+            self.extract(quantise(source.sampler.model(z.to(device), condition).float().cpu()))
 
     def extract(self, images: Tensor) -> None:
         for part in images.split(BATCH):
@@ -215,7 +207,7 @@ class Pictures(torch.utils.data.Dataset[Tensor]):
 
 
 class UntrainedInception(OneLayer):
-    """The architecture of fgm.evaluation.features.inception with random weights, which cost as much; 2048 features."""
+    """The architecture of fgm.evaluation.pretrained_features.Inception with random weights, which cost as much; 2048 features."""
 
     def __init__(self, device: str = "auto") -> None:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # seconds to import

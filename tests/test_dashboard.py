@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from fgm.training.best import SaveBest
 from fgm.training.setting import Schedule, Setting
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
@@ -27,7 +28,6 @@ from fgm.flow.paths import RectifiedPath
 from fgm.flow.times import Uniform
 from fgm.networks import VelocityModel
 from fgm.training import fit as fitting
-from fgm.training.best import SaveBest
 from fgm.training.distillation import Distillation
 from fgm.training.evaluation import Evaluate
 from fgm.training.loggers import AXIS, Answer, CycleWandbLogger, RunCsvLogger, log_answers, log_results

@@ -20,8 +20,7 @@ from fgm.data.shapes.dataset import Shapes
 from fgm.evaluation.feature_metrics import DISTANCES
 from fgm.evaluation.geneval.folder import read_layout
 from fgm.evaluation.sampling import Sampler
-from fgm.evaluation.sources.folder import FolderSource
-from fgm.evaluation.sources.sampler import SamplerSource
+from fgm.evaluation.sources import FolderSource, SamplerSource
 from fgm.utils.records import Measurement
 
 
@@ -32,11 +31,9 @@ def ema(results: dict, weights: str = "ema") -> list[tuple[str, float, int]]:
 def test_a_folder_of_a_runs_samples_gets_the_runs_numbers(
     digits_run: list[str], digits_png: Path, tmp_path: Path, capsys: Said
 ) -> None:
-    fgm.cli.evaluate.main([*digits_run, "shard_size=20"])
+    fgm.cli.evaluate.main([*digits_run])
     memory = results_of(capsys.readouterr().out)
-    fgm.cli.evaluate.main(
-        [f"samples_dir={digits_png}", "evaluator=digits", "n=60", "shard_size=20", f"outputs={tmp_path}"]
-    )
+    fgm.cli.evaluate.main([f"samples_dir={digits_png}", "evaluator=digits", "n=60", f"outputs={tmp_path}"])
     folder = results_of(capsys.readouterr().out)
     assert ema(memory) == ema(folder, "folder")
     bands = ["power_low", "power_mid", "power_high"]

@@ -87,7 +87,6 @@ EVALUATE = {
     "unknown setting": ("samples_dir={png} evaluater=digits", "there is no setting evaluater; did you mean evaluator"),
     "no value": ("{run} n", "'n' is not of the form key=value"),
     "no number": ("{run} n=many", "n = many must be a whole number from 1"),
-    "a cut batch": ("{run} shard_size=30", "must be a multiple of the evaluator's batch, 20"),
     "no finished run": ("{run} seed=9", "holds no finished run: make train EXP=digits_fgm"),
 }
 
@@ -111,7 +110,7 @@ def test_a_complaint_names_settings_as_the_command_takes_them_and_modules_as_the
     }
     with pytest.raises(UserError, match="unknown class 'unicorn'; "):
         make_evaluation(node)
-    inception = {"_target_": "fgm.evaluation.features.inception.Inception", "weights": "nowhere"}
+    inception = {"_target_": "fgm.evaluation.pretrained_features.Inception", "weights": "nowhere"}
     features = {
         "_target_": "fgm.evaluation.feature_metrics.FeatureMetrics",
         "extractor": inception,

@@ -25,12 +25,9 @@ from fgm.data.folders import ImageZip
 from fgm.data.latents import Latents
 from fgm.data.prompts import JsonLines, TextFile
 from fgm.data.published import CIFAR10
-from fgm.evaluation.features.inception import Inception
-from fgm.evaluation.features.registered import Registered
-from fgm.evaluation.features.transformer import Clip, Dinov2
+from fgm.evaluation.frechet import Moments
 from fgm.evaluation.geneval.detections import RecordedDetections
-from fgm.evaluation.moments import load_moments
-from fgm.evaluation.shards import is_whole
+from fgm.evaluation.pretrained_features import Clip, Dinov2, Inception, Registered
 from fgm.flow.paths import RectifiedPath
 from fgm.networks import sd3
 from fgm.networks.unet import UNet
@@ -126,7 +123,7 @@ DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "prompts": ("p.jsonl", lambda f: JsonLines(str(f)).read()),
     "index of encoded prompts": ("c/index.json", lambda f: cache(f.parent).read_index()),
     "encoded prompts": ("c/00000.safetensors", lambda f: cache_of_shard(f).read_index()),
-    "reference": ("r.npz", lambda f: load_moments(f, 8)),
+    "reference": ("r.npz", lambda f: Moments.load(f, 8)),
     "Inception": ("i.pth", lambda f: Inception(str(f))),
     "extractor of torch-fidelity's": ("v.pth", lambda f: Registered("vgg16", weights=str(f))),
     "DINOv2": ("d/model.safetensors", lambda f: Dinov2(network_directory(f))),
@@ -183,10 +180,6 @@ def test_weights_of_a_run_and_those_that_come_with_the_suite_are_read_as_tensors
     monkeypatch.setattr(bundled, "DIRECTORY", file.parent)
     other = ["experiment=digits_fgm", f"outputs={tmp_path}/none", f"out={tmp_path}/x.png"]
     assert str(file) in refused(fgm.cli.sample.main, other, capsys, monkeypatch)
-
-
-def test_a_shard_with_code_counts_as_missing(handed: Callable[[str], Path]) -> None:
-    assert not is_whole(handed("00000000-00000010.safetensors"), range(10))
 
 
 # configs, which name what is called

@@ -90,7 +90,7 @@ def test_a_measurement_in_training_hashes_no_weights(
     settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, run = built(settings, tmp_path, "evaluation.every=1")
-    monkeypatch.setattr("fgm.evaluation.sources.sampler.state_sha256", lambda sampler: 1 / 0)
+    monkeypatch.setattr("fgm.evaluation.sources.state_sha256", lambda sampler: 1 / 0)
     fit(module, run)
     assert int(module.cycle) == 2 and (tmp_path / "samples" / "000002.png").exists()
     with pytest.raises(ZeroDivisionError):

@@ -44,7 +44,7 @@ def ours(run: list[str], z: Tensor, eps: Tensor | None = None) -> tuple[Tensor, 
     from hydra.utils import instantiate
 
     config = finished_config(read_recipe("sd3_fgm", run[1:]))
-    data, generator = instantiate(config["data"]), load_source(config).sampler
+    data, generator = instantiate(config["data"]), load_source(config).model
     with torch.no_grad():
         x_0 = generator(z, data.encode(PROMPTS), eps) if eps is not None else generator(z, data.encode(PROMPTS))
     return x_0, (data.to_images(x_0) / 2 + 0.5).clamp(0, 1)

@@ -14,10 +14,10 @@ import fgm.cli.score
 from fgm.data.images import Digits
 from fgm.data.pixels import quantise
 from fgm.data.shapes.scenes import draw_scenes, render
-from fgm.evaluation.exporting import export_images
-from fgm.evaluation.images import DigitMetrics
+from fgm.evaluation.feature_metrics import DigitMetrics
+from fgm.evaluation.folders import export_images
 from fgm.evaluation.shapes.metric import RULES
-from fgm.evaluation.sources.dataset import dataset_source
+from fgm.evaluation.sources import DatasetSource
 from fgm.utils.random import keyed_generator
 
 PROMPTS = example_prompts(2)
@@ -35,8 +35,8 @@ def test_a_reference_holds_the_moments_of_the_suite(tmp_path: Path, capsys: Said
 
 
 def test_a_reference_of_a_folder_is_that_of_its_images(tmp_path: Path) -> None:
-    source = dataset_source(Digits(), "digits", "test", 60)
-    export_images(source, tmp_path / "png", "edm", step=60)
+    source = DatasetSource.of_data(Digits(), "digits", "test", 60)
+    export_images(source, tmp_path / "png", "edm", batch=60)
     asked = [f"samples_dir={tmp_path / 'png'}", "recursive=true", "n=50", f"out={tmp_path / 'refs.npz'}"]
     fgm.cli.reference.main(asked)
     with np.load(tmp_path / "refs.npz") as moments:

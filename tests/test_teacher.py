@@ -63,6 +63,6 @@ def test_a_finished_generator_has_the_architecture_of_a_teacher_of_ones_own(
     save_file(weights, weights_file(config))
     write_yaml(config, Path(config["run_dir"]) / "config.yaml")
     write_json(Path(config["run_dir"]) / "results.json", {})
-    generator = load_source(finished(config)).sampler
+    generator = load_source(finished(config)).model
     assert all(weights[name].equal(value) for name, value in generator.net.state_dict().items())
     assert generator(torch.randn(3, 1, 8, 8), torch.arange(3)).shape == (3, 1, 8, 8)

@@ -12,8 +12,7 @@ from fgm.cli.build import build
 from fgm.cli.config import read_recipe
 from fgm.cli.loading import load_source
 from fgm.cli.runs import finished
-from fgm.evaluation.conditioning import balanced
-from fgm.evaluation.sampling import Sampler, draw_samples
+from fgm.evaluation.sampling import Sampler, balanced, draw_samples
 from fgm.training.checkpointing import LAST
 from fgm.utils.errors import UserError
 

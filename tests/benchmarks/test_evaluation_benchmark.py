@@ -15,9 +15,8 @@ from benchmarks import evaluation
 from benchmarks.evaluation import EvaluationBench, extractor_of
 from benchmarks.timing import interleaved, ratios
 from fgm.data.images import Digits
-from fgm.evaluation.conditioning import balanced
-from fgm.evaluation.sampling import Sampler
-from fgm.evaluation.sources.sampler import SamplerSource
+from fgm.evaluation.sampling import Sampler, balanced
+from fgm.evaluation.sources import SamplerSource
 from fgm.utils.errors import UserError
 
 TINY = ["n=40", "repetitions=3", "network.width=16", "network.depth=1", "evaluation.batch=20"]

@@ -17,7 +17,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_an_exported_folder_has_the_metrics_of_its_run(run: list[str], tmp_path: Path, capsys: Said) -> None:
-    fgm.cli.evaluate.main([*run, "shard_size=12"])
+    fgm.cli.evaluate.main([*run])
     memory = results_of(capsys.readouterr().out)
     fgm.cli.export.main([*run, "format=png", f"out={tmp_path / 'png'}"])
     told = json.loads((tmp_path / "png" / "dataset.json").read_text())["labels"]

@@ -1,4 +1,4 @@
-"""Extractors: what they give, what they refuse, and that nothing around them changes a value."""
+"""Extractors give the same features whatever surrounds them, and refuse bad weights and images."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -9,14 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fgm.data.pixels import dequantise, quantise
-from fgm.evaluation.features import FeatureExtractor
-from fgm.evaluation.features.convolutions import RandomConvolutions
-from fgm.evaluation.features.extractor import exact
-from fgm.evaluation.features.inception import Inception
-from fgm.evaluation.features.registered import Registered
-from fgm.evaluation.features.small import SmallClassifier
-from fgm.evaluation.features.states import load_state
-from fgm.evaluation.features.transformer import Clip, Dinov2, prepared
+from fgm.evaluation.features import FeatureExtractor, RandomConvolutions, SmallClassifier, full_precision
+from fgm.evaluation.pretrained_features import Clip, Dinov2, Inception, Registered, resaved_tensors, resized
 from fgm.utils.errors import UserError
 from fgm.utils.pretrained import hash_of_checkpoint, inception_weights
 from fgm.utils.random import keyed_generator
@@ -50,14 +44,14 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("mode, half", [("round", 0.5), ("floor", 1.0)])
-def test_a_quantiser_is_named_and_within_its_step(mode: str, half: float) -> None:
+def test_quantising_error_is_within_its_step(mode: str, half: float) -> None:
     x = torch.linspace(-1, 1, 997)
     gap = x * 127.5 + 127.5 - quantise(x, mode).float()
     assert gap.abs().max() <= half + 1e-4 and (mode == "round" or gap.min() >= -1e-4)
     assert quantise(torch.tensor([-2.0, -1.0, 1.0, 2.0]), mode).tolist() == [0, 0, 255, 255]
 
 
-def test_bytes_and_images_come_back_as_they_were() -> None:
+def test_quantise_roundtrip_is_exact() -> None:
     every = torch.arange(256, dtype=torch.uint8)
     x = dequantise(every)
     assert torch.equal(quantise(x), every) and quantise(torch.zeros(1)).item() == 128
@@ -68,8 +62,7 @@ def extractors(dinov2: Path, clip: Path) -> list[FeatureExtractor]:
     return [SmallClassifier(), RandomConvolutions(), Dinov2(dinov2, size=28, device="cpu"), Clip(clip, device="cpu")]
 
 
-def test_every_extractor_says_who_it_is_and_ignores_what_is_around_it(dinov2: Path, clip: Path) -> None:
-    """Autocast, a switch to training mode and gradients change nothing; grey and its three equal channels are one."""
+def test_extractors_ignore_autocast_training_mode_and_gradients(dinov2: Path, clip: Path) -> None:
     for extractor in extractors(dinov2, clip):
         features = extractor(grey(4))
         assert features.shape == (4, extractor.dim) and features.dtype == torch.float32
@@ -83,26 +76,26 @@ def test_every_extractor_says_who_it_is_and_ignores_what_is_around_it(dinov2: Pa
             assert torch.equal(extractor(grey(4).expand(-1, 3, -1, -1)), features)
 
 
-def test_exact_float32_leaves_the_settings_of_others_as_they_were() -> None:
+def test_full_precision_restores_the_settings() -> None:
     backends: Any = torch.backends
     kinds = (backends.cuda.matmul, backends.cudnn.conv)
     before = [kind.fp32_precision for kind in kinds]
-    with exact("cpu"):
+    with full_precision("cpu"):
         assert [kind.fp32_precision for kind in kinds] == ["ieee", "ieee"]
     assert [kind.fp32_precision for kind in kinds] == before
 
 
-def test_random_convolutions_depend_on_their_seed_alone() -> None:
+def test_random_convolutions_depend_on_their_seed_only() -> None:
     state = torch.get_rng_state()
     a, b, c = RandomConvolutions(), RandomConvolutions(), RandomConvolutions(seed=1)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(a(grey(3)), b(grey(3))) and a.sha256 == b.sha256 != c.sha256
 
 
-def test_clip_gives_unit_vectors_and_pictures_are_normalised(clip: Path) -> None:
+def test_clip_embeddings_have_unit_length_and_images_are_normalised(clip: Path) -> None:
     torch.testing.assert_close(Clip(clip, device="cpu")(grey(4)).norm(dim=1), torch.ones(4))
     half = torch.full((1, 1, 8, 8), 255, dtype=torch.uint8)
-    torch.testing.assert_close(prepared(half, 4, ((0.5,) * 3, (0.25,) * 3)), torch.full((1, 3, 4, 4), 2.0))
+    torch.testing.assert_close(resized(half, 4, ((0.5,) * 3, (0.25,) * 3)), torch.full((1, 3, 4, 4), 2.0))
 
 
 def test_missing_inception_weights_name_the_file_the_key_and_alternatives(
@@ -118,7 +111,7 @@ def test_missing_inception_weights_name_the_file_the_key_and_alternatives(
         assert part in str(error.value)
 
 
-def test_the_constructor_refuses_missing_weights_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_inception_weights_are_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError, match="no Inception weights at"):
         Inception()
@@ -126,7 +119,7 @@ def test_the_constructor_refuses_missing_weights_too(tmp_path: Path, monkeypatch
         Inception("nowhere.pth")
 
 
-def test_a_hash_in_a_name_is_held_against_the_file(tmp_path: Path) -> None:
+def test_hash_in_a_file_name_is_checked(tmp_path: Path) -> None:
     digest = sha256(b"weights").hexdigest()
     right, wrong, plain = (tmp_path / name for name in (f"net-{digest[:8]}.pth", "net-6726825d.pth", "net.pth"))
     for file in (right, wrong, plain):
@@ -137,14 +130,15 @@ def test_a_hash_in_a_name_is_held_against_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [{"a": 1}, [1]])
-def test_a_file_of_anything_but_named_tensors_is_refused(content: object, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "bad.pth")
-    for read in (load_state, Inception):
+def test_file_of_anything_but_named_tensors_is_a_user_error(content: object, tmp_path: Path) -> None:
+    file = tmp_path / "bad.pth"
+    torch.save(content, file)
+    for read in (resaved_tensors, lambda file: Inception(str(file))):
         with pytest.raises(UserError, match="more than named tensors"):
-            read(tmp_path / "bad.pth")
+            read(file)
 
 
-def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_network_are_a_user_error(tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="does not fill Inception-v3"):
         Inception(str(tmp_path / "other.pth"))
@@ -156,17 +150,17 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     (("vgg16", None, "none.pth"), "no weights of vgg16 at none.pth"),
     (("clip-vit-b-32",), "take Dinov2 or Clip from a local directory"),
 ])  # fmt: skip
-def test_a_registered_extractor_is_never_fetched(arguments: tuple[str, ...], message: str) -> None:
+def test_registered_extractor_is_never_downloaded(arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Registered(*arguments)
 
 
 @pytest.mark.parametrize("kind", [Dinov2, Clip])
-def test_a_directory_without_weights_is_refused(kind: type, tmp_path: Path) -> None:
+def test_directory_without_weights_is_a_user_error(kind: type, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no config\.json"):
         kind(tmp_path)
 
 
-def test_wrong_pictures_are_refused() -> None:
+def test_images_of_another_type_are_a_user_error() -> None:
     with pytest.raises(UserError, match="reads uint8 images"):
         RandomConvolutions()(torch.zeros(1, 3, 8, 8))

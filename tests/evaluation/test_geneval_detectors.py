@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fgm.data.geneval import COLORS, OBJECTS
-from fgm.evaluation.features.transformer import OPENAI
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.evaluation.geneval.detectors import (
     TEMPLATES,
@@ -24,6 +23,7 @@ from fgm.evaluation.geneval.detectors import (
     postprocess,
     preprocess,
 )
+from fgm.evaluation.pretrained_features import OPENAI
 from fgm.utils.errors import UserError
 
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -20,14 +20,12 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 import fgm.cli.evaluate
 from benchmarks.evaluation import UntrainedInception
-from fgm.evaluation.bank import FeatureBank
+from fgm.evaluation.distances import kid, prdc
 from fgm.evaluation.feature_metrics import FeatureMetrics
-from fgm.evaluation.features.inception import Inception
-from fgm.evaluation.features.registered import Registered
-from fgm.evaluation.frechet import frechet_distance
-from fgm.evaluation.kernel import kid
-from fgm.evaluation.moments import Moments
-from fgm.evaluation.neighbours import neighbours
+from fgm.evaluation.features import FeatureSet
+from fgm.evaluation.frechet import Moments, frechet_distance
+from fgm.evaluation.metrics import FrechetDistance
+from fgm.evaluation.pretrained_features import Inception, Registered
 from fgm.utils.random import keyed_generator
 
 SHARED = {"cuda": False, "cache": False, "verbose": False, "save_cpu_ram": True, "batch_size": 8}
@@ -81,9 +79,9 @@ def test_tiny_agrees_with_torch_fidelity_on_folders(tmp_path: Path) -> None:
         input1=folder(samples, tmp_path / "samples"), input2=folder(real, tmp_path / "real"), feature_extractor="tiny",
         fid=True, kid=True, prc=True, kid_subsets=20, kid_subset_size=100, **SHARED,
     )  # fmt: skip
-    x, y = (FeatureBank.of(Registered("tiny"), images, 64) for images in (samples, real))
-    ours, near = kid(x.features, y.features, 20, 100), neighbours(x.features, y.features)
-    assert theirs["frechet_inception_distance"] == pytest.approx(frechet_distance(x.statistics, y.statistics), rel=1e-4)
+    x, y = (FeatureSet.extract(Registered("tiny"), images, 64) for images in (samples, real))
+    ours, near = kid(x.features, y.features, 20, 100), prdc(x.features, y.features)
+    assert theirs["frechet_inception_distance"] == pytest.approx(frechet_distance(x.moments, y.moments), rel=1e-4)
     assert theirs["kernel_inception_distance_mean"] == pytest.approx(ours.mean, rel=1e-4)
     assert theirs["kernel_inception_distance_std"] == pytest.approx(ours.std, rel=1e-4)
     assert (theirs["precision"], theirs["recall"]) == pytest.approx((near.precision, near.recall), rel=1e-4)
@@ -106,8 +104,8 @@ def test_tiny_agrees_with_torchmetrics() -> None:
     for metric in (fid, kernel):
         metric.update(real, real=True)
         metric.update(samples, real=False)
-    x, y = (FeatureBank.of(extractor, images) for images in (samples, real))
-    assert fid.compute().item() == pytest.approx(frechet_distance(x.statistics, y.statistics), rel=1e-4)
+    x, y = (FeatureSet.extract(extractor, images) for images in (samples, real))
+    assert fid.compute().item() == pytest.approx(frechet_distance(x.moments, y.moments), rel=1e-4)
     mmd = kid(x.features, y.features, subsets=1, subset_size=200).mean
     with torch.random.fork_rng(devices=[]):
         assert kernel.compute()[0].item() == pytest.approx(mmd, rel=1e-4)
@@ -126,34 +124,34 @@ def test_inceptions_early_layer_gives_the_fid_of_torchmetrics(random_inception: 
     """Without antialias, which is its default and no published protocol's."""
     samples, real = blobs(65, 0, 50), blobs(65, 1, 60)  # one more than there are features
     early = Registered("inception-v3-compat", "64", random_inception)
-    x, y = (FeatureBank.of(early, images, 8) for images in (samples, real))
+    x, y = (FeatureSet.extract(early, images, 8) for images in (samples, real))
     metric = FrechetInceptionDistance(64, feature_extractor_weights_path=random_inception, antialias=False)
     for part in range(0, 65, 8):
         metric.update(real[part : part + 8], real=True)
         metric.update(samples[part : part + 8], real=False)
-    assert metric.compute().item() == pytest.approx(frechet_distance(x.statistics, y.statistics), rel=1e-4)
+    assert metric.compute().item() == pytest.approx(frechet_distance(x.moments, y.moments), rel=1e-4)
 
 
 def test_inceptions_last_layer_gives_the_values_of_torch_fidelity(random_inception: str, tmp_path: Path) -> None:
     samples, real = blobs(FEW, 0, 50), blobs(FEW, 1, 60)
     extractor = Inception(random_inception, device="cpu")
-    x, y = (FeatureBank.of(extractor, images) for images in (samples, real))
+    x, y = (FeatureSet.extract(extractor, images) for images in (samples, real))
     theirs = calculate_metrics(
         input1=folder(samples, tmp_path / "samples"), input2=folder(real, tmp_path / "real"), fid=True, kid=True,
         prc=True, kid_subsets=5, kid_subset_size=6, feature_extractor="inception-v3-compat",
         feature_extractor_weights_path=random_inception, **SHARED,
     )  # fmt: skip
-    singular = [
-        Moments(None, bank.statistics.mean, bank.statistics.covariance) for bank in (x, y)
-    ]  # n would be refused
+    singular = [Moments(f.moments.mean, f.moments.covariance, None) for f in (x, y)]  # n would be refused
     assert theirs["frechet_inception_distance"] == pytest.approx(frechet_distance(*singular), rel=1e-4)
-    ours, near = kid(x.features, y.features, 5, 6), neighbours(x.features, y.features)
+    ours, near = kid(x.features, y.features, 5, 6), prdc(x.features, y.features)
     assert theirs["kernel_inception_distance_mean"] == pytest.approx(ours.mean, rel=1e-4)
     assert (theirs["precision"], theirs["recall"]) == pytest.approx((near.precision, near.recall))
     metric = FrechetInceptionDistance(2048, feature_extractor_weights_path=random_inception, antialias=False)
     metric.update(real, real=True)
-    torch.testing.assert_close(metric.real_features_sum, y.statistics.total, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(metric.real_features_cov_sum, y.statistics.outer, rtol=1e-4, atol=1e-5)
+    ours_of_real = FrechetDistance(x.moments)
+    ours_of_real.update(y.features)
+    torch.testing.assert_close(metric.real_features_sum, ours_of_real.total, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(metric.real_features_cov_sum, ours_of_real.outer, rtol=1e-4, atol=1e-5)
     assert x.logits is not None and x.logits.shape == (FEW, 1008)
 
 
@@ -167,16 +165,14 @@ def test_behind_a_firewall_one_local_file_suffices(
 
     monkeypatch.setattr(socket, "socket", closed)
     real = {"train": (blobs(FEW, 1, 60) / 127.5 - 1, None)}
-    monkeypatch.setattr("fgm.evaluation.references.real_images", lambda data, part: real[part])
+    monkeypatch.setattr("fgm.evaluation.comparison.real_images", lambda data, part: real[part])
     monkeypatch.setattr(FeatureMetrics, "reference_values", lambda self: [])
     evaluator = ["evaluator=fid_fidelity", f"evaluator.suite.extractor.weights={random_inception}", "data=digits"]
     fewer = ["evaluator.suite.metrics=[kid]", "evaluator.suite.kid_subsets=2"]
     pictures = f"samples_dir={folder(blobs(FEW, 0, 50), tmp_path / 'png')}"
     fgm.cli.evaluate.main([pictures, *evaluator, *fewer, f"outputs={tmp_path}"])
     (path,) = tmp_path.glob("evaluation/*/results.json")
-    (told,) = json.loads(path.read_text())["results"]
-    x, y = (FeatureBank.of(Inception(random_inception, device="cpu"), blobs(FEW, *k)) for k in ((0, 50), (1, 60)))
-    assert told["metric"] == "kid" and told["value"] == pytest.approx(
-        kid(x.features, y.features, 2, FEW).mean, rel=1e-5
-    )
-    assert told["protocol"].startswith("torch-fidelity, inception-") and str(path) in capsys.readouterr().out
+    (row,) = json.loads(path.read_text())["results"]
+    x, y = (FeatureSet.extract(Inception(random_inception, device="cpu"), blobs(FEW, *k)) for k in ((0, 50), (1, 60)))
+    assert row["metric"] == "kid" and row["value"] == pytest.approx(kid(x.features, y.features, 2, FEW).mean, rel=1e-5)
+    assert row["protocol"].startswith("torch-fidelity, inception-") and str(path) in capsys.readouterr().out

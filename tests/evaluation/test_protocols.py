@@ -1,4 +1,4 @@
-"""What a value is called, when it is refused, and that the suite does what its parts do."""
+"""Names, protocols and refusals of feature metrics; their values are those of the pure functions."""
 
 import logging
 from dataclasses import replace
@@ -12,14 +12,10 @@ from torch import Tensor
 from fgm.cli.checks import check
 from fgm.data.images import Digits
 from fgm.evaluation import measure
-from fgm.evaluation.bank import FeatureBank
 from fgm.evaluation.evaluator import Evaluator
-from fgm.evaluation.feature_metrics import FeatureMetrics
-from fgm.evaluation.features.convolutions import RandomConvolutions
-from fgm.evaluation.features.small import SmallClassifier
+from fgm.evaluation.feature_metrics import DigitMetrics, FeatureMetrics
+from fgm.evaluation.features import FeatureSet, RandomConvolutions, SmallClassifier
 from fgm.evaluation.frechet import frechet_distance
-from fgm.evaluation.images import DigitMetrics
-from fgm.evaluation.moments import save_moments
 from fgm.evaluation.protocols import PUBLISHED, protocol_of
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
@@ -40,7 +36,7 @@ class Noise:
 
 @pytest.fixture(autouse=True)
 def small_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fgm.evaluation.references.FRESH", 2000)
+    monkeypatch.setattr("fgm.evaluation.comparison.FRESH_DRAWS", 2000)
 
 
 def pictures(n: int, index: int = 0) -> Tensor:
@@ -52,7 +48,7 @@ def suite(**settings: object) -> FeatureMetrics:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_fid_is_inceptions_word_under_a_published_protocol_at_its_n(name: str) -> None:
+def test_only_inception_under_a_published_protocol_and_n_gives_fid(name: str) -> None:
     protocol = protocol_of(name, INCEPTION)
     n = protocol.n or 1234
     assert protocol.frechet_name(INCEPTION, n) == "fid"
@@ -64,19 +60,19 @@ def test_fid_is_inceptions_word_under_a_published_protocol_at_its_n(name: str) -
         assert protocol.label(INCEPTION, 10_000).startswith(f"{name} but for n = 50000, inception-6726825d")
 
 
-def test_quantisation_and_resize_stand_in_the_label() -> None:
+def test_label_states_quantisation_and_resize() -> None:
     assert protocol_of("dmd2-edm", INCEPTION).label(INCEPTION, 50_000) == "dmd2-edm, inception-6726825d, uint8 by floor"
     assert protocol_of("own", INCEPTION).label(INCEPTION, 9) == "inception-6726825d, bilinear as TensorFlow 1, uint8"
     assert protocol_of("own", SmallClassifier()).label(SmallClassifier(), 9) == "small-classifier-843d80fd, uint8"
 
 
-def test_the_suite_is_its_parts() -> None:
+def test_feature_metrics_are_the_pure_functions() -> None:
     x, extractor = pictures(300), RandomConvolutions(8)
     measured = {m.metric: m for m in measure(suite(metrics=("fd", "fd_infinity", "kid", "cmmd", "coverage")), x, None)}
     assert list(measured) == ["fd", "fd_infinity", "kid", "rbf_mmd", "coverage"]
-    bank = FeatureBank.of(extractor, (x * 127.5 + 127.5).round().byte(), 100)
+    bank = FeatureSet.extract(extractor, (x * 127.5 + 127.5).round().byte(), 100)
     reference = suite().reference
-    assert measured["fd"].value == pytest.approx(frechet_distance(bank.statistics, reference.moments), rel=1e-9)
+    assert measured["fd"].value == pytest.approx(frechet_distance(bank.moments, reference.moments), rel=1e-9)
     assert measured["fd"].protocol == f"random-convolutions-{extractor.sha256}, uint8, 2000 draws"
     assert measured["kid"].protocol.endswith("2000 draws, 3 subsets of 300")
     assert measured["coverage"].n == 300 and measured["coverage"].protocol.endswith("k = 5, as many real")
@@ -86,8 +82,8 @@ def test_the_suite_is_its_parts() -> None:
         assert Measurement.from_row(m.row()) == m
 
 
-def test_a_distance_to_a_file_is_that_to_the_data_behind_it(tmp_path: Path) -> None:
-    save_moments(suite().reference.moments, tmp_path / "noise.npz")
+def test_distance_to_saved_moments_equals_distance_to_the_data(tmp_path: Path) -> None:
+    suite().reference.moments.save(tmp_path / "noise.npz")
     from_data = measure(suite(metrics=("fd",)), pictures(200), None)[0]
     from_file = measure(suite(metrics=("fd",), reference=str(tmp_path / "noise.npz")), pictures(200), None)[0]
     assert from_file.value == pytest.approx(from_data.value, abs=1e-12)
@@ -107,15 +103,14 @@ def test_random_convolutions_see_a_blur_of_digits() -> None:
     assert 100 * fd["floor: held-out pictures"] < min(fd["ceiling: blurred pictures"], fd["ceiling: noise"])
 
 
-def test_batches_do_not_change_a_bank() -> None:
+def test_batch_size_does_not_change_features() -> None:
     images = (pictures(20) * 127 + 128).byte()
-    whole, parts = (FeatureBank.of(RandomConvolutions(8), images, batch) for batch in (None, 7))
+    whole, parts = (FeatureSet.extract(RandomConvolutions(8), images, batch) for batch in (None, 7))
     torch.testing.assert_close(whole.features, parts.features)
-    assert torch.equal(whole.some(5), whole.some(5)) and len(whole.some(50)) == 20
+    assert torch.equal(whole.subset(5), whole.subset(5)) and len(whole.subset(50)) == 20
 
 
-def test_the_digit_suite_reports_as_it_did_and_more() -> None:
-    """fd and accuracy keep their names, protocols and n, since rows with them are recorded."""
+def test_digit_metrics_keep_their_recorded_names_protocols_and_values() -> None:
     x, labels = Digits().split["test"]
     told = {m.metric: m for m in measure(DigitMetrics(), x, labels)}
     symptoms = ["class_tv", "diversity", "power_low", "power_mid", "power_high"]
@@ -128,7 +123,7 @@ def test_the_digit_suite_reports_as_it_did_and_more() -> None:
     assert [m.metric for m in measure(DigitMetrics(), x, None)] == [name for name in told if name != "accuracy"]
 
 
-def test_few_samples_are_warned_of_once_with_a_bias_table(caplog: pytest.LogCaptureFixture) -> None:
+def test_bias_is_warned_of_once_per_n(caplog: pytest.LogCaptureFixture) -> None:
     subject = suite(metrics=("fd",))
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
@@ -158,8 +153,8 @@ def test_too_few_or_broken_samples_are_refused(tmp_path: Path) -> None:
     assert measure(suite(metrics=("kid",)), pictures(8), None)[0].n == 8
     with pytest.raises(UserError, match="not finite: the generator has diverged"):
         measure(suite(), pictures(20) / 0, None)
-    small = replace(FeatureBank.of(RandomConvolutions(8), (pictures(8) * 127 + 128).byte()).statistics)
-    save_moments(small, tmp_path / "small.npz")
+    small = replace(FeatureSet.extract(RandomConvolutions(8), (pictures(8) * 127 + 128).byte()).moments)
+    small.save(tmp_path / "small.npz")
     with pytest.raises(UserError, match="8 real images cannot fill a covariance of 8 features"):
         suite(metrics=("fd",), reference=str(tmp_path / "small.npz"))
     with pytest.raises(UserError, match="fd_infinity in the 8 features of random-convolutions needs 32"):
@@ -169,7 +164,7 @@ def test_too_few_or_broken_samples_are_refused(tmp_path: Path) -> None:
     assert Evaluator(suite(), n=100, every=0, n_in_training=8).n == 100
 
 
-def test_bounds_leave_out_what_the_held_out_part_cannot_fill() -> None:
+def test_reference_values_leave_out_metrics_that_need_more_held_out_images() -> None:
     x, labels = Digits().split["test"]
     data = SimpleNamespace(split={"train": Digits().split["train"], "test": (x[:20], labels[:20])})
     metrics = ("fd", "kid", "accuracy")
@@ -177,10 +172,10 @@ def test_bounds_leave_out_what_the_held_out_part_cannot_fill() -> None:
     assert [m.metric for m in bounds] == ["kid", "accuracy"] * 3
 
 
-def test_a_config_of_a_suite_is_checked_without_importing_it() -> None:
+def test_config_of_a_suite_is_checked() -> None:
     node = {
         "_target_": "fgm.evaluation.feature_metrics.FeatureMetrics", "protocol": "edm", "metrics": ["fd"], "reference": "edm.npz",
-        "extractor": {"_target_": "fgm.evaluation.features.inception.Inception", "weights": None},
+        "extractor": {"_target_": "fgm.evaluation.pretrained_features.Inception", "weights": None},
     }  # fmt: skip
     check(node)
     for wrong in ({"protocol": "fid"}, {"kid_subsets": 0}, {"metrics": "fd"}, {"extractr": 1}):

@@ -16,10 +16,10 @@ from fgm.data.shapes.dataset import Shapes
 from fgm.data.shapes.scenes import draw_scenes, draw_scenes_of, render, shapes_of
 from fgm.evaluation import PromptMetric, measure
 from fgm.evaluation.evaluator import Evaluator
+from fgm.evaluation.feature_metrics import DigitMetrics
 from fgm.evaluation.geneval.detections import Detection
 from fgm.evaluation.geneval.rules import GenEvalRules, grade
-from fgm.evaluation.images import DigitMetrics
-from fgm.evaluation.pictures import captioned_grid, captioned_rows
+from fgm.evaluation.plots import captioned_rows, save_rows
 from fgm.evaluation.sampling import Sampler
 from fgm.evaluation.shapes.metric import RULES, ShapeEvalSuite, expected_histograms, histogram_distances, histograms
 from fgm.utils.errors import UserError
@@ -202,7 +202,7 @@ def test_picture_has_every_caption_below_every_row(suite: ShapeEvalSuite, tmp_pa
     figure = captioned_rows(rows, captions, 3)
     texts = [text.get_text().replace("\n", " ") for axis in figure.axes for text in axis.texts]
     assert texts == captions and sum(len(axis.images) for axis in figure.axes) == 4
-    captioned_grid(rows, captions, tmp_path / "grid.png")
+    save_rows(rows, tmp_path / "grid.png", captions)
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from toy_trainings import CONFIG, LINEAR, last_weights, pieces, run, weights
 
 from fgm.cli.teacher import from_file
-from fgm.evaluation.sources.sampler import state_sha256
+from fgm.evaluation.sources import state_sha256
 from fgm.networks.lora import LoRA
 from fgm.networks.mlp import VelocityMLP
 from fgm.training.checkpointing import export_weights

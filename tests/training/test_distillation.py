@@ -125,7 +125,7 @@ def test_seconds_of_a_resumed_run_are_those_of_all_its_parts(tmp_path: Path, mon
         run(module, tmp_path, every=4)
     saved = last_state(tmp_path)["callbacks"]
     timing = fit(distillation(), place(tmp_path, every=4))
-    assert timing["evaluate_s"] > saved["Evaluate"]["seconds"] > 0
+    assert timing["evaluate_s"] > saved["EvaluationCallback"]["seconds"] > 0
     assert sum(timing.values()) > saved["Timer"]["time_elapsed"]["train"] > 0
 
 

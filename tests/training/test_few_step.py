@@ -6,8 +6,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from toy_trainings import network
 
-from fgm.evaluation.conditioning import balanced
-from fgm.evaluation.sampling import draw_samples, generator_sampler
+from fgm.evaluation.sampling import balanced, draw_samples, generator_sampler
 from fgm.flow.analytic import gaussian
 from fgm.flow.paths import RectifiedPath
 from fgm.networks import VelocityModel

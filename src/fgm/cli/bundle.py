@@ -67,8 +67,7 @@ def measured(config: dict[str, Any]) -> list[Measurement]:
     """The rounded weights, as make eval does it."""
     evaluation, data = make_evaluation(config["evaluation"]), make(config["data"], "data")
     source = sampler_source(config, evaluation, data, evaluation.n, evaluation.seed, device_of_rank())
-    plan, _ = evaluation.plan(source, Path(config["run_dir"]))
-    return evaluation.measure(source, plan, console=plain_console())
+    return evaluation.measure(source, console=plain_console())
 
 
 main = Command("bundle", run, Settings, groups={"evaluator": "evaluation"})

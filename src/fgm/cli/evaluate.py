@@ -7,9 +7,8 @@ Evaluators are the files of configs/evaluation; evaluator.<key>=<value> sets a v
 of weights. For a folder, data=<name> says what it is compared with, if the evaluator leaves that open. repeats=3
 measures samples of as many seeds.
 
-Samples are measured in shards of shard_size, which stay in <run>/evaluation/<key>/ (of a folder:
-<outputs>/evaluation/<key>/) beside results.json, so that the same command resumes. `torchrun --nproc-per-node 2 -m
-fgm.cli.evaluate ...` shares the work, with the same bits.
+Values and their provenance are written to <run>/evaluation/<key>/results.json (of a folder: <outputs>/evaluation/...).
+`torchrun --nproc-per-node 2 -m fgm.cli.evaluate ...` shares the work, with the same bits.
 """
 
 import re
@@ -17,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -44,7 +42,6 @@ class Settings:
     n: PositiveInt | None = None
     eval_seed: NonNegativeInt | None = None
     repeats: PositiveInt = 1
-    shard_size: PositiveInt | None = None
     samples_dir: str | None = None
     recursive: bool = False
     evaluator: Any = None
@@ -67,7 +64,7 @@ def run(config: dict[str, Any], settings: Settings) -> None:
         seeds = range(seed, seed + settings.repeats)
         return evaluation, [sampler_source(config, evaluation, data, n, each, device) for each in seeds]
 
-    measure(ready, settings.shard_size, Path(config["run_dir"]))
+    measure(ready, Path(config["run_dir"]))
 
 
 def measure_folder(config: dict[str, Any], settings: Settings) -> None:
@@ -80,11 +77,11 @@ def measure_folder(config: dict[str, Any], settings: Settings) -> None:
     require_evaluator(node)
 
     def ready() -> tuple[Any, list[Any]]:
-        from fgm.evaluation.sources.folder import FolderSource
+        from fgm.evaluation.sources import FolderSource
 
         return make_evaluation(node), [FolderSource(folder, settings.n, settings.recursive)]
 
-    measure(ready, settings.shard_size, Path(config["outputs"]), folder)
+    measure(ready, Path(config["outputs"]), folder)
 
 
 def require_comparison(node: dict[str, Any], overrides: list[str]) -> None:
@@ -124,8 +121,8 @@ def as_evaluator() -> Iterator[None]:
         raise UserError(re.sub(r"(?<![\w./])evaluation\.", "evaluator.", str(error))) from error
 
 
-def measure(ready: Callable[[], tuple[Any, list[Any]]], cut: int | None, place: Path, title: str = "") -> None:
-    """Every source that ready() gives with its evaluation, on all ranks; rank 0 writes results.json beside each."""
+def measure(ready: Callable[[], tuple[Any, list[Any]]], place: Path, title: str = "") -> None:
+    """Measure every source that ready() returns with its evaluator, on all ranks; rank 0 writes a results.json each."""
     from fgm.utils.distributed import on_all_ranks, ranks_of_environment
 
     with ranks_of_environment() as ranks:
@@ -133,13 +130,12 @@ def measure(ready: Callable[[], tuple[Any, list[Any]]], cut: int | None, place: 
         repeated: list[list[Measurement]] = []
         for source in sources:
             began = time.perf_counter()
-            plan, told = on_all_ranks(ranks, partial(evaluation.plan, source, place, cut))
-            found = len(plan.shards()) - len(plan.missing())
-            repeated.append(evaluation.measure(source, plan, ranks, plain_console()))
-            timing = {"wall": round(time.perf_counter() - began, 2), "shards": len(plan.shards()), "found": found}
+            repeated.append(evaluation.measure(source, ranks, plain_console()))
+            timing = {"wall": round(time.perf_counter() - began, 2)}
             if ranks.rank == 0:
                 results = repeated[-1] + (spread(repeated) or evaluation.suite.reference_values())
-                conclude(told, results, plan, (device_of_rank(), ranks.world_size), timing, title)
+                where = device_of_rank(), ranks.world_size
+                conclude(evaluation.describe(source), results, place, where, timing, title)
 
 
 def spread(repeated: list[list[Measurement]]) -> list[Measurement]:
@@ -159,20 +155,21 @@ def over_seeds(same: list[Measurement]) -> Measurement:
 
 
 def conclude(
-    told: dict[str, Any],
+    definition: dict[str, Any],
     results: list[Measurement],
-    plan: Any,
+    place: Path,
     where: tuple[Any, int],
     timing: dict[str, Any],
     title: str,
 ) -> None:
-    """The table for people, and results.json for programs."""
-    from fgm.evaluation.provenance import record
+    """Print a table, and write results.json."""
+    from fgm.evaluation.provenance import key_of, record
 
-    path = plan.directory / "results.json"
-    write_json(path, record(told, results, *where, timing) | {"commit": commit()})
+    path = place / "evaluation" / key_of(definition) / "results.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, record(definition, results, *where, timing) | {"commit": commit()})
     console = plain_console()
-    console.print(summary(results, title or str(plan.directory.parents[1])))
+    console.print(summary(results, title or str(place)))
     print(f"results and their provenance: {path}")
 
 

@@ -21,9 +21,8 @@ from fgm.cli.loading import sampler_source
 from fgm.cli.runs import device_of_rank, finished
 from fgm.cli.score import read_questions
 from fgm.data import prompted
-from fgm.evaluation.conditioning import Conditioning
-from fgm.evaluation.exporting import export_geneval, export_images
-from fgm.evaluation.layouts import require_empty
+from fgm.evaluation.folders import export_geneval, export_images, require_empty
+from fgm.evaluation.sampling import Conditioning
 from fgm.utils.errors import UserError
 from fgm.utils.files import require_place
 

@@ -37,7 +37,7 @@ def weights_file(config: dict[str, Any]) -> Path:
 def sampler_source(config: dict[str, Any], evaluation: Any, data: Any, n: int, seed: int, device: Any) -> Any:
     """Return the run's samples 0 to n - 1 for an evaluation, the same that training measures at its end."""
     source = load_source(config)
-    source.sampler.to(device)
+    source.model.to(device)
     return evaluation.source(source, data, device, n, seed, config_digest=digest(config))
 
 

@@ -6,8 +6,6 @@ those of evaluator=digits or another one of configs/evaluation (evaluator.<key>=
 """
 
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,8 @@ from fgm.cli.checks import check, make
 from fgm.cli.command import Command
 from fgm.cli.evaluate import make_evaluation
 from fgm.evaluation.feature_metrics import FeatureMetrics
-from fgm.evaluation.frechet import FeatureStatistics
-from fgm.evaluation.moments import save_moments
-from fgm.evaluation.sources import in_steps
-from fgm.evaluation.sources.dataset import dataset_source
-from fgm.evaluation.sources.folder import FolderSource
+from fgm.evaluation.frechet import Moments
+from fgm.evaluation.sources import DatasetSource, FolderSource, batches
 from fgm.utils.errors import UserError
 from fgm.utils.files import replacing
 
@@ -54,15 +49,15 @@ def run(config: dict[str, Any], settings: Settings) -> None:
     if settings.samples_dir:
         source = FolderSource(settings.samples_dir, settings.n, settings.recursive)
     else:
-        source = dataset_source(make(config["data"], "data"), choices["data"], settings.split, settings.n)
+        source = DatasetSource.of_data(make(config["data"], "data"), choices["data"], settings.split, settings.n)
     suite = make_evaluation(node).suite
     if not isinstance(suite, FeatureMetrics):
         raise UserError(f"evaluator = {name} has no features; choose one that has, such as digits")
-    parts = (FeatureStatistics.of(suite.features(samples.x, None)["features"]) for _, samples in in_steps(source, STEP))
-    statistics = reduce(add, parts)
+    features = (suite.features(samples.x, None)["features"] for _, samples in batches(source, STEP))
+    moments = Moments.of_batches(features)
     with replacing(out) as temporary:
-        save_moments(statistics, temporary)
-    print(f"{out}: mu and sigma of {statistics.n} images, {len(statistics.mean)} features of {name}")
+        moments.save(temporary)
+    print(f"{out}: mu and sigma of {moments.n} images, {len(moments.mean)} features of {name}")
 
 
 main = Command("reference", run, Settings, groups={"evaluator": "evaluation"})

@@ -31,8 +31,8 @@ class Settings:
 
 
 def run(config: dict[str, Any], settings: Settings) -> None:
-    from fgm.evaluation.pictures import captioned_grid, gallery
-    from fgm.evaluation.sampling import decoded, draw_samples
+    from fgm.evaluation.plots import save_rows, save_square
+    from fgm.evaluation.sampling import draw_samples
 
     config, n, seed = finished(config), settings.n, settings.sample_seed
     out = Path(settings.out or f"{config['run_dir']}/samples/drawn.png")
@@ -42,15 +42,15 @@ def run(config: dict[str, Any], settings: Settings) -> None:
     data = make(config["data"], "data")
     conditions, prompts = conditions_of(config["recipe"], data, settings.prompt, n, seed)
     source, device, count = load_source(config), device_of_rank(), n or (PROMPTED if prompts else MANY)
-    source.sampler.to(device)
+    source.model.to(device)
     began = time.perf_counter()
-    seen, batch = decoded(source, data), config["evaluation"]["batch"]
+    seen, batch = source.decoded(data), config["evaluation"]["batch"]
     x_0, _ = draw_samples(seen, seed, count, data.shape, conditions, device, batch)
     took = time.perf_counter() - began
     if prompts:
-        captioned_grid({source.name: x_0}, prompts, out)
+        save_rows({source.name: x_0}, out, prompts)
     else:
-        gallery(x_0, out)
+        save_square(x_0, out)
     print(f"{out}: {count} samples, {counted(source.nfe, 'network call')} each, {took:.2f} s")
 
 
@@ -63,7 +63,7 @@ def conditions_of(experiment: str, data: Any, prompt: str | None, n: int | None,
     import torch
 
     from fgm.data import prompted
-    from fgm.evaluation.conditioning import conditioning
+    from fgm.evaluation.sampling import conditioning
 
     words = prompted(data)
     if prompt and words is None:

@@ -17,11 +17,10 @@ from fgm.cli import cache_prompts, runs, teacher
 from fgm.cli.build import build_module, build_run
 from fgm.cli.command import Command, NoSettings
 from fgm.cli.config import require_extras
-from fgm.evaluation.curves import picture_of_curves
+from fgm.evaluation.plots import save_curves
 from fgm.evaluation.preflight import require_files
 from fgm.teachers import bundled
 from fgm.training.checkpointing import export_weights
-from fgm.training.evaluation import final_measurements
 from fgm.training.loggers import log_results
 from fgm.training.trainer import fit
 from fgm.utils.errors import UserError, rank, resumable
@@ -67,8 +66,8 @@ def train(config: dict[str, Any]) -> float | None:
         runs.write_yaml(config, run_dir / "config.yaml")
     timing, trained = fit(module, run), time.perf_counter()
     export_weights(module, run_dir)
-    results = final_measurements(run.measuring, module, known_measurements(config))
-    run.measuring.show(module.samplers(), module, run_dir / "samples" / "final.png")
+    results = run.evaluation_callback.measure_all(module, known_measurements(config))
+    run.evaluation_callback.show(module.samplers(), module, run_dir / "samples" / "final.png")
     if rank() == 0:
         timing["wall_s"] = sum(timing.values()) + time.perf_counter() - trained
         finish(config, module, run, results, timing)
@@ -85,11 +84,11 @@ def train_teacher(node: dict[str, Any] | None) -> None:
 def finish(config: dict[str, Any], module: Any, run: Any, results: list[Measurement], timing: dict[str, float]) -> None:
     """Write results.json, which marks the run as done, and the row if it is to be recorded."""
     samples = run.run_dir / "samples"
-    picture_of_curves(run.run_dir / "metrics.csv", samples / "curves.png")
+    save_curves(run.run_dir / "metrics.csv", samples / "curves.png")
     row = runs.provenance(config) | {"images_seen": module.images_seen}
     row |= {name: round(seconds, 1) for name, seconds in timing.items()} | {"results": [m.row() for m in results]}
     if "study" in config:
-        run.measuring.draw(module.samplers()[0], module, samples / "drawn.png")
+        run.evaluation_callback.draw(module.samplers()[0], module, samples / "drawn.png")
         row |= config["study"] | {"curves": read_curves(run.run_dir / "metrics.csv")}
     elif config["differs"]:
         row |= {"differs": config["differs"]}

@@ -1,62 +1,73 @@
-"""Measurements. A suite measures one set of samples; a value never travels without its protocol and its n."""
+"""Measurements: samplers -> features -> metrics -> measurements. A value always has a protocol and an n.
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+sampling            samplers and other sources of samples
+features            extractors; pretrained_features those with published weights
+frechet, distances  pure functions of features or points; metrics offers them as torchmetrics
+feature_metrics, point_metrics, prompt_metrics, geneval, shape_eval        metric suites
+evaluator           how many samples, from which seed, over how many processes
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
 
 from fgm.utils.records import Measurement
 
-if TYPE_CHECKING:  # GenEval's files are read and refused without waiting for torch
-    from torch import Tensor
-
-Features = dict[str, "Tensor"]
+Features = dict[str, Tensor]
 
 
 class MetricSuite(Protocol):
-    """A fixed set of metrics against one reference, in two steps, so that samples may come in shards:
+    """A fixed set of metrics against one reference, in two steps, so that samples may come in chunks.
 
-    features(x_0, labels)    what is kept of each sample, tensors whose first axis counts samples; x_0 (n, *shape) is
-                         float32, images in [-1, 1], or uint8; labels (n,) int64 or None are what each one answers:
-                         a class, or the number of one of the suite's prompts
-    compute(features)          the metrics, from the features of all samples in their order
-
-    identity() tells all that defines the features, such as the extractor's hash, as plain containers.
+    A suite may also have `mode`, the mode of quantise() for its samples (round unless stated), and
+    `require_samples(n)`, which raises a UserError if n samples are too few.
     """
 
-    def identity(self) -> dict[str, Any]: ...
+    def identity(self) -> dict[str, Any]:
+        """Return what defines the features, such as the extractor's hash, as plain containers."""
+        ...
 
-    def features(self, x_0: "Tensor", labels: "Tensor | None") -> Features: ...
+    def features(self, x_0: Tensor, labels: Tensor | None) -> Features:
+        """Return what the metrics need of each sample, tensors whose first axis counts samples.
 
-    def compute(self, features: Features) -> list[Measurement]: ...
+        Args:
+            x_0: (n, *shape), float32 (images in [-1, 1]) or uint8.
+            labels: (n,) int64, what each sample was conditioned on: a class, or the id of one of the suite's prompts.
+        """
+        ...
+
+    def compute(self, features: Features) -> list[Measurement]:
+        """Return the metrics from the features of all samples in their order."""
+        ...
 
     def reference_values(self) -> list[Measurement]:
-        """The same metrics on fresh real samples (floor) and on bad ones (ceiling)."""
+        """Return the same metrics of fresh real samples (floor) and of bad ones (ceiling)."""
         ...
 
 
 @runtime_checkable
 class PromptMetric(Protocol):
-    """A suite that says what every sample is asked to show, by the ids of its prompts."""
+    """A suite with prompts of its own, which the samples have to answer."""
 
-    def prompt_ids(self, indices: "Tensor") -> "Tensor":
-        """Of samples (n,): (n,) int64, however many are drawn."""
+    def prompt_ids(self, indices: Tensor) -> Tensor:
+        """Return the prompt ids (n,) int64 of samples (n,), however many are drawn."""
         ...
 
-    def conditions(self, prompt_ids: "Tensor") -> "Tensor":
-        """What a sampler is given for them: (n, ...)."""
+    def conditions(self, prompt_ids: Tensor) -> Tensor:
+        """Return the sampler's conditions (n, ...)."""
         ...
 
-    def prompts(self, prompt_ids: "Tensor") -> list[str]:
-        """The same in words, as people read them."""
+    def prompts(self, prompt_ids: Tensor) -> list[str]: ...
+
+    def ground_truth(self, prompt_ids: Tensor) -> Tensor | None:
+        """Return real samples (n, *shape) of the prompts, or None if there are none."""
         ...
 
-    def ground_truth(self, prompt_ids: "Tensor") -> "Tensor | None":
-        """Real samples (n, *shape) that answer them, where there are some."""
-        ...
-
-    def grades(self, x_0: "Tensor", prompt_ids: "Tensor") -> list[tuple[bool, str]]:
-        """Whether each sample answers its question, and if not, why; empty where the suite does not judge."""
+    def grades(self, x_0: Tensor, prompt_ids: Tensor) -> list[tuple[bool, str]]:
+        """Return whether each sample is correct, and if not, why; empty if the suite does not grade samples."""
         ...
 
 
-def measure(suite: MetricSuite, x_0: "Tensor", labels: "Tensor | None" = None) -> list[Measurement]:
-    """Of samples (n, *shape) in memory."""
+def measure(suite: MetricSuite, x_0: Tensor, labels: Tensor | None = None) -> list[Measurement]:
+    """Measure samples (n, *shape) that are in memory."""
     return suite.compute(suite.features(x_0, labels))

@@ -1,10 +1,8 @@
-"""Cached prompts as a suite: the colours of their images, which drift where a distillation goes wrong.
+"""The colours of images of cached prompts, which drift where a distillation goes wrong; read them beside the teacher's.
 
-    pixel_mean, pixel_std    of the pixels in [-1, 1]
-    saturation               mean of (max - min)/max over the channels in [0, 1]; guidance and long training drive it up
-    clipped                  share of values at either end of the range, where images are cut off
-
-They are to be read against the teacher's own. Whether images show their prompts is not for them to say.
+pixel_mean, pixel_std    of the pixels in [-1, 1]
+saturation               mean of (max - min)/max over the channels in [0, 1]; guidance and long training raise it
+clipped                  share of values at either end of the range
 """
 
 from typing import Any
@@ -20,7 +18,7 @@ from fgm.utils.validation import validated
 
 @validated
 class ColorStatistics:
-    """Images (n, 3, height, width); question i is prompt i + 1 of the cache.
+    """A PromptMetric of images (n, 3, height, width) that does not grade them; prompt id i is prompt i + 1 of the cache.
 
     Args:
         cache: of the encoded prompts.
@@ -33,7 +31,7 @@ class ColorStatistics:
         return {"prompts": self.index.digest}
 
     def prompt_ids(self, indices: Tensor) -> Tensor:
-        """Prompt after prompt, and anew behind the last one."""
+        """Return the prompts in their order, from the first one again after the last."""
         return indices % (len(self.index.prompts) - 1)
 
     def conditions(self, prompt_ids: Tensor) -> Tensor:
@@ -43,23 +41,19 @@ class ColorStatistics:
         return [self.index.prompts[i + 1] for i in prompt_ids.tolist()]
 
     def ground_truth(self, prompt_ids: Tensor) -> None:
-        """There are no real images."""
+        """Return None: there are no real images."""
 
     def grades(self, x_0: Tensor, prompt_ids: Tensor) -> list[tuple[bool, str]]:
-        """None: it does not judge."""
-        del x_0, prompt_ids
         return []
 
     def features(self, x_0: Tensor, labels: Tensor | None) -> Features:
-        """Of every image, (n,)."""
-        del labels
         pixels = quantise(x_0)
         x = dequantise(pixels)
-        least, most = ((x + 1) / 2).aminmax(dim=1)
+        lowest, highest = ((x + 1) / 2).aminmax(dim=1)
         return {
             "pixel_mean": x.flatten(1).mean(1),
             "pixel_std": x.flatten(1).std(1),
-            "saturation": ((most - least) / most.clamp_min(1e-6)).flatten(1).mean(1),
+            "saturation": ((highest - lowest) / highest.clamp_min(1e-6)).flatten(1).mean(1),
             "clipped": ((pixels == 0) | (pixels == 255)).float().flatten(1).mean(1),
         }
 
@@ -68,5 +62,4 @@ class ColorStatistics:
         return [Measurement(name, values.mean().item(), len(values), protocol) for name, values in features.items()]
 
     def reference_values(self) -> list[Measurement]:
-        """None: there are no real images."""
         return []

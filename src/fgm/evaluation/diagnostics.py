@@ -1,26 +1,23 @@
-"""Signs of failure in samples, each a number with a threshold beyond which something is wrong.
+"""Signs of failure in samples; THRESHOLDS has the range of healthy values, and what to try outside of it.
 
-Mode collapse. Total variation between the histogram p of a classifier's answers and the prior q:
+Mode collapse. Total variation between the histogram p of predicted classes and the prior q:
 
-    class_tv = 1/2 sum_k |p_k - q_k|                 0 alike, 1 disjoint; a dropped class of ten makes 0.1
+    class_tv = 1/2 sum_k |p_k - q_k|                 0 equal, 1 disjoint; dropping one of ten classes gives 0.1
 
-n draws of q itself come to about sum_k (q_k (1 - q_k) / (2 pi n))^1/2, 0.038 for ten classes and n = 1,000, so that
-fewer say little; with balanced labels only misread samples count. Collapse within a class escapes it, and is seen by
-the distance d(x) to the nearest OTHER sample:
+n draws of q itself give about sum_k (q_k (1 - q_k) / (2 pi n))^1/2, 0.038 for ten classes and n = 1,000, so that fewer
+samples say little; with balanced labels only misclassified samples count. Collapse within a class does not show there,
+but in the distance d(x) to the nearest OTHER sample:
 
     diversity = median d(x) among samples / median d(x) among as many reference points
 
-1 alike, 0 copies, more than 1 samples that are scattered off the data. It is compared at equal n, as d shrinks with n.
+1 equal, 0 copies, above 1 samples that scatter off the data. Compare it at equal n, because d shrinks with n.
 
 Missing detail. The radial power spectrum, P(f) = mean |FFT x|^2 over images, channels and frequencies of a band of
-f = (f_x^2 + f_y^2)^1/2 in cycles a pixel (BANDS, octaves up to Nyquist; the corners beyond 1/2 are left out):
+f = (f_x^2 + f_y^2)^1/2 in cycles a pixel (BANDS, octaves up to Nyquist, without the corners beyond 1/2):
 
     power_low, power_mid, power_high = P(samples) / P(reference)
 
-For a linear blur of transfer function H it is the mean of |H|^2 over the reference's power in the band. Both sets have
-the same borders, so that what leaks through them is in both.
-
-THRESHOLDS says between which bounds a healthy value lies, and what to try outside of them.
+For a linear blur of transfer function H it is the mean of |H|^2 over the reference's power in the band.
 """
 
 from collections.abc import Sequence
@@ -32,12 +29,12 @@ from torch import Tensor
 from fgm.utils.records import Measurement
 
 BANDS = {"power_low": (1 / 16, 1 / 8), "power_mid": (1 / 8, 1 / 4), "power_high": (1 / 4, 1 / 2)}  # (above, up to]
-MOST_PAIRS = 2000  # points of either set, the first ones, of which distances are taken: their cost is quadratic
+MAX_POINTS = 2000  # of either set, the first ones, whose distances are taken: the cost is quadratic
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A healthy value lies in [low, high]; what a value outside means, and what helps."""
+    """The healthy range [low, high], and for values outside the likely cause and remedy."""
 
     low: float
     high: float
@@ -59,26 +56,26 @@ THRESHOLDS = {
 
 
 def total_variation(p: Tensor, q: Tensor) -> float:
-    """1/2 sum |p - q| of two histograms (k,), each normalised; 1 where p is empty."""
+    """Return 1/2 sum |p - q| of two histograms (k,), each normalised; 1 if p is empty."""
     p, q = p.double(), q.double()
     return (p / p.sum() - q / q.sum()).abs().sum().item() / 2 if p.sum() > 0 else 1.0
 
 
-def nearest_distance(x: Tensor) -> Tensor:
-    """From each of x (n, d) to the nearest other one, (n,)."""
-    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
-    return distances.fill_diagonal_(float("inf")).amin(1)
-
-
 def diversity(x: Tensor, reference: Tensor) -> tuple[float, int]:
-    """The ratio of medians of (n, d) and (m, d), and the number of points that both are cut to."""
-    n = min(len(x), len(reference), MOST_PAIRS)
+    """Return the ratio of medians for (n, d) and (m, d), and the number of points that both are cut to."""
+    n = min(len(x), len(reference), MAX_POINTS)
     spread, expected = (nearest_distance(points[:n].flatten(1)).median().item() for points in (x, reference))
     return spread / max(expected, 1e-12), n
 
 
+def nearest_distance(x: Tensor) -> Tensor:
+    """Return the distance from each of x (n, d) to the nearest other one, (n,)."""
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.fill_diagonal_(float("inf")).amin(1)
+
+
 def radial_power(images: Tensor) -> dict[str, Tensor]:
-    """Mean power of each of the images (n, c, h, w) in every band that their size has, (n,)."""
+    """Return the mean power of each image (n, c, h, w) in every band that exists at its size, (n,) each."""
     h, w = images.shape[-2:]
     power = torch.fft.fft2(images.double()).abs().square().mean(1) / (h * w)
     f = torch.hypot(*torch.meshgrid(torch.fft.fftfreq(h), torch.fft.fftfreq(w), indexing="ij"))
@@ -87,19 +84,18 @@ def radial_power(images: Tensor) -> dict[str, Tensor]:
 
 
 def power_ratios(power: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, float]:
-    """Of the mean powers of samples and reference, band by band."""
+    """Return the ratio of the mean powers of samples and reference, band by band."""
     return {name: (power[name].mean() / reference[name].mean().clamp_min(1e-12)).item() for name in power}
 
 
-def complaints(measured: Sequence[Measurement]) -> list[str]:
-    """One line for each value beyond its threshold, at most one a metric."""
-    first: dict[str, Measurement] = {}
+def warnings_of(measured: Sequence[Measurement]) -> list[str]:
+    """Return a line for each metric whose first value is outside its healthy range."""
+    lines, seen = [], set()
     for m in measured:
-        first.setdefault(m.metric, m)
-    lines = [complaint(m, THRESHOLDS[name]) for name, m in first.items() if name in THRESHOLDS]
-    return [line for line in lines if line]
-
-
-def complaint(m: Measurement, healthy: Threshold) -> str:
-    told = healthy.below if m.value < healthy.low else healthy.above if m.value > healthy.high else ""
-    return f"{m.metric} {m.value:.3g} is outside {healthy.low:g} to {healthy.high:g}: {told}" if told else ""
+        if m.metric in THRESHOLDS and m.metric not in seen:
+            seen.add(m.metric)
+            healthy = THRESHOLDS[m.metric]
+            advice = healthy.below if m.value < healthy.low else healthy.above if m.value > healthy.high else ""
+            if advice:
+                lines.append(f"{m.metric} {m.value:.3g} is outside {healthy.low:g} to {healthy.high:g}: {advice}")
+    return lines

@@ -1,33 +1,32 @@
-"""What is measured, how often and on how many samples: the one way from a sampler to measurements.
+"""The one way from a sampler to measurements, for training, its end and `make eval`.
 
-Training, its end and `make eval` all ask an Evaluation. Samples are the same function of (seed, index) for each of
-them, and lie in the same shards: a measurement that was cut off goes on, and one that is there is not made again.
+Samples are measured in chunks; rank r computes the features of every world-size-th chunk, and rank 0 the metrics from
+all of them in order. One process and many therefore get the same bits.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import NonNegativeInt, PositiveInt
 from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
 
 from fgm.data import Data
-from fgm.evaluation import MetricSuite
-from fgm.evaluation.conditioning import conditioning
-from fgm.evaluation.feature_metrics import FeatureMetrics
-from fgm.evaluation.provenance import definition, key_of
-from fgm.evaluation.sampling import Sampler, decoded
-from fgm.evaluation.several import CombinedSuite, mode_of
-from fgm.evaluation.shards import Plan, evaluate
-from fgm.evaluation.sources import SampleSource
-from fgm.evaluation.sources.sampler import SamplerSource
-from fgm.utils.distributed import Ranks, SingleProcess
+from fgm.evaluation import Features, MetricSuite, PromptMetric
+from fgm.evaluation.provenance import definition
+from fgm.evaluation.sampling import Sampler, conditioning
+from fgm.evaluation.sources import SamplerSource, SampleSource, chunks
+from fgm.utils.distributed import Ranks, SingleProcess, on_all_ranks, on_rank_zero
 from fgm.utils.errors import UserError
 from fgm.utils.records import Measurement
 from fgm.utils.validation import validated
 
 Mode = Literal["min", "max"]
-SHARD = 1000  # samples, unless one batch is larger
+CHUNK = 1000  # samples, unless one batch is larger
+PROMPT_METHODS = ("prompt_ids", "conditions", "prompts", "ground_truth", "grades")
 
 
 @validated
@@ -37,16 +36,16 @@ class Evaluator:
 
     Args:
         suite: the metrics.
-        n: samples at the end.
-        every: cycles between measurements in training; 0 for none.
+        n: samples at the end of training.
+        every: steps between measurements in training; 0 for none.
         n_in_training: samples of such a measurement.
-        seed: of the samples; the same at every measurement, so that curves show the training alone.
+        seed: of the samples; the same for every measurement, so that curves show only the training.
         batch: samples at once.
-        monitor: metric whose best value selects the weights to keep, see fgm.training.best.
-        mode: whether less or more of it is better.
+        monitor: metric whose best value in training selects the weights to keep, see fgm.training.evaluation.
+        mode: whether a smaller (min) or larger (max) value is better.
 
     Raises:
-        UserError: the best of no measurements is asked for, or n is too small for the suite's features.
+        UserError: monitor without measurements in training, or n is too small for the suite's metrics.
     """
 
     suite: MetricSuite
@@ -63,43 +62,137 @@ class Evaluator:
             raise UserError(
                 f"evaluation.monitor = {self.monitor} needs measurements in training: give evaluation.every"
             )
-        self.require(min(self.n, self.n_in_training) if self.every else self.n)
+        self.require_samples(min(self.n, self.n_in_training) if self.every else self.n)
 
-    def require(self, n: int) -> None:
-        """Refuse an n that is too small for the suite's features."""
-        if isinstance(self.suite, FeatureMetrics | CombinedSuite):
-            self.suite.require(n)
+    def require_samples(self, n: int) -> None:
+        """Raise a UserError if n samples are too few for the suite."""
+        if hasattr(self.suite, "require_samples"):
+            self.suite.require_samples(n)
 
     def source(
         self, sampler: Sampler, data: Data, device: Any, n: int, seed: int | None = None, **identity: Any
     ) -> SamplerSource:
-        """Samples 0 to n - 1 of a sampler, as this evaluation's suite asks for them."""
+        """Return samples 0 to n - 1 of a sampler, under the conditions of this evaluator's suite."""
         seed = self.seed if seed is None else seed
-        shown, asked, mode = decoded(sampler, data), conditioning(data, self.suite, seed), mode_of(self.suite)
-        return SamplerSource(shown, seed, n, data.shape, asked, device, self.batch, identity, mode)
-
-    def plan(self, source: SampleSource, place: Path, shard_size: int | None = None) -> tuple[Plan, dict[str, Any]]:
-        """Where the source's shards lie, <place>/evaluation/<key>, and all that the key stands for.
-
-        Raises:
-            UserError: the borders of shards would cut a sampler's batches, or the source is too small for the suite.
-        """
-        self.require(source.n)
-        size = whole_batches(source.batch if isinstance(source, SamplerSource) else 1, shard_size)
-        told = definition(source.describe(), self.suite.identity(), source.n, size)
-        return Plan(source.n, size, place / "evaluation" / key_of(told)), told
+        conditions = conditioning(data, self.suite, seed)
+        mode = quantise_mode(self.suite)
+        return SamplerSource(sampler.decoded(data), seed, n, data.shape, conditions, device, self.batch, identity, mode)
 
     def measure(
-        self, source: SampleSource, plan: Plan, ranks: Ranks | None = None, console: Console | None = None
+        self, source: SampleSource, ranks: Ranks | None = None, console: Console | None = None
     ) -> list[Measurement]:
-        """On every rank; with what only the source knows."""
-        measured = evaluate(source, self.suite, plan, ranks or SingleProcess(), console)
+        """Return the measurements of all samples of a source, on every rank; a console shows progress.
+
+        Raises:
+            UserError: the samples are too few, or one of them is not finite.
+        """
+        ranks = ranks or SingleProcess()
+        self.require_samples(source.n)
+        features = gather_features(source, self.suite, self.chunk(source), ranks, console)
+        measured = on_rank_zero(ranks, lambda: self.suite.compute(features))
         return [replace(m, nfe=source.nfe, weights=source.weights) for m in measured]
 
+    def chunk(self, source: SampleSource) -> int:
+        """Return the number of samples at once, a multiple of the sampler's batch."""
+        batch = source.batch if isinstance(source, SamplerSource) else 1
+        return batch * max(1, CHUNK // batch)
 
-def whole_batches(batch: int, asked: int | None = None) -> int:
-    """The size of a shard, so that none ends within a batch."""
-    size = asked or batch * max(1, SHARD // batch)
-    if size % batch:
-        raise UserError(f"shard_size = {size} must be a multiple of the evaluator's batch, {batch}")
-    return size
+    def describe(self, source: SampleSource) -> dict[str, Any]:
+        """Return what defines a measurement of the source, as plain containers."""
+        return definition(source.describe(), self.suite.identity(), source.n, self.chunk(source))
+
+
+def gather_features(
+    source: SampleSource, suite: MetricSuite, chunk: int, ranks: Ranks, console: Console | None = None
+) -> Features:
+    """Return the features of all samples in their order on rank 0, and nothing elsewhere."""
+    parts = chunks(source.n, chunk)
+    mine = parts[ranks.rank :: ranks.world_size]
+
+    @torch.no_grad()
+    def extract() -> list[Features]:
+        return [features_of(source, suite, part) for part in progress(mine, console if ranks.rank == 0 else None)]
+
+    gathered = ranks.gather(on_all_ranks(ranks, extract))
+    if gathered is None:
+        return {}
+    ordered = [gathered[i % ranks.world_size][i // ranks.world_size] for i in range(len(parts))]
+    return {name: torch.cat([part[name] for part in ordered]) for name in ordered[0]}
+
+
+def features_of(source: SampleSource, suite: MetricSuite, part: range) -> Features:
+    samples = source.take(part)
+    features = suite.features(samples.x, samples.labels)
+    return {name: row.float() if row.is_floating_point() else row for name, row in features.items()}
+
+
+def progress(parts: list[range], console: Console | None) -> Iterator[range]:
+    """Yield the parts, with a progress bar on a terminal and a line for each part elsewhere."""
+    if console is None:
+        yield from parts
+    elif console.is_terminal:
+        with Progress(console=console, transient=True) as bar:
+            yield from bar.track(parts, description="evaluating")
+    else:
+        for part in parts:
+            yield part
+            console.print(f"samples {part.start} to {part.stop - 1} done")
+
+
+def quantise_mode(suite: Any) -> Any:
+    """Return how samples are quantised for a suite."""
+    return getattr(suite, "mode", "round")
+
+
+class CombinedSuite:
+    """Several suites that measure the same samples; at most one of them is a PromptMetric, and then this is one too.
+
+    Args:
+        suites: by name; a metric that an earlier suite has too is reported as <name>_<metric>.
+
+    Raises:
+        UserError: two suites have prompts of their own, or quantise samples in different modes.
+    """
+
+    def __init__(self, suites: dict[str, Any]) -> None:
+        self.suites: dict[str, MetricSuite] = dict(suites)
+        prompted = {name: suite for name, suite in suites.items() if isinstance(suite, PromptMetric)}
+        modes = {quantise_mode(suite) for suite in suites.values()}
+        if len(prompted) > 1:
+            raise UserError(f"evaluation.suite.suites: {' and '.join(prompted)} have prompts of their own; keep one")
+        if len(modes) > 1:
+            raise UserError(f"evaluation.suite.suites: quantise by {' and by '.join(sorted(modes))}; choose one")
+        self.mode = modes.pop()
+        for suite in prompted.values():
+            for method in PROMPT_METHODS:
+                setattr(self, method, getattr(suite, method))
+
+    def require_samples(self, n: int) -> None:
+        for suite in self.suites.values():
+            if hasattr(suite, "require_samples"):
+                suite.require_samples(n)
+
+    def identity(self) -> dict[str, Any]:
+        return {name: suite.identity() for name, suite in self.suites.items()}
+
+    def features(self, x_0: Tensor, labels: Tensor | None) -> Features:
+        """Return the features of all suites, keyed <suite>/<feature>."""
+        of_suites = {name: suite.features(x_0, labels) for name, suite in self.suites.items()}
+        return {f"{name}/{key}": values for name, features in of_suites.items() for key, values in features.items()}
+
+    def compute(self, features: Features) -> list[Measurement]:
+        def own(name: str) -> Features:
+            return {key.removeprefix(f"{name}/"): x for key, x in features.items() if key.startswith(f"{name}/")}
+
+        return self.joined({name: suite.compute(own(name)) for name, suite in self.suites.items()})
+
+    def reference_values(self) -> list[Measurement]:
+        return self.joined({name: suite.reference_values() for name, suite in self.suites.items()})
+
+    def joined(self, measured: dict[str, list[Measurement]]) -> list[Measurement]:
+        owner = {m.metric: name for name, found in reversed(measured.items()) for m in found}
+        return [
+            m if owner[m.metric] == name else replace(m, metric=f"{name}_{m.metric}")
+            for name, found in measured.items()
+            for m in found
+        ]

@@ -1,135 +1,139 @@
-"""From features to measurements, each with all that its value depends on in its protocol.
+"""The distances as torchmetrics.Metrics: update with features (n, d) of samples, in batches and on any number of ranks.
 
-fd             Fréchet distance; called fid where fgm.evaluation.protocols allows it
-fd_infinity    the same, extrapolated to infinitely many samples
-kid            unbiased, mean over subsets
-cmmd           Gaussian kernel on CLIP's features (rbf_mmd on others)
-precision, recall, density, coverage       over as many real images as samples
-accuracy       share of samples that the extractor reads as their labels
-class_tv, diversity, power_low, _mid, _high       signs of failure, see fgm.evaluation.diagnostics; power gives all bands
+Each compares with a fixed reference. States are float64 sums (FrechetDistance) or the features themselves, and are
+synced by torchmetrics; values are those of the pure functions of frechet and distances. `dist_reduce_fx="cat"` joins
+features rank by rank, so that metrics over random subsets (KernelDistance, FDInfinity) depend on how samples are dealt.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
-from fgm.evaluation.bank import FeatureBank
-from fgm.evaluation.diagnostics import diversity, power_ratios, total_variation
-from fgm.evaluation.features import FeatureExtractor
-from fgm.evaluation.frechet import frechet_distance, frechet_error
-from fgm.evaluation.infinity import fd_infinity
-from fgm.evaluation.intervals import normal_interval, wilson_interval
-from fgm.evaluation.kernel import cmmd, kid
-from fgm.evaluation.neighbours import K_DENSITY, K_PRECISION, Neighbours, neighbours
-from fgm.evaluation.protocols import Protocol
-from fgm.evaluation.references import Reference
-from fgm.utils.records import Measurement
-
-MOMENTS_SUFFICE = ("fd", "fd_infinity")
-KS = {"precision": K_PRECISION, "recall": K_PRECISION, "density": K_DENSITY, "coverage": K_DENSITY}
-READING = ("accuracy", "class_tv")  # need an extractor that reads the data's labels
-SYMPTOMS = ("class_tv", "diversity", "power")
-METRICS = (*MOMENTS_SUFFICE, "kid", "cmmd", *KS, "accuracy", *SYMPTOMS)
+from fgm.evaluation.distances import K_DENSITY, K_PRECISION, cmmd, kid, prdc
+from fgm.evaluation.frechet import Moments, fd_infinity, frechet_distance
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One set of samples against one reference.
+class FrechetDistance(Metric):
+    """Fréchet distance from fixed moments; its states are sums, independent of the number of samples.
 
-    Attributes:
-        samples, reference: their features.
-        labels: that the samples were conditioned on.
-        powers: of each sample in each band, see symptoms.radial_power; empty unless power is asked for.
-        protocol, extractor: that gave the features.
-        kid_subsets, kid_subset_size: of kid.
+    Args:
+        reference: of real features, for instance Moments.of(features) or Moments.load(path, dim).
+        kwargs: torchmetrics.Metric's.
     """
 
-    samples: FeatureBank
-    reference: Reference
-    labels: Tensor | None
-    powers: dict[str, Tensor]
-    protocol: Protocol
-    extractor: FeatureExtractor
-    kid_subsets: int
-    kid_subset_size: int
+    is_differentiable, higher_is_better, full_state_update = False, False, False
+    n: Tensor
+    total: Tensor
+    outer: Tensor
 
-    def measure(self, metric: str) -> list[Measurement]:
-        """One or more; none where labels are needed and there are none."""
-        if metric in KS:
-            return [self.near(metric)]
-        found = getattr(self, metric)()  # known_metrics() lets nothing else through
-        return found if isinstance(found, list) else [found] if found else []
+    def __init__(self, reference: Moments, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.reference, d = reference, len(reference.mean)
+        self.add_state("n", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(d, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("outer", torch.zeros(d, d, dtype=torch.float64), dist_reduce_fx="sum")
 
-    @cached_property
-    def label(self) -> str:
-        return self.protocol.label(self.extractor, len(self.samples))
+    def update(self, features: Tensor) -> None:
+        features = features.double()
+        self.n += len(features)
+        self.total += features.sum(0)
+        self.outer += features.T @ features
 
-    @cached_property
-    def frechet_name(self) -> str:
-        return self.protocol.frechet_name(self.extractor, len(self.samples))
+    def moments(self) -> Moments:
+        """Return the moments of all features so far, on the CPU."""
+        return Moments.of_sums(int(self.n), self.total.cpu(), self.outer.cpu())
 
-    def told(self, metric: str, value: float, *more: str, n: int = 0, **extra: Any) -> Measurement:
-        """A value that rests on the reference."""
-        protocol = ", ".join([self.label, self.reference.name, *more])
-        return Measurement(metric, value, n or len(self.samples), protocol, extra=extra)
+    def compute(self) -> Tensor:
+        return torch.tensor(frechet_distance(self.moments(), self.reference), dtype=torch.float64)
 
-    def fd(self) -> Measurement:
-        value = frechet_distance(self.samples.statistics, self.reference.moments)
-        error = frechet_error(self.samples.features, self.reference.moments)
-        return self.told(self.frechet_name, value, ci95=normal_interval(value, error))
 
-    def fd_infinity(self) -> Measurement:
-        line = fd_infinity(self.samples.features, self.reference.moments)
-        return self.told(f"{self.frechet_name}_infinity", line.value, ci95=normal_interval(line.value, line.error))
+class FeatureDistance(Metric):
+    """Collects features (n, d); subclasses compute a distance from them."""
 
-    def kid(self) -> Measurement:
-        size = min(self.kid_subset_size, len(self.samples), len(self.reference.features))
-        found = kid(self.samples.features, self.reference.features, self.kid_subsets, size)
-        subsets = f"{self.kid_subsets} subsets of {size}"
-        return self.told("kid", found.mean, subsets, ci95=normal_interval(found.mean, found.error), std=found.std)
+    is_differentiable, higher_is_better, full_state_update = False, False, False
+    collected: list[Tensor]
 
-    def cmmd(self) -> Measurement:
-        real = self.reference.features
-        name = "cmmd" if self.extractor.id == "clip" else "rbf_mmd"
-        return self.told(name, cmmd(self.samples.features, real), f"against {len(real)}")
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("collected", [], dist_reduce_fx="cat")
 
-    def near(self, metric: str) -> Measurement:
-        value, interval = getattr(self.neighbours, metric), self.neighbours.intervals[metric]
-        return self.told(metric, value, f"k = {KS[metric]}, as many real", n=self.paired, ci95=interval)
+    def update(self, features: Tensor) -> None:
+        self.collected.append(features.detach())
 
-    @cached_property
-    def paired(self) -> int:
-        """As many real images as samples: the values change with either number."""
-        return min(len(self.samples), len(self.reference.features))
+    def features(self) -> Tensor:
+        """Return all features so far, (n, d), on the CPU."""
+        return dim_zero_cat(self.collected).cpu()
 
-    @cached_property
-    def neighbours(self) -> Neighbours:
-        assert self.reference.bank is not None
-        return neighbours(self.samples.some(self.paired), self.reference.bank.some(self.paired))
 
-    def accuracy(self) -> Measurement | None:
-        if self.labels is None or self.samples.logits is None:
-            return None
-        correct = (self.samples.logits.argmax(1) == self.labels).double().mean().item()
-        n = len(self.samples)
-        return Measurement("accuracy", correct, n, self.label, extra={"ci95": wilson_interval(correct, n)})
+class FDInfinity(FeatureDistance):
+    """Fréchet distance from fixed moments, extrapolated to infinitely many samples.
 
-    def class_tv(self) -> Measurement:
-        """Of the classes that the extractor reads, against the labels asked for or else those of the reference."""
-        logits, real = self.samples.logits, self.reference.bank
-        assert logits is not None and real is not None and real.logits is not None
-        wanted = real.logits.argmax(1) if self.labels is None else self.labels
-        read, asked = (classes.bincount(minlength=logits.shape[1]) for classes in (logits.argmax(1), wanted))
-        against = self.reference.name if self.labels is None else "labels asked for"
-        return Measurement("class_tv", total_variation(read, asked), len(logits), f"{self.label}, against {against}")
+    Args:
+        reference: of real features.
+        kwargs: torchmetrics.Metric's.
+    """
 
-    def diversity(self) -> Measurement:
-        value, n = diversity(self.samples.features, self.reference.features)
-        return self.told("diversity", value, "ratio of median distances to the nearest other", n=n)
+    def __init__(self, reference: Moments, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.reference = reference
 
-    def power(self) -> list[Measurement]:
-        ratios = power_ratios(self.powers, self.reference.powers)
-        protocol = f"{self.protocol.pixels}, mean radial power over that of the {self.reference.name}"
-        return [Measurement(name, ratio, len(self.samples), protocol) for name, ratio in ratios.items()]
+    def compute(self) -> Tensor:
+        return torch.tensor(fd_infinity(self.features(), self.reference).value, dtype=torch.float64)
+
+
+class KernelDistance(FeatureDistance):
+    """KID: {kid_mean, kid_std} over random subsets.
+
+    Args:
+        reference: real features (m, d).
+        subsets, subset_size: number and size of the subsets.
+        kwargs: torchmetrics.Metric's.
+    """
+
+    def __init__(self, reference: Tensor, subsets: int = 100, subset_size: int = 1000, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.reference, self.subsets, self.subset_size = reference.cpu(), subsets, subset_size
+
+    def compute(self) -> dict[str, Tensor]:
+        k = kid(self.features(), self.reference, self.subsets, self.subset_size)
+        return {name: torch.tensor(v, dtype=torch.float64) for name, v in (("kid_mean", k.mean), ("kid_std", k.std))}
+
+
+class CMMD(FeatureDistance):
+    """CMMD of CLIP embeddings of unit length.
+
+    Args:
+        reference: real embeddings (m, d).
+        kwargs: torchmetrics.Metric's.
+    """
+
+    def __init__(self, reference: Tensor, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.reference = reference.cpu()
+
+    def compute(self) -> Tensor:
+        return torch.tensor(cmmd(self.features(), self.reference), dtype=torch.float64)
+
+
+class PRDC(FeatureDistance):
+    """{precision, recall, density, coverage}. Pass as many features as the reference has: the values depend on both.
+
+    Args:
+        reference: real features (m, d).
+        k, k_density: neighbours that balls reach to, for precision and recall, and for density and coverage.
+        kwargs: torchmetrics.Metric's.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, reference: Tensor, k: int = K_PRECISION, k_density: int = K_DENSITY, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.reference, self.k, self.k_density = reference.cpu(), k, k_density
+
+    def compute(self) -> dict[str, Tensor]:
+        values = prdc(self.features(), self.reference, self.k, self.k_density)
+        names = ("precision", "recall", "density", "coverage")
+        return {name: torch.tensor(getattr(values, name), dtype=torch.float64) for name in names}

@@ -1,12 +1,12 @@
-"""The suite for points. No one number suffices: each of these is blind to a failure that another one sees.
+"""The metric suite for points. Each metric is blind to a failure that another one shows:
 
     sliced_w2                 over the first N_SORTED samples
-    energy, mmd               over the first N_PAIRS samples, since they cost N^2
+    energy, mmd               over the first N_PAIRS samples, because they cost N^2
     mode_kl                   KL(shares of the modes among samples || weights): dropped modes
     mode_share_error          max_k |share_k / w_k - 1|
     nll_gap                   E[-log p(x)] - entropy of p: positive for points where p is small, negative for collapse
 
-The last three exist where the mixture is known.
+The last three need a data set with a known mixture.
 """
 
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fgm.data.points import Points
+from fgm.evaluation import Features
 from fgm.evaluation.distances import energy_distance, mmd, sliced_w2
 from fgm.flow.analytic import GaussianMixture
 from fgm.flow.paths import RectifiedPath
@@ -30,10 +31,10 @@ N_PAIRS = 2_000
 
 @validated
 class PointMetrics:
-    """Samples against fresh draws of data.
+    """Compares samples (n, d) with fresh draws of data.
 
     Args:
-        data: the truth.
+        data: the true distribution.
     """
 
     def __init__(self, data: Points) -> None:
@@ -50,20 +51,21 @@ class PointMetrics:
     def identity(self) -> dict[str, Any]:
         return {}
 
-    def features(self, x_0: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+    def features(self, x_0: Tensor, labels: Tensor | None = None) -> Features:
         if x_0.shape[1:] != self.data.shape:
             raise UserError(f"points are measured at {self.data.shape}, and these samples are {tuple(x_0.shape[1:])}")
         return {"x_0": x_0.float()}
 
-    def compute(self, features: dict[str, Tensor]) -> list[Measurement]:
-        return self.compare(features["x_0"], self.real(N_SORTED, 0)) + self.modes(features["x_0"])
+    def compute(self, features: Features) -> list[Measurement]:
+        return self.distances(features["x_0"], self.real(N_SORTED, 0)) + self.modes(features["x_0"])
 
-    def compare(self, x: Tensor, y: Tensor) -> list[Measurement]:
+    def distances(self, x: Tensor, y: Tensor) -> list[Measurement]:
         x, y = x[: len(y)], y[: len(x)]
+        pairs = x[:N_PAIRS], y[:N_PAIRS]
         values = [
             ("sliced_w2", sliced_w2(x, y), len(x)),
-            ("energy", energy_distance(x[:N_PAIRS], y[:N_PAIRS]), min(len(x), N_PAIRS)),
-            ("mmd", mmd(x[:N_PAIRS], y[:N_PAIRS]), min(len(x), N_PAIRS)),
+            ("energy", energy_distance(*pairs), len(pairs[0])),
+            ("mmd", mmd(*pairs), len(pairs[0])),
         ]
         return [Measurement(metric, value, n, f"against {n} fresh points") for metric, value, n in values]
 
@@ -71,32 +73,30 @@ class PointMetrics:
         if self.mixture is None:
             return []
         share, weights = mode_shares(x, self.mixture), self.mixture.weights
+        entropy = negative_log_likelihood(self.real(100_000, 1), self.mixture)
         values = {
             "mode_kl": torch.xlogy(share, share / weights).sum().item(),
             "mode_share_error": (share / weights - 1).abs().max().item(),
-            "nll_gap": negative_log_likelihood(x, self.mixture)
-            - negative_log_likelihood(self.real(100_000, 1), self.mixture),
+            "nll_gap": negative_log_likelihood(x, self.mixture) - entropy,
         }
         return [Measurement(metric, value, len(x), "exact mixture") for metric, value in values.items()]
 
     def reference_values(self) -> list[Measurement]:
-        """The mean over FLOOR_PAIRS pairs of fresh real samples: what a perfect generator would get."""
+        """Return the mean over FLOOR_PAIRS pairs of fresh real samples: what a perfect generator would get."""
         sets = [self.real(N_SORTED, index) for index in range(2, 2 + 2 * FLOOR_PAIRS)]
-        fresh = [self.compare(x, y) for x, y in zip(sets[::2], sets[1::2], strict=True)]
+        fresh = [self.distances(x, y) for x, y in zip(sets[::2], sets[1::2], strict=True)]
         return [
-            Measurement(
-                same[0].metric, sum(m.value for m in same) / FLOOR_PAIRS, same[0].n, f"floor: {same[0].protocol}"
-            )
-            for same in zip(*fresh, strict=True)
+            Measurement(m[0].metric, sum(each.value for each in m) / FLOOR_PAIRS, m[0].n, f"floor: {m[0].protocol}")
+            for m in zip(*fresh, strict=True)
         ]
 
 
 def mode_shares(x: Tensor, mixture: GaussianMixture) -> Tensor:
-    """Share of points nearest to each mean, (k,)."""
+    """Return the share of points nearest to each mean, (k,)."""
     nearest = torch.cdist(x, mixture.means).argmin(1)
     return nearest.bincount(minlength=len(mixture.weights)) / len(x)
 
 
 def negative_log_likelihood(x: Tensor, mixture: GaussianMixture) -> float:
-    """E[-log p(x)] in nats."""
+    """Return E[-log p(x)] in nats."""
     return -mixture.log_density(x.double(), torch.zeros((), dtype=torch.float64), RectifiedPath()).mean().item()

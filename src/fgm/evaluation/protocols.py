@@ -1,4 +1,4 @@
-"""Named protocols: everything that changes a value besides the samples.
+"""Named protocols: everything that changes a value except the samples.
 
     name             quantise  resize         n        source
     edm              round     TensorFlow 1   50,000   EDM's fid.py; of three seeds it reports the minimum
@@ -7,9 +7,9 @@
     dmd2-edm         floor     TensorFlow 1   50,000   DMD2's evaluator of CIFAR-10 and ImageNet
     own              round     extractor's    free     <extractor>-<hash>, as small-classifier-843d80fd
 
-Common to all: covariances over N - 1, float64; the reference is the training split without flips, or a file of moments.
-A distance is called fid under one of the first four, with Inception's published weights and the protocol's n; otherwise
-it is an fd, and what is missing stands in its protocol.
+All use covariances over N - 1 in float64; the reference is the training split without flips, or a file of moments.
+A Fréchet distance is called fid under one of the first four, with Inception's published weights and the protocol's n;
+otherwise it is an fd, and its protocol states what is missing.
 """
 
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ Name = Literal["edm", "torch-fidelity", "clean-legacy", "dmd2-edm", "own"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a name stands for.
+    """One protocol.
 
     Attributes:
-        name: that stands in every measurement.
+        name: part of every measurement's protocol.
         quantise: mode of quantise().
-        n: samples that the protocol demands; None where it leaves them free.
+        n: number of samples that the protocol demands; None if it is free.
         published: whether papers report under it.
     """
 
@@ -40,7 +40,7 @@ class Protocol:
     published: bool = True
 
     def label(self, extractor: FeatureExtractor, n: int) -> str:
-        """What stands in a measurement's protocol before the reference."""
+        """Return the part of a measurement's protocol that precedes the reference."""
         parts = [self.name if self.complete(n) else f"{self.name} but for n = {self.n}"]
         if self.published:
             parts.append(f"{extractor.id}-{extractor.sha256}")
@@ -56,7 +56,7 @@ class Protocol:
         return self.n is None or n == self.n
 
     def frechet_name(self, extractor: FeatureExtractor, n: int) -> str:
-        """fid or fd."""
+        """Return fid or fd."""
         inception = extractor.id == "inception" and extractor.sha256 == INCEPTION_HASH
         return "fid" if self.published and inception and self.complete(n) else "fd"
 
@@ -70,10 +70,10 @@ PUBLISHED = {
 
 
 def protocol_of(name: str, extractor: FeatureExtractor) -> Protocol:
-    """The protocol of that name; own is the extractor's.
+    """Return the published protocol of that name, or for "own" the extractor's.
 
     Raises:
-        UserError: no such protocol.
+        UserError: there is no such protocol.
     """
     if name == "own":
         return Protocol(f"{extractor.id}-{extractor.sha256}", published=False)

@@ -1,4 +1,4 @@
-"""Samples as a pure function of (seed, index): which device or batch draws them does not matter."""
+"""Samplers, and the conditions of their samples: sample i is a pure function of (seed, i, condition) on any device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,78 +7,117 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fgm.data import Data
+from fgm.evaluation import PromptMetric
 from fgm.flow.ode import OdeSampler
 from fgm.flow.paths import ProbabilityPath
 from fgm.networks.generator import FewStepGenerator
-from fgm.utils.random import sample_noise
+from fgm.utils.random import keyed_generator, sample_noise
 from fgm.utils.records import counted
 
-Conditions = Callable[[Tensor], Tensor | None]  # of samples (n,): (n, ...), or None where there are none
+OfIndices = Callable[[Tensor], Tensor | None]  # from the indices of samples (n,) to (n, ...), or None
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampler (z, condition) -> x_0 and what is to be said of its samples.
+    """A model (z, condition) -> x_0 and how its samples are reported.
 
     Attributes:
-        name: as in pictures and on the console.
-        nfe: network evaluations a sample.
+        name: in pictures and on the console.
+        model: the module; a few-step model also takes noises (n, renoisings, *shape).
+        nfe: network evaluations per sample.
         weights: ema, raw, teacher, or start for a generator of several steps before training.
-        to_images: of what the sampler gives, where that is latents.
+        to_images: decodes x_0 if they are latents.
     """
 
     name: str
-    sampler: nn.Module
+    model: nn.Module
     nfe: int
     weights: str
     to_images: Callable[[Tensor], Tensor] | None = None
 
     @property
     def renoisings(self) -> int:
-        """Noises that the sampler takes besides z."""
-        return getattr(self.sampler, "renoisings", 0)
+        """Number of noises that the model takes in addition to z."""
+        return getattr(self.model, "renoisings", 0)
 
-
-def decoded(source: Sampler, data: Any) -> Sampler:
-    """The same sampler, seen through data.to_images where its x_0 are latents."""
-    return replace(source, to_images=getattr(data, "to_images", None))
+    def decoded(self, data: Any) -> "Sampler":
+        """Return the same sampler with the decoder of data."""
+        return replace(self, to_images=getattr(data, "to_images", None))
 
 
 def ode_sampler(net: nn.Module, path: ProbabilityPath, steps: int) -> Sampler:
-    """The teacher's ODE by Euler's method."""
-    sampler = OdeSampler(net, path, steps)
-    return Sampler(f"teacher, {steps} steps", sampler, sampler.nfe, "teacher")
+    """Return the teacher's ODE, solved by Euler's method."""
+    model = OdeSampler(net, path, steps)
+    return Sampler(f"teacher, {steps} steps", model, model.nfe, "teacher")
 
 
 def generator_sampler(generator: FewStepGenerator, weights: str) -> Sampler:
-    """A generator that is, or was, trained: ema or raw."""
     return Sampler(f"{counted(generator.nfe, 'step')}, {weights}", generator, generator.nfe, weights)
 
 
 @torch.no_grad()
 def draw(
-    source: Sampler, seed: int, indices: Tensor, shape: tuple[int, ...], condition: Tensor | None, device: torch.device
+    sampler: Sampler, seed: int, indices: Tensor, shape: tuple[int, ...], condition: Tensor | None, device: torch.device
 ) -> Tensor:
-    """The samples of these indices in one batch, on the CPU; condition has a row for each."""
-    weights = next(source.sampler.parameters(), torch.empty(0)).dtype
-    dtype = torch.promote_types(weights, torch.float32)  # noise, times and samples are never of a half type
-    roles = ["z", *(f"eps_{i}" for i in range(source.renoisings))]
+    """Draw the samples of these indices in one batch, on the CPU; condition has a row for each."""
+    weights = next(sampler.model.parameters(), torch.empty(0)).dtype
+    dtype = torch.promote_types(weights, torch.float32)  # noise, times and samples are never in half precision
+    roles = ["z", *(f"eps_{i}" for i in range(sampler.renoisings))]
     z, *eps = (sample_noise(seed, indices.tolist(), shape, role).to(device, dtype) for role in roles)
     condition = condition if condition is None else condition.to(device)
-    x_0 = (source.sampler(z, condition, torch.stack(eps, 1)) if eps else source.sampler(z, condition)).float()
-    return (source.to_images(x_0) if source.to_images else x_0).cpu()
+    x_0 = (sampler.model(z, condition, torch.stack(eps, 1)) if eps else sampler.model(z, condition)).float()
+    return (sampler.to_images(x_0) if sampler.to_images else x_0).cpu()
 
 
 def draw_samples(
-    source: Sampler,
+    sampler: Sampler,
     seed: int,
     n: int,
     shape: tuple[int, ...],
-    conditions: Conditions,
+    conditions: OfIndices,
     device: torch.device,
     batch: int = 1000,
 ) -> tuple[Tensor, Tensor | None]:
-    """Samples 0 to n - 1 and their conditions, on the CPU."""
+    """Return samples 0 to n - 1 and their conditions, on the CPU."""
     indices = torch.arange(n)
-    samples = [draw(source, seed, i, shape, conditions(i), device) for i in indices.split(batch)]
+    samples = [draw(sampler, seed, i, shape, conditions(i), device) for i in indices.split(batch)]
     return torch.cat(samples), conditions(indices)
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What sample i is conditioned on, and how a metric suite knows it.
+
+    Attributes:
+        labels: classes or prompt ids, (n,) int64; or None.
+        conditions: of the sampler, (n, ...); or None.
+    """
+
+    labels: OfIndices
+    conditions: OfIndices
+
+
+def conditioning(data: Data, suite: Any, seed: int) -> Conditioning:
+    """Return the prompts of a PromptMetric, else balanced classes, else random conditions of data, or none."""
+    if isinstance(suite, PromptMetric):
+        return Conditioning(suite.prompt_ids, lambda indices: suite.conditions(suite.prompt_ids(indices)))
+    return balanced(data.num_classes) if data.num_classes else random_conditions(data, seed)
+
+
+def balanced(num_classes: int) -> Conditioning:
+    """Return class i modulo num_classes for sample i; unconditional if there are no classes."""
+
+    def classes(indices: Tensor) -> Tensor | None:
+        return indices % num_classes if num_classes else None
+
+    return Conditioning(classes, classes)
+
+
+def random_conditions(data: Data, seed: int) -> Conditioning:
+    def conditions(indices: Tensor) -> Tensor | None:
+        rows = [data.conditions(1, keyed_generator(seed, "condition", index=i)) for i in indices.tolist()]
+        found = [row for row in rows if row is not None]
+        return torch.cat(found) if found else None
+
+    return Conditioning(lambda indices: None, conditions)

@@ -32,12 +32,13 @@ BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per number
 class MetricLogger(Callback):
     """Hand a step's scalars to the loggers before a checkpoint of that step is written.
 
-    Lightning's own order is the other way round: a run killed between the two would resume without that row.
+    Lightning's own order is the other way round: a run killed between the two would resume without that row. Values of
+    EvaluationCallback, which logs them itself, are left out: they stay in callback_metrics until the next evaluation.
     """
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, *_: Any) -> None:
         if pl_module.logs_now:
-            scalars = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            scalars = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("eval/")}
             for logger in trainer.loggers:
                 logger.log_metrics(scalars, step=int(pl_module.step) - 1)
                 logger.save()

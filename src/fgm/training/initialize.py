@@ -15,8 +15,7 @@ from typing import Any, Literal
 import torch
 from torch.nn.functional import mse_loss
 
-from fgm.evaluation.conditioning import conditioning
-from fgm.evaluation.sampling import draw_samples, ode_sampler
+from fgm.evaluation.sampling import conditioning, draw_samples, ode_sampler
 from fgm.flow.times import Uniform
 from fgm.networks import VelocityModel
 from fgm.networks.guidance import unwrap_guidance

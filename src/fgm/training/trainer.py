@@ -36,7 +36,7 @@ from fgm.training.checkpointing import (
 )
 from fgm.training.diagnostics import Diagnostics
 from fgm.training.distributed import SINGLE, Strategy
-from fgm.training.evaluation import Evaluate, Measuring
+from fgm.training.evaluation import EvaluationCallback
 from fgm.training.loggers import build_loggers
 from fgm.training.module import DivergenceError, TrainingModule
 from fgm.utils.errors import RESUMABLE, UserError, unwritable
@@ -72,8 +72,8 @@ class Run:
     allow_world_size_change: bool = False
 
     @property
-    def measuring(self) -> Measuring:
-        return Measuring(self.evaluation, self.run_dir, self.config["config_digest"], self.console)
+    def evaluation_callback(self) -> EvaluationCallback:
+        return EvaluationCallback(self.evaluation, self.run_dir, self.config["config_digest"], self.console)
 
 
 def fit(module: TrainingModule, run: Run) -> dict[str, float]:
@@ -85,7 +85,7 @@ def fit(module: TrainingModule, run: Run) -> dict[str, float]:
     checkpoint, step = last_checkpoint(run.run_dir, run.console)
     if checkpoint:
         run.console.print(f"resuming from step {step} of {module.config.max_steps}")
-    evaluate, timer = Evaluate(run.measuring), Timer(verbose=False)
+    evaluate, timer = run.evaluation_callback, Timer(verbose=False)
     callbacks = [
         timer,
         WorldSizeCheck(run.console, run.allow_world_size_change),

@@ -30,6 +30,10 @@ class Ranks(Protocol):
         """Return the values of all ranks, in rank order, on every rank; a barrier."""
         ...
 
+    def gather(self, value: Any) -> list[Any] | None:
+        """Return the values of all ranks, in rank order, on rank 0 and None elsewhere."""
+        ...
+
 
 class SingleProcess:
     """The ranks of a job of one process."""
@@ -37,6 +41,9 @@ class SingleProcess:
     rank, world_size = 0, 1
 
     def all_gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def gather(self, value: Any) -> list[Any]:
         return [value]
 
 
@@ -50,6 +57,11 @@ class ProcessGroup:
     def all_gather(self, value: Any) -> list[Any]:
         values: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(values, value, self.group)
+        return values
+
+    def gather(self, value: Any) -> list[Any] | None:
+        values: list[Any] | None = [None] * self.world_size if self.rank == 0 else None
+        torch.distributed.gather_object(value, values, dst=0, group=self.group)
         return values
 
 

@@ -28,7 +28,7 @@ from fgm.cli.publish import weights
 from fgm.cli.publish.card import card
 from fgm.cli.publish.plan import Plan
 from fgm.data.encodings import ENCODERS
-from fgm.evaluation.layouts import whole_or_absent
+from fgm.evaluation.folders import atomic_folder
 from fgm.utils.files import replacing
 from fgm.utils.pretrained import weight_files
 from fgm.utils.records import write_json
@@ -59,7 +59,7 @@ def write_pipeline(plan: Plan, out: Path, merge: bool, dtype: str, linked: bool)
         dtype: float32, bfloat16 or float16, of the generator's weights.
         linked: symbolic links to the teacher's files instead of copies.
     """
-    with whole_or_absent(out) as folder:
+    with atomic_folder(out) as folder:
         for part in ("vae", *plan.encoders):
             take_part(plan.directory / part, folder / part, linked)
         for words in (name.replace("text_encoder", "tokenizer") for name in plan.encoders):

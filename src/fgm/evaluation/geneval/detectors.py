@@ -42,8 +42,8 @@ from torchvision.transforms.functional import center_crop, pil_to_tensor
 from torchvision.transforms.functional import resize as resize_shorter_side
 
 from fgm.data.geneval import COLORS, OBJECTS
-from fgm.evaluation.features.transformer import OPENAI
 from fgm.evaluation.geneval.detections import Detection, Pixels
+from fgm.evaluation.pretrained_features import OPENAI
 from fgm.utils.errors import UserError
 from fgm.utils.pretrained import CLIP, MASK2FORMER, hash_of_directory, load_transformers, require_directory
 from fgm.utils.validation import validated

@@ -9,23 +9,16 @@ import numpy as np
 import pytest
 import torch
 from geneval_files import example_prompts, write_layout, write_prompts
-from safetensors.torch import load_file
 from torch import Tensor
 
 from fgm.data.images import Digits
 from fgm.data.shapes.dataset import Shapes
-from fgm.evaluation import PromptMetric, measure
-from fgm.evaluation.evaluator import Evaluator
-from fgm.evaluation.feature_metrics import FeatureMetrics
-from fgm.evaluation.features.convolutions import RandomConvolutions
+from fgm.evaluation import measure
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.evaluation.geneval.folder import score_folder
 from fgm.evaluation.geneval.metric import GenEval, GenEvalSuite
 from fgm.evaluation.preflight import require_files
 from fgm.evaluation.prompt_score import rounds
-from fgm.evaluation.several import several
-from fgm.evaluation.shapes.metric import ShapeEvalSuite
-from fgm.evaluation.shards import save_shard
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 
@@ -114,36 +107,3 @@ def test_missing_files_of_geneval_are_told_before_torch(change: dict[str, str], 
     node = read_recipe("digits_fgm", ["evaluation=geneval", "data=shapes"])["evaluation"]
     with pytest.raises(UserError, match=message):
         require_files(node | {"suite": node["suite"] | change})
-
-
-def test_several_suites_are_their_parts(tmp_path: Path) -> None:
-    shapes, size = ShapeEvalSuite(prompts_per_tag=4, images_per_tag=4), 8
-    pixels = FeatureMetrics(RandomConvolutions(size), FEW, metrics=("fd", "power"))
-    both, questions = several({"shapes": shapes, "pixels": pixels}), torch.arange(24)
-    assert isinstance(both, PromptMetric) and torch.equal(both.conditions(questions), shapes.conditions(questions))
-    truth = shapes.ground_truth(questions)
-    alone = measure(shapes, truth, questions) + measure(pixels, truth, questions)
-    assert measure(both, truth, questions) == alone
-    rows = both.features(truth, questions)
-    save_shard(tmp_path / "shard.safetensors", range(24), rows)
-    kept = load_file(tmp_path / "shard.safetensors")
-    assert kept.keys() == rows.keys() and all(torch.equal(kept[n], row.to(kept[n].dtype)) for n, row in rows.items())
-    assert not isinstance(several({"pixels": pixels}), PromptMetric)
-    with pytest.raises(UserError, match="a and b have prompts of their own"):
-        several({"a": shapes, "b": shapes})
-
-
-def test_too_few_samples_for_one_of_several_are_refused_before_anything_is_trained() -> None:
-    pixels = FeatureMetrics(RandomConvolutions(8), FEW, metrics=("fd",))
-    both = several({"shapes": ShapeEvalSuite(prompts_per_tag=4, images_per_tag=4), "pixels": pixels})
-    with pytest.raises(UserError, match="fd in the 8 features of random-convolutions needs 9 samples or more, not 8"):
-        Evaluator(both, n=8, every=0)
-    assert Evaluator(both, n=9, every=0).n == 9
-
-
-def test_a_metric_that_two_suites_have_is_named_after_the_second() -> None:
-    suites = {n: FeatureMetrics(RandomConvolutions(8, s), FEW, metrics=("kid",)) for n, s in {"a": 0, "b": 1}.items()}
-    x = FEW.split["test"][0]
-    one, other = measure(several(suites), x)
-    assert (one.metric, other.metric) == ("kid", "b_kid") and one.protocol != other.protocol
-    assert [m.value for m in (one, other)] == [measure(p, x)[0].value for p in suites.values()]

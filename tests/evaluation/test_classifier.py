@@ -1,4 +1,4 @@
-"""The small classifiers: feature spaces of digits and of clothes, their recipes, and what their suites say."""
+"""Small classifiers: their features, their training, and the metric suites of digits and clothes."""
 
 from pathlib import Path
 
@@ -11,10 +11,9 @@ from fgm.data.images import Digits
 from fgm.data.pixels import dequantise
 from fgm.data.published import FashionMNIST
 from fgm.evaluation import measure
-from fgm.evaluation.classifier import RECIPES, Space, accuracy, classifier, main, train_classifier
-from fgm.evaluation.feature_metrics import blur
-from fgm.evaluation.features.small import SmallClassifier
-from fgm.evaluation.images import METRICS, DigitMetrics, FashionMetrics
+from fgm.evaluation.classifier import CLASSIFIERS, Dataset, accuracy, load_classifier, main, train_classifier
+from fgm.evaluation.feature_metrics import OF_CLASSIFIER, DigitMetrics, FashionMetrics, blur
+from fgm.evaluation.features import SmallClassifier
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 
@@ -41,37 +40,37 @@ def data(tmp_path: Path) -> FashionMNIST:
 @pytest.mark.parametrize("space, name, side, dim", [
     ("digits", "small-classifier", 8, 32), ("fashion", "fashion-classifier", 28, 64),
 ])  # fmt: skip
-def test_a_shipped_classifier_gives_features_and_logits_of_one_pass(
-    space: Space, name: str, side: int, dim: int
+def test_packaged_classifier_gives_features_and_logits_in_one_pass(
+    space: Dataset, name: str, side: int, dim: int
 ) -> None:
-    extractor, (net, weights) = SmallClassifier(space), classifier(space)
+    extractor, (net, weights) = SmallClassifier(space), load_classifier(space)
     pictures = bars(5, "c")[0][:, None, :side, :side]
-    features, logits = extractor.both(pictures)
+    features, logits = extractor.extract(pictures)
     assert (extractor.id, extractor.sha256, extractor.dim) == (name, weights, dim)
     assert torch.equal(features, net.features(dequantise(pictures))) and torch.equal(logits, net(dequantise(pictures)))
     with pytest.raises(UserError, match=rf"{name} reads {space} \(n, 1, {side}, {side}\), not \(5, 1, 7, 7\)"):
         extractor(pictures[..., :7, :7])
 
 
-def test_the_shipped_classifier_is_what_its_recipe_trains() -> None:
+def test_packaged_classifier_is_what_training_gives() -> None:
     """Retrained for a fifth of its iterations it reads the held-out scans almost as well, within three points."""
-    shipped, name = classifier("digits")
+    shipped, name = load_classifier("digits")
     scans = Digits().split["test"]
     assert len(name) == 8
-    again = train_classifier(RECIPES["digits"], Digits(), iterations=300)
+    again = train_classifier(CLASSIFIERS["digits"], Digits(), iterations=300)
     assert accuracy(again, *scans) == pytest.approx(accuracy(shipped, *scans), abs=0.03)
 
 
-def test_its_recipe_learns_what_pictures_tell_and_standardises(data: FashionMNIST) -> None:
+def test_training_learns_separable_classes_and_standardises_features(data: FashionMNIST) -> None:
     """Bars at ten places are read without error after forty steps; features have moments 0 and 1 on the split."""
-    net = train_classifier(RECIPES["fashion"], data, iterations=40, batch_size=64)
+    net = train_classifier(CLASSIFIERS["fashion"], data, iterations=40, batch_size=64)
     images, labels = data.split["test"]
     assert labels is not None and accuracy(net, images, labels) > 0.95
     features = net.features(dequantise(data.split["train"][0])).detach()
     assert features.mean(0).abs().max() < 1e-4 and (features.std(0) - 1).abs().max() < 1e-3
 
 
-def test_the_suite_tells_held_out_pictures_from_blurred_ones_and_noise(data: FashionMNIST) -> None:
+def test_fashion_metrics_order_real_blurred_and_noise(data: FashionMNIST) -> None:
     suite = FashionMetrics(data)
     bounds = {(m.protocol.partition(";")[0], m.metric): m.value for m in suite.reference_values()}
     real, blurred, noise = (
@@ -80,21 +79,21 @@ def test_the_suite_tells_held_out_pictures_from_blurred_ones_and_noise(data: Fas
     assert real < 0.2 * min(blurred, noise)
     images, labels = data.split["test"]
     told = measure(suite, dequantise(images), labels)
-    assert {m.metric for m in told} == {*METRICS, "power_low", "power_mid", "power_high"} - {"power"}
+    assert {m.metric for m in told} == {*OF_CLASSIFIER, "power_low", "power_mid", "power_high"} - {"power"}
     (fd,) = (m.protocol for m in told if m.metric == "fd")
     assert fd.startswith(f"fashion-classifier-{suite.extractor.sha256}, uint8") and "training split" in fd
 
 
-def test_the_digit_suite_orders_real_blurred_and_noise() -> None:
+def test_digit_metrics_order_real_blurred_and_noise() -> None:
     bounds = {(m.protocol.partition(";")[0], m.metric): m.value for m in DigitMetrics().reference_values()}
     assert bounds["floor: held-out scans", "fd"] < 0.1 * bounds["ceiling: blurred scans", "fd"]
     assert bounds["floor: held-out scans", "accuracy"] > 0.95 > bounds["ceiling: noise", "accuracy"]
 
 
-def test_a_blur_keeps_the_mean_of_a_constant() -> None:
+def test_blur_keeps_a_constant() -> None:
     assert torch.equal(blur(torch.ones(1, 1, 8, 8)), torch.ones(1, 1, 8, 8))
 
 
-def test_a_classifier_that_there_is_none_of_is_refused_with_the_nearest_name() -> None:
+def test_unknown_classifier_is_a_user_error_with_a_suggestion() -> None:
     with pytest.raises(UserError, match="no classifier of fashoin; did you mean fashion"):
         main(["fashoin"])

@@ -8,9 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fgm.evaluation.exporting import export_images
-from fgm.evaluation.sources.dataset import DatasetSource
-from fgm.evaluation.sources.folder import FolderSource
+from fgm.evaluation.folders import export_images
+from fgm.evaluation.sources import DatasetSource, FolderSource
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 
@@ -18,7 +17,7 @@ from fgm.utils.random import keyed_generator
 def exported(out: Path, layout: str = "png") -> Path:
     """25 grey images of 8 x 8 with labels."""
     images = torch.randint(256, (25, 1, 8, 8), generator=keyed_generator("folder", index=0), dtype=torch.uint8)
-    export_images(DatasetSource(images, torch.arange(25) % 10, "noise"), out, layout, step=10)
+    export_images(DatasetSource(images, torch.arange(25) % 10, "noise"), out, layout, batch=10)
     return out
 
 

@@ -12,14 +12,10 @@ from PIL import Image
 from fgm.data.images import Digits
 from fgm.data.pixels import dequantise, quantise
 from fgm.data.shapes.dataset import Shapes
-from fgm.evaluation.conditioning import balanced, drawn
-from fgm.evaluation.exporting import export_geneval, export_images
+from fgm.evaluation.folders import export_geneval, export_images
 from fgm.evaluation.geneval.folder import describe, read_layout
-from fgm.evaluation.sampling import Sampler, draw_samples
-from fgm.evaluation.sources import SampleSource
-from fgm.evaluation.sources.dataset import DatasetSource, dataset_source
-from fgm.evaluation.sources.folder import FolderSource
-from fgm.evaluation.sources.sampler import SamplerSource
+from fgm.evaluation.sampling import Sampler, balanced, draw_samples, random_conditions
+from fgm.evaluation.sources import DatasetSource, FolderSource, SamplerSource, SampleSource
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 
@@ -46,7 +42,7 @@ def sampler(n: int = 25, shape: tuple[int, ...] = (1, 8, 8), batch: int = 10, cl
 
 
 def exported(source: SampleSource, out: Path, layout: str = "png") -> Path:
-    export_images(source, out, layout, step=10)
+    export_images(source, out, layout, batch=10)
     return out
 
 
@@ -68,7 +64,7 @@ def test_a_folder_is_what_memory_was_bit_for_bit(layout: str, shape: tuple[int, 
 
 def test_a_sampler_draws_what_draw_samples_draws_quantised() -> None:
     source = sampler()
-    whole, labels = draw_samples(source.source, 7, 25, (1, 8, 8), balanced(10).conditions, CPU, batch=10)
+    whole, labels = draw_samples(source.sampler, 7, 25, (1, 8, 8), balanced(10).conditions, CPU, batch=10)
     for indices in (range(25), range(10, 25), range(20, 25)):
         samples = source.take(indices)
         assert torch.equal(samples.x, quantise(whole[indices.start : indices.stop]))
@@ -81,7 +77,8 @@ def test_captions_are_a_function_of_seed_and_index() -> None:
             return dequantise(tokens.to(torch.uint8)).view(-1, 1, 3, 4)
 
     one, other = (
-        SamplerSource(Sampler("words", Words(), 1, "ema"), s, 6, (1, 3, 4), drawn(Shapes(), s), CPU, 3) for s in (1, 2)
+        SamplerSource(Sampler("words", Words(), 1, "ema"), s, 6, (1, 3, 4), random_conditions(Shapes(), s), CPU, 3)
+        for s in (1, 2)
     )
     assert torch.equal(one.take(range(3, 6)).x, everything(one)[3:]) and one.take(range(6)).labels is None
     assert everything(one).flatten(1).unique(dim=0).shape[0] > 3
@@ -92,7 +89,7 @@ def test_points_stay_as_they_are() -> None:
     source = sampler(shape=(2,), classes=0)
     samples = source.take(range(25))
     assert samples.x.dtype == torch.float32 and samples.labels is None
-    assert torch.equal(samples.x, draw_samples(source.source, 7, 25, (2,), balanced(0).conditions, CPU, batch=10)[0])
+    assert torch.equal(samples.x, draw_samples(source.sampler, 7, 25, (2,), balanced(0).conditions, CPU, batch=10)[0])
 
 
 def test_the_layouts_are_named_as_other_tools_name_them(tmp_path: Path) -> None:
@@ -108,7 +105,7 @@ def test_the_layouts_are_named_as_other_tools_name_them(tmp_path: Path) -> None:
 
 def broken_sampler(at: list[int], value: float) -> SamplerSource:
     source = sampler()
-    forward = source.source.sampler.forward
+    forward = source.sampler.model.forward
 
     def broken(z: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
         x = forward(z, condition)
@@ -116,7 +113,7 @@ def broken_sampler(at: list[int], value: float) -> SamplerSource:
             x[i, 0, 2, 2] = value
         return x
 
-    source.source.sampler.forward = broken  # type: ignore[method-assign]
+    source.sampler.model.forward = broken  # type: ignore[method-assign]
     return source
 
 
@@ -131,16 +128,16 @@ def test_samples_that_are_not_finite_are_counted_and_named(value: float, tmp_pat
 
 
 def test_real_images_come_as_bytes_with_their_labels() -> None:
-    source = dataset_source(Digits(), "digits", "test", None)
+    source = DatasetSource.of_data(Digits(), "digits", "test", None)
     images, labels = Digits().split["test"]
     taken = source.take(range(5, 9))
     assert source.n == len(images) and source.weights == "real"
     assert torch.equal(taken.x, quantise(images[5:9])) and torch.equal(taken.labels, labels[5:9])
-    assert source.describe() != dataset_source(Digits(), "digits", "train", len(images)).describe()
+    assert source.describe() != DatasetSource.of_data(Digits(), "digits", "train", len(images)).describe()
 
 
 def test_an_unlimited_set_is_drawn_image_by_image() -> None:
-    few, more = (dataset_source(Shapes(), "shapes", "train", n) for n in (2, 3))
+    few, more = (DatasetSource.of_data(Shapes(), "shapes", "train", n) for n in (2, 3))
     assert torch.equal(everything(few), everything(more)[:2]) and everything(few).shape == (2, 3, 32, 32)
 
 
@@ -151,7 +148,7 @@ def test_a_dataset_in_memory_is_measured_by_its_bytes() -> None:
 
 def test_a_geneval_layout_comes_back_in_the_order_of_its_indices(tmp_path: Path) -> None:
     source = sampler(n=2 * len(PROMPTS), classes=0)
-    export_geneval(source, tmp_path / "out", PROMPTS, per_prompt=2, step=10)
+    export_geneval(source, tmp_path / "out", PROMPTS, per_prompt=2, batch=10)
     layout = read_layout(tmp_path / "out", PROMPTS, 2)
     pixels = torch.stack([torch.tensor(sample.pixels()).movedim(-1, 0) for sample in layout])
     assert torch.equal(pixels, everything(source).expand(-1, 3, -1, -1))

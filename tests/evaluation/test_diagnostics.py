@@ -1,4 +1,4 @@
-"""Signs of failure: closed forms, and every failure is seen by the number that is meant for it."""
+"""Signs of failure equal closed forms, and each fault is reported by its own metric."""
 
 import pytest
 import torch
@@ -8,15 +8,14 @@ from fgm.data.images import Digits
 from fgm.evaluation import measure
 from fgm.evaluation.diagnostics import (
     BANDS,
-    complaints,
     diversity,
     nearest_distance,
     power_ratios,
     radial_power,
     total_variation,
+    warnings_of,
 )
-from fgm.evaluation.feature_metrics import blur
-from fgm.evaluation.images import DigitMetrics
+from fgm.evaluation.feature_metrics import DigitMetrics, blur
 from fgm.utils.random import keyed_generator
 from fgm.utils.records import Measurement
 
@@ -32,7 +31,7 @@ def test_total_variation_is_half_the_distance_of_the_shares() -> None:
     assert total_variation(torch.tensor([1, 0]), torch.tensor([0, 1])) == 1
 
 
-def test_draws_of_the_prior_itself_are_as_far_as_the_docstring_says() -> None:
+def test_class_tv_of_draws_of_the_prior_is_as_documented() -> None:
     prior, n = torch.tensor([0.1] * 10), 1000
     drawn = torch.multinomial(prior, 200 * n, replacement=True, generator=keyed_generator("classes", index=0)).view(
         200, n
@@ -41,11 +40,11 @@ def test_draws_of_the_prior_itself_are_as_far_as_the_docstring_says() -> None:
     assert sum(distances) / 200 == pytest.approx(0.038, rel=0.05) and max(distances) < 0.08
 
 
-def test_nine_classes_of_ten_are_a_tenth_away() -> None:
+def test_class_tv_of_a_dropped_class_of_ten_is_a_tenth() -> None:
     assert total_variation(torch.tensor([1] * 9 + [0]), torch.ones(10)) == pytest.approx(0.1)
 
 
-def test_diversity_scales_with_the_samples_and_is_blind_to_place_and_turn() -> None:
+def test_diversity_scales_with_the_samples_and_ignores_shift_and_rotation() -> None:
     x, turn = noise(300, 4), torch.linalg.qr(noise(4, 4, index=1))[0]
     assert diversity(3 * x @ turn + 5, x) == (pytest.approx(3), 300)
     assert diversity(torch.cat([x, x]), x)[0] == pytest.approx(1), "both are cut to the first 300"
@@ -53,18 +52,18 @@ def test_diversity_scales_with_the_samples_and_is_blind_to_place_and_turn() -> N
     assert diversity(noise(500, 4, index=2), noise(400, 4, index=3))[0] == pytest.approx(1, abs=0.15)
 
 
-def test_the_nearest_other_point_is_found() -> None:
+def test_nearest_distance_is_to_another_point() -> None:
     x = torch.tensor([[0.0, 0], [3, 4], [3, 5]])
     assert nearest_distance(x).tolist() == [5, 1, 1]
 
 
-def test_the_power_of_white_noise_is_its_variance_in_every_band() -> None:
+def test_power_of_white_noise_is_its_variance_in_every_band() -> None:
     power = radial_power(2 * noise(400, 1, 32, 32))
     assert power.keys() == BANDS.keys()
     assert [p.mean().item() for p in power.values()] == pytest.approx([4] * 3, rel=0.05)
 
 
-def test_a_wave_lies_in_its_own_band_alone() -> None:
+def test_wave_has_power_only_in_its_band() -> None:
     for period, band in ((10 + 2 / 3, "power_low"), (5 + 1 / 3, "power_mid"), (8 / 3, "power_high")):
         wave = (2 * torch.pi * torch.arange(32, dtype=torch.float64) / period).cos().expand(1, 1, 32, 32)
         power = radial_power(wave)
@@ -72,7 +71,7 @@ def test_a_wave_lies_in_its_own_band_alone() -> None:
         assert sum(power.values()) - power[band] < 1e-12
 
 
-def test_a_circular_blur_costs_its_squared_transfer_function() -> None:
+def test_power_ratio_of_a_circular_blur_is_its_squared_transfer_function() -> None:
     """Mean of two neighbours: |H|^2 = cos^2(pi f_x), the same for every image."""
     x = noise(50, 3, 16, 16)
     f = torch.fft.fftfreq(16, dtype=torch.float64)
@@ -85,14 +84,14 @@ def test_a_circular_blur_costs_its_squared_transfer_function() -> None:
         assert ratios[name] == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_a_complaint_is_one_line_a_metric_and_a_healthy_value_none() -> None:
-    def told(metric: str, value: float) -> Measurement:
+def test_warnings_are_one_line_per_unhealthy_metric() -> None:
+    def row(metric: str, value: float) -> Measurement:
         return Measurement(metric, value, 10, "test")
 
-    assert complaints([told("fd", 1e9), told("class_tv", 0.05), told("diversity", 1.0), told("power_high", 0.9)]) == []
-    (line,) = complaints([told("class_tv", 0.3), told("class_tv", 0.4)])
+    assert warnings_of([row("fd", 1e9), row("class_tv", 0.05), row("diversity", 1.0), row("power_high", 0.9)]) == []
+    (line,) = warnings_of([row("class_tv", 0.3), row("class_tv", 0.4)])
     assert line.startswith("class_tv 0.3 is outside 0 to 0.08: mode collapse")
-    below, above = complaints([told("power_high", 0.1), told("diversity", 2.0)])
+    below, above = warnings_of([row("power_high", 0.1), row("diversity", 2.0)])
     assert "missing detail" in below and "off the data" in above
 
 
@@ -113,7 +112,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_fault_is_seen_by_the_number_meant_for_it(fault: str) -> None:
+def test_each_fault_moves_its_metric(fault: str) -> None:
     x, labels, metric = FAULTS[fault]
-    seen = complaints(measure(DigitMetrics(), x.float(), labels))
+    seen = warnings_of(measure(DigitMetrics(), x.float(), labels))
     assert (seen == []) if not metric else any(line.startswith(metric) for line in seen)

@@ -1,0 +1,189 @@
+"""Feature spaces: from images to the vectors that distances compare.
+
+    SmallClassifier             digits and Fashion-MNIST; its weights come with this package
+    RandomConvolutions          no weights, for smoke tests
+    pretrained_features         Inception, torch-fidelity's registered extractors, DINOv2, CLIP
+
+A value belongs to its feature space: an extractor has an id and the first eight hex digits of its weights' sha256, and
+both are part of the protocol. Networks run in float32 without autocast or TF32, in eval mode. Nothing is downloaded.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, Protocol, Self
+
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+
+from fgm.data.pixels import dequantise
+from fgm.evaluation.classifier import CLASSIFIERS, Classifier, Dataset, load_classifier
+from fgm.evaluation.frechet import Moments
+from fgm.utils.errors import UserError
+from fgm.utils.random import keyed_generator
+from fgm.utils.validation import validated
+
+
+class FeatureExtractor(Protocol):
+    """Maps uint8 images (n, c, h, w) to float32 features (n, dim) on the CPU.
+
+    Attributes:
+        id: name of the network.
+        sha256: first eight hex digits of the hash of its weights.
+        dim: number of features.
+        resize: how images are brought to the network's size, as protocols state it.
+        reads_labels: whether its logits are those of the data's classes.
+    """
+
+    id: str
+    sha256: str
+    dim: int
+    resize: str
+    reads_labels: bool
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+    def extract(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return features, and logits (n, classes) or None, from one pass."""
+        ...
+
+
+class NetworkExtractor:
+    """A FeatureExtractor around a network; subclasses implement `run`.
+
+    It is not an nn.Module, so that train(), checkpoints and averages of weights never reach its network.
+    """
+
+    reads_labels = False
+
+    def __init__(
+        self, id: str, sha256: str, dim: int, net: nn.Module, device: str = "auto", resize: str = "none"
+    ) -> None:
+        self.id, self.sha256, self.dim, self.resize = id, sha256, dim, resize
+        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self.net = net.requires_grad_(False).to(self.device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.extract(images)[0]
+
+    def extract(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise UserError(f"{self.id} reads uint8 images (n, c, h, w), not {images.dtype} {tuple(images.shape)}")
+        self.net.eval()
+        with torch.no_grad(), full_precision(self.device.type):
+            features, logits = self.run(images.to(self.device))
+        return features.float().cpu(), None if logits is None else logits.float().cpu()
+
+    def run(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        raise NotImplementedError
+
+
+@contextmanager
+def full_precision(device_type: str) -> Iterator[None]:
+    """Disable autocast and TF32."""
+    backends: Any = torch.backends
+    kinds = (backends.cuda.matmul, backends.cudnn.conv)
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        with torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+
+
+def three_channels(images: Tensor) -> Tensor:
+    """Repeat grey images (n, 1, h, w) to (n, 3, h, w); return others unchanged."""
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+
+
+def weights_hash(net: nn.Module) -> str:
+    """Return the first eight hex digits of the sha256 of a network's tensors and their names."""
+    digest = sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:8]
+
+
+class SmallClassifier(NetworkExtractor):
+    """Maps grey images of a data set to a small classifier's standardised penultimate layer and its ten logits.
+
+    Args:
+        dataset: digits (8 x 8) or fashion (28 x 28).
+    """
+
+    net: Classifier
+    reads_labels = True
+
+    def __init__(self, dataset: Dataset = "digits") -> None:
+        config, (net, digest) = CLASSIFIERS[dataset], load_classifier(dataset)
+        self.dataset, self.side = dataset, config.side
+        super().__init__(config.id, digest, config.features, net, "cpu")
+
+    def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if images.shape[1:] != (1, self.side, self.side):
+            raise UserError(
+                f"{self.id} reads {self.dataset} (n, 1, {self.side}, {self.side}), not {tuple(images.shape)}: "
+                "take another extractor"
+            )
+        body = self.net.body(dequantise(images))
+        return self.net.standardise(body), self.net.head(body)
+
+
+@validated
+class RandomConvolutions(NetworkExtractor):
+    """Maps images of any size to the mean (even features) and deviation (odd ones) of two random convolutions.
+
+    Args:
+        dim: number of features.
+        seed: of the weights.
+        device: auto, cpu or cuda.
+    """
+
+    def __init__(self, dim: PositiveInt = 64, seed: NonNegativeInt = 0, device: str = "auto") -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = nn.Sequential(nn.Conv2d(3, dim, 3, padding=1), nn.SiLU(), nn.Conv2d(dim, dim, 3, 2, padding=1))
+            for weight in (w for w in net.parameters() if w.ndim == 4):
+                nn.init.kaiming_normal_(weight)  # so that features are of order one
+        super().__init__("random-convolutions", weights_hash(net), dim, net, device)
+
+    def run(self, images: Tensor) -> tuple[Tensor, None]:
+        maps = self.net(dequantise(three_channels(images))).flatten(2)
+        features = maps.mean(2)
+        features[:, 1::2] = maps[:, 1::2].std(2)
+        return features, None
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """features (n, d) and, where the extractor has any, logits (n, classes); float32, on the CPU."""
+
+    features: Tensor
+    logits: Tensor | None = None
+
+    @classmethod
+    def extract(cls, extractor: FeatureExtractor, images: Tensor, batch: int | None = None) -> Self:
+        """Run uint8 images (n, c, h, w) through the extractor, `batch` at a time or all at once."""
+        passes = [extractor.extract(part) for part in images.split(batch or len(images))]
+        logits = [part for _, part in passes if part is not None]
+        return cls(torch.cat([part for part, _ in passes]), torch.cat(logits) if logits else None)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @cached_property
+    def moments(self) -> Moments:
+        return Moments.of(self.features)
+
+    def subset(self, n: int) -> Tensor:
+        """Return n feature vectors, drawn without replacement if there are more; the same ones at every call."""
+        if n >= len(self):
+            return self.features
+        return self.features[torch.randperm(len(self), generator=keyed_generator("bank", 0, index=0))[:n]]

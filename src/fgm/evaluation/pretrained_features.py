@@ -1,0 +1,172 @@
+"""Feature extractors with published weights, from local files; nothing is downloaded and nothing in them is executed.
+
+Inception       the only features whose Fréchet distance is called FID
+Registered      any extractor that is registered with torch-fidelity
+Dinov2, Clip    directories in transformers' layout (config.json, *.safetensors)
+"""
+
+from io import BytesIO
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, normalize
+
+from fgm.evaluation.features import NetworkExtractor, three_channels, weights_hash
+from fgm.utils.errors import UserError, hint
+from fgm.utils.pickles import load_tensors
+from fgm.utils.pretrained import hash_of_checkpoint, hash_of_directory, inception_weights, load_transformers
+from fgm.utils.validation import validated
+
+PLAIN_STATE_DICTS = ("inception-v3-compat", "vgg16")  # torch-fidelity's others download, or execute what they read
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+
+@validated
+class Inception(NetworkExtractor):
+    """Maps images of any size to the 2048 features and 1008 logits of TensorFlow's Inception-v3 of 2015.
+
+    This is torch-fidelity's inception-v3-compat, layer 2048, whose bilinear resize to 299 x 299 repeats TensorFlow 1's.
+
+    Args:
+        weights: path of the state dict; None looks for the published name in $TORCH_HOME/hub/checkpoints.
+        device: auto, cpu or cuda.
+    """
+
+    def __init__(self, weights: str | None = None, device: str = "auto") -> None:
+        file = inception_weights(weights)
+        state = resaved_tensors(file)
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # seconds to import
+
+        layers = ["2048", "logits_unbiased"]
+        try:
+            net = FeatureExtractorInceptionV3("inception-v3-compat", layers, feature_extractor_weights_path=state)
+        except RuntimeError as error:
+            raise UserError(
+                f"{file} does not fill Inception-v3: give torch-fidelity's weights-inception file"
+            ) from error
+        super().__init__("inception", hash_of_checkpoint(file), 2048, net, device, "bilinear as TensorFlow 1")
+
+    def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.net(three_channels(images))
+
+
+class OneLayer(NetworkExtractor):
+    """Wraps a network of torch-fidelity that returns one layer."""
+
+    def run(self, images: Tensor) -> tuple[Tensor, None]:
+        return self.net(three_channels(images))[0], None
+
+
+class Registered(OneLayer):
+    """One layer of a feature extractor that is registered with torch-fidelity.
+
+    For your own extractor, call `torch_fidelity.register_feature_extractor("mine", Mine)` first.
+
+    Args:
+        name: as registered.
+        layer: None for the layer that the extractor names for FID.
+        weights: path of a state dict; torch-fidelity's own extractors need one, because they would download it.
+        device: auto, cpu or cuda.
+    """
+
+    def __init__(self, name: str, layer: str | None = None, weights: str | None = None, device: str = "auto") -> None:
+        from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY as REGISTRY  # seconds to import
+
+        if name not in REGISTRY:
+            raise UserError(f"torch-fidelity has no extractor {name!r} registered; {hint(name, REGISTRY)}")
+        kind, state = REGISTRY[name], registered_weights(name, REGISTRY[name], weights)
+        layer = layer or kind.get_default_feature_layer_for_metric("fid")
+        if layer not in kind.get_provided_features_list():
+            raise UserError(f"{name} has no layer {layer!r}; it has {', '.join(kind.get_provided_features_list())}")
+        net = kind(name, [layer], feature_extractor_weights_path=state).eval()
+        digest = hash_of_checkpoint(Path(weights)) if weights else weights_hash(net)
+        super().__init__(f"{name}-{layer}", digest, 0, net, device, "in the extractor")
+        self.dim = self(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape[1]
+
+
+def registered_weights(name: str, kind: Any, weights: str | None) -> Any:
+    """Return what the extractor's constructor may read: the user's path, or for torch-fidelity's own a safe copy."""
+    if weights and not Path(weights).is_file():
+        raise UserError(f"no weights of {name} at {weights}: put the file there; nothing is downloaded")
+    if not kind.__module__.startswith("torch_fidelity."):
+        return weights
+    if name not in PLAIN_STATE_DICTS:
+        raise UserError(
+            f"{name} of torch-fidelity reads no plain state dict: take Dinov2 or Clip from a local directory"
+        )
+    if weights is None:
+        raise UserError(f"{name} would be downloaded: give evaluation.suite.extractor.weights=<path> of its state dict")
+    return resaved_tensors(Path(weights))
+
+
+def resaved_tensors(file: Path) -> BytesIO:
+    """Read the tensors of a .pth or .safetensors file, and save them again for readers that execute pickles.
+
+    Raises:
+        UserError: the file holds anything but named tensors.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(file)
+        else:
+            state = load_tensors(file)
+    except (UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+        raise UserError(f"{file} is no state dict of tensors: give the file that torch-fidelity publishes") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{file} holds more than named tensors: give a state dict")
+    copy = BytesIO()
+    torch.save(state, copy)
+    copy.seek(0)
+    return copy
+
+
+class Dinov2(NetworkExtractor):
+    """Maps images to DINOv2's class token, 1024 features for facebook/dinov2-large (Stein et al., arXiv 2306.04675).
+
+    Args:
+        directory: holds config.json and the weights.
+        size: side that images are resized to, by antialiased bicubic interpolation in float32.
+        device: auto, cpu or cuda.
+    """
+
+    def __init__(self, directory: Path | str, size: int = 224, device: str = "auto") -> None:
+        net = load_transformers("Dinov2Model", directory, "facebook/dinov2-large")
+        self.size = size
+        super().__init__(
+            "dinov2", hash_of_directory(directory), net.config.hidden_size, net, device, f"bicubic to {size}"
+        )
+
+    def run(self, images: Tensor) -> tuple[Tensor, None]:
+        return self.net(resized(images, self.size, IMAGENET)).last_hidden_state[:, 0], None
+
+
+class Clip(NetworkExtractor):
+    """Maps images to CLIP's projected embeddings at unit length, 768 for openai/clip-vit-large-patch14-336.
+
+    Args:
+        directory: holds config.json and the weights.
+        device: auto, cpu or cuda.
+    """
+
+    def __init__(self, directory: Path | str, device: str = "auto") -> None:
+        net = load_transformers("CLIPVisionModelWithProjection", directory, "openai/clip-vit-large-patch14-336")
+        self.size = net.config.image_size
+        resize = f"bicubic to {self.size}"
+        super().__init__("clip", hash_of_directory(directory), net.config.projection_dim, net, device, resize)
+
+    def run(self, images: Tensor) -> tuple[Tensor, None]:
+        return normalize(self.net(resized(images, self.size, OPENAI)).image_embeds), None
+
+
+def resized(images: Tensor, size: int, mean_std: tuple[tuple[float, ...], tuple[float, ...]]) -> Tensor:
+    """Resize uint8 images to float32 (n, 3, size, size), normalised."""
+    pixels = three_channels(images).float() / 255
+    pixels = interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+    mean, std = (torch.tensor(s, device=images.device).view(3, 1, 1) for s in mean_std)
+    return (pixels - mean) / std

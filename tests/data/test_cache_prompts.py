@@ -23,7 +23,7 @@ def settings(plan: PromptCache) -> list[str]:
     ]  # fmt: skip
 
 
-def test_the_command_encodes_once_and_then_says_so(plan: PromptCache, capsys: Said) -> None:
+def test_the_command_encodes_once(plan: PromptCache, capsys: Said) -> None:
     cache_prompts.main([*settings(plan), "device=cpu", "batch=2"])
     said = capsys.readouterr().out
     assert "5/5 prompts" in said and "is written: 5 prompts" in said and "warning" not in said
@@ -33,7 +33,9 @@ def test_the_command_encodes_once_and_then_says_so(plan: PromptCache, capsys: Sa
     assert (Path(plan.directory) / "00000.safetensors").stat().st_mtime_ns == stamp
 
 
-def test_the_command_reads_geneval_metadata_and_the_grammar(plan: PromptCache, tmp_path: Path, capsys: Said) -> None:
+def test_the_command_encodes_geneval_prompts_and_shapes_captions(
+    plan: PromptCache, tmp_path: Path, capsys: Said
+) -> None:
     line = {"tag": "single_object", "include": [{"class": "cat", "count": 1}], "prompt": "a photo of a cat"}
     (tmp_path / "metadata.jsonl").write_text(json.dumps(line) + "\n")
     given = [a for a in settings(plan) if not a.startswith("data.cache.prompts.file")]
@@ -46,7 +48,7 @@ def test_the_command_reads_geneval_metadata_and_the_grammar(plan: PromptCache, t
     assert json.loads(index.read_text())["prompts"] == ["", *ShapesCaptions(20).read()]
 
 
-def test_the_command_warns_of_prompts_that_are_too_long(plan: PromptCache, capsys: Said) -> None:
+def test_the_command_warns_of_truncated_prompts(plan: PromptCache, capsys: Said) -> None:
     Path(plan.prompts.file).write_text("c" * 90)  # type: ignore[attr-defined]
     cache_prompts.main([*settings(plan), "device=cpu"])
     assert "warning: 1 of them are longer than text_encoder_3 takes" in capsys.readouterr().out

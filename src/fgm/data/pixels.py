@@ -6,6 +6,8 @@ There is one conversion, since half a level more or less shifts every pixel and 
     floor    127.5 x + 127.5, truncated and clipped     DMD2, torchmetrics with normalize=True
 
 EDM writes `x * 127.5 + 128` and truncates: the same as `round` except that exact halves go up there and to even here.
+
+PIL reads PNGs, since torchvision.io converts palettes, which have to be refused, without a word.
 """
 
 import io

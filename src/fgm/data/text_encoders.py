@@ -87,7 +87,7 @@ class TextEncoders:
             parts |= {T5: None, "tokenizer_3": None, "transformer": transformer}
         try:
             self.pipe: Any = diffusers.StableDiffusion3Pipeline.from_pretrained(
-                directory, local_files_only=True, **{"transformer": None, "vae": None, **parts}
+                directory, local_files_only=True, **{"transformer": None, "vae": None, "scheduler": None, **parts}
             )
         except (OSError, ValueError) as error:
             raise UserError(

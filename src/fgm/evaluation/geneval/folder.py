@@ -182,9 +182,8 @@ def score_folder(metric: GenEval, directory: Path, prompts: Sequence[Metadata], 
 
 
 def scores_of(results: Sequence[Result]) -> Scores:
-    return summarize(
-        [r.metadata.tag for r in results], [r.metadata.prompt for r in results], [r.correct for r in results]
-    )
+    folders = [result.filename.partition("/")[0] for result in results]  # one for each prompt
+    return summarize([result.metadata.tag for result in results], folders, [result.correct for result in results])
 
 
 def describe(samples: Sequence[Sample], prompts: Sequence[Metadata]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class TrainingConfig:
         keep_every_n_steps: steps between checkpoints that are never deleted; 0 for none.
         micro_batches: parts of a batch whose graphs are in memory in turn.
         ema_device: where the averaged weights are kept, see ema.py.
+        compile: torch.compile every block, see CompileBlocks.
     """
 
     max_steps: PositiveInt
@@ -39,6 +40,7 @@ class TrainingConfig:
     keep_every_n_steps: NonNegativeInt = 0
     micro_batches: PositiveInt = 1
     ema_device: Literal["same", "cpu"] = "same"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "log_every_n_steps", min(self.log_every_n_steps, self.max_steps))

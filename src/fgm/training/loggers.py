@@ -1,4 +1,6 @@
-"""Loggers: metrics.csv always, W&B if it is configured; grids and prompt tables for loggers that show images.
+"""Loggers of configs/logger: metrics.csv always; W&B, TensorBoard, MLflow, Trackio or any Lightning logger beside it.
+
+Grids and prompt tables go to loggers that show images.
 
 On W&B the axis of everything is `step`, the number of finished steps. Names without a folder get train/; eval/ and warning/
 keep theirs. In metrics.csv the names stay as they are. Lightning's own CSV writer deletes the file when a run resumes, so the
@@ -6,11 +8,12 @@ writer here keeps the rows before the resumed step.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.fabric.loggers.csv_logs import _ExperimentWriter
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
@@ -18,10 +21,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from fgm.utils.account import AXIS, PROJECT, final, wandb_works
+from fgm.utils.errors import UserError, first_line
 from fgm.utils.files import replacing
 from fgm.utils.records import Measurement, read_metrics
 
-LoggerChoice = Literal["auto", "csv", "wandb"]
 FOLDERS = ("train", "eval", "warning")
 
 
@@ -99,21 +102,57 @@ def wandb_logger(run_dir: Path, name: str, config: dict[str, Any]) -> StepWandbL
     return logger
 
 
-def build_loggers(
-    choice: LoggerChoice, run_dir: Path, name: str, config: dict[str, Any], step: int, console: Console
-) -> list[Logger]:
-    """Return CSV, and W&B if chosen or configured. A W&B that does not start costs one line, not the run."""
-    chosen: list[Logger] = [AppendingCSVLogger(run_dir, step)]
-    if choice == "wandb" or (choice == "auto" and wandb_works()):
+def wandb_if_configured(run_dir: Path, name: str, config: dict[str, Any], console: Console) -> StepWandbLogger | None:
+    """Return the W&B logger if a run can start without asking anybody; say in one line which it is."""
+    if wandb_works():
+        console.print("logging to W&B")
+        return wandb_logger(run_dir, name, config)
+    console.print("W&B is not configured (WANDB_API_KEY or WANDB_MODE=offline): logging to metrics.csv only")
+    return None
+
+
+class TrackioLogger(Logger):
+    """Log scalars to Trackio, https://github.com/gradio-app/trackio, for which Lightning has no logger."""
+
+    def __init__(self, name: str, config: dict[str, Any], project: str = PROJECT, **init: Any) -> None:
+        super().__init__()
+        import trackio
+
+        self._name, self.project = name, project
+        self.run = trackio.init(project=project, name=name, config=config, resume="allow", **init)
+
+    name = property(lambda self: self._name)
+    version = property(lambda self: self._name)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: `init` has stored the config."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.run.log(dict(metrics), step=step)
+
+    def finalize(self, status: str) -> None:
+        self.run.finish()
+
+
+def build_loggers(makers: Mapping[str, Callable[..., Logger | None]], **available: Any) -> list[Logger]:
+    """Call each maker with those of run_dir, save_dir, name, config, step and console that it takes and has not been given.
+
+    Raises:
+        UserError: the package of a logger is not installed.
+    """
+    loggers = []
+    for key, make in makers.items():
+        given = getattr(make, "keywords", {})
+        wanted = {name for name in inspect.signature(make).parameters if name in available and name not in given}
         try:
-            chosen.append(wandb_logger(run_dir, name, config))
-            console.print(f"logging to {run_dir}/metrics.csv and to W&B")
-        except Exception as error:  # a logger is never a reason for a run to fail
-            console.print(f"W&B did not start ({error}): logging to metrics.csv only")
-    else:
-        hint = "W&B is not configured: set WANDB_API_KEY or WANDB_MODE=offline"
-        console.print(f"logging to {run_dir}/metrics.csv ({hint})")
-    return chosen
+            loggers.append(make(**{name: available[name] for name in wanted}))
+        except ModuleNotFoundError as error:
+            raise UserError(f"logger.{key}: {first_line(error)}; pip install it, or leave this logger out") from error
+        except Exception as error:
+            if key != "wandb":
+                raise
+            available["console"].print(f"W&B did not start ({error}): logging without it")  # never a reason to fail
+    return [logger for logger in loggers if logger is not None]
 
 
 @dataclass(frozen=True)

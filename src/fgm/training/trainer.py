@@ -1,17 +1,18 @@
 """From a module to a trained module: the Trainer, its callbacks, and resuming from a checkpoint."""
 
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import RichProgressBar, Timer
+from lightning.pytorch.callbacks import Checkpoint, RichProgressBar, Timer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.precision import MixedPrecision
-from pydantic import PositiveInt
 from rich.console import Console
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
@@ -34,42 +35,40 @@ from fgm.training.checkpointing import (
     release_ranks,
     what_remains,
 )
+from fgm.training.config import TrainingConfig
 from fgm.training.diagnostics import Diagnostics
 from fgm.training.distributed import SINGLE, Strategy
 from fgm.training.evaluation import EvaluationCallback
-from fgm.training.loggers import build_loggers
+from fgm.training.loggers import AppendingCSVLogger, build_loggers
 from fgm.training.module import DivergenceError, TrainingModule
 from fgm.utils.errors import RESUMABLE, UserError, unwritable
-from fgm.utils.validation import validated
-
-
-@validated
-@dataclass(frozen=True)
-class Hardware:
-    """Where to run. bf16 is a precision of the networks' arithmetic only; weights, times and losses are float32.
-
-    compile: see CompileBlocks.
-    """
-
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: PositiveInt = 1
-    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
-    compile: bool = False
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a training is given beside its module."""
+    """What a training is given beside its module.
+
+    Attributes:
+        trainer: Lightning's Trainer with arguments of configs/trainer; the run adds the others, see build_trainer.
+        loggers: makers by name, see build_loggers.
+        callbacks: the user's own, called after the suite's.
+        config: the resolved config, for loggers, with its config_digest.
+    """
 
     run_dir: Path
     name: str
-    logger: Any
     config: dict[str, Any]
-    hardware: Hardware
     evaluation: Evaluator
     console: Console
+    trainer: "partial[Trainer]" = field(default_factory=lambda: partial(Trainer))
     strategy: Strategy = SINGLE
+    loggers: Mapping[str, Callable[..., Logger | None]] = field(default_factory=lambda: {"csv": AppendingCSVLogger})
+    callbacks: Sequence[Callback] = ()
     allow_world_size_change: bool = False
+
+    @property
+    def precision(self) -> str:
+        return self.trainer.keywords.get("precision", "32-true")
 
     @property
     def evaluation_callback(self) -> EvaluationCallback:
@@ -111,10 +110,13 @@ def train(
     step: int = 0,
 ) -> None:
     """Take one step per batch, whatever the batch holds, from a checkpoint of that step if one is given."""
-    callbacks = [*callbacks, CompileBlocks()] if run.hardware.compile else callbacks
+    compiling = [CompileBlocks()] if module.config.compile else []
     checkpoint_io = AtomicCheckpointIO(run.console, trusted=checkpoint == run.run_dir / LAST)
-    loggers = build_loggers(run.logger, run.run_dir, run.name, run.config, step, run.console)
-    trainer = build_trainer(run, module.config.log_every_n_steps, loggers, callbacks, checkpoint_io)
+    loggers = build_loggers(
+        run.loggers, run_dir=run.run_dir, save_dir=run.run_dir, name=run.name, config=run.config, step=step,
+        console=run.console,
+    )  # fmt: skip
+    trainer = build_trainer(run, module.config, loggers, [*callbacks, *compiling, *run.callbacks], checkpoint_io)
     with warnings.catch_warnings():
         known = ".*does not have many workers|.*your dataloader is not resumable|.*LeafSpec|Found .* eval mode"
         warnings.filterwarnings("ignore", message=known)
@@ -137,18 +139,32 @@ def as_user_error(error: Exception, last: Path) -> UserError | None:
     return UserError(f"{cause}; {last}: {what_remains(last)}") if cause else None
 
 
-def build_trainer(run: Run, log_every_n_steps: int, loggers: Any, callbacks: Any, checkpoint_io: Any) -> Trainer:
-    hardware, mixed = run.hardware, run.hardware.precision == "bf16-mixed"
-    on_cpu = {"cpu": True, "gpu": False, "auto": not torch.accelerator.is_available()}[hardware.accelerator]
-    plugins = [checkpoint_io, *([bf16_mixed("cpu" if on_cpu else "cuda")] if mixed else [])]
-    return Trainer(
-        max_epochs=1, accelerator=hardware.accelerator, devices=hardware.devices, num_nodes=run.strategy.nodes,
-        precision=None if mixed else hardware.precision, plugins=plugins,
-        strategy=run.strategy.build(hardware.devices),
-        logger=loggers, callbacks=callbacks, log_every_n_steps=log_every_n_steps,
-        enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=run.console.is_terminal,
-        num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False, default_root_dir=run.run_dir,
-    )  # fmt: skip
+def build_trainer(run: Run, config: TrainingConfig, loggers: Any, callbacks: Any, checkpoint_io: Any) -> Trainer:
+    """Return run.trainer's Trainer; what a run must set itself is set here, everything else is the user's."""
+    given = run.trainer.keywords
+    devices, accelerator = given.get("devices", 1), given.get("accelerator", "auto")
+    plugins = [checkpoint_io, *(given.get("plugins") or [])]
+    if run.precision == "bf16-mixed":
+        on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+        plugins.append(bf16_mixed("cpu" if on_cpu else "cuda"))
+    defaults = {"enable_progress_bar": run.console.is_terminal, "enable_model_summary": False}
+    own = {
+        "max_epochs": 1, "devices": devices, "accelerator": accelerator, "num_nodes": run.strategy.nodes,
+        "strategy": run.strategy.build(count_devices(devices)), "plugins": plugins,
+        "precision": None if run.precision == "bf16-mixed" else run.precision,
+        "logger": loggers, "callbacks": callbacks, "log_every_n_steps": config.log_every_n_steps,
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
+        "num_sanity_val_steps": 0, "limit_val_batches": 0, "use_distributed_sampler": False,
+        "default_root_dir": run.run_dir,
+    }  # fmt: skip
+    return run.trainer(**defaults | given | own)
+
+
+def count_devices(devices: int | str | list[int]) -> int:
+    """Return how many devices Lightning's `devices` means: a number, a list of indices, or "auto" or -1 for all."""
+    if isinstance(devices, list):
+        return len(devices)
+    return max(1, torch.accelerator.device_count()) if devices in ("auto", -1, "-1") else int(devices)
 
 
 class CpuMixedPrecision(MixedPrecision):

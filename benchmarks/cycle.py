@@ -55,6 +55,7 @@ from fgm.utils.errors import UserError, entry
 from fgm.utils.records import Measurement
 
 SETTINGS = {"cycles": 50, "repetitions": 5, "arms": ("all", "ours"), "clock": ("wall", "cpu")}
+CSV_ONLY = {"csv": {"_target_": "fgm.training.loggers.AppendingCSVLogger", "_partial_": True}}
 RATIOS = {f"cycle_over_{arm}": ("cycle", arm) for arm in ("bare", "naive")}
 PEAKS = {  # dense bf16 FLOP/s of the tensor cores, from NVIDIA's data sheets
     "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12,
@@ -70,7 +71,11 @@ def main(arguments: list[str]) -> None:
     began = time.perf_counter()
     with TemporaryDirectory() as directory, Path(os.devnull).open("w") as nowhere:
         log_every = min(own["cycles"], config["training"]["log_every_n_steps"])  # at least once a block
-        run = {"run_dir": directory, "logger": "csv", "training": config["training"] | {"log_every_n_steps": log_every}}
+        run = {
+            "run_dir": directory,
+            "logger": CSV_ONLY,
+            "training": config["training"] | {"log_every_n_steps": log_every},
+        }
         made = untrained(config | run)
         module: Any = build_module(made)
         bench = CycleBench(module, build_run(made, Console(file=nowhere)), **own)
@@ -213,7 +218,7 @@ class CycleBench:
         callbacks = [run.evaluation_callback, Diagnostics(run.console), MetricLogger(), ConsoleLogger(run.console)]
         train(self.module, run, self, callbacks)
         blocks = f"median of {self.repetitions} blocks of {self.cycles} cycles of {batch}, {self.clock} time"
-        protocol = f"{networks}, {run.hardware.precision}; {blocks}"
+        protocol = f"{networks}, {run.precision}; {blocks}"
         shared = {"n": self.cycles * batch, "protocol": protocol, "nfe": self.module.generator.nfe, "weights": "raw"}
         rates = [Measurement(name, value, **shared) for name, value in self.rates().items()]
         return [*ratios(self.times, RATIOS, **shared), *rates, *self.speedup(networks)]
@@ -225,7 +230,7 @@ class CycleBench:
         flops = flops_of(self.loops(1).bare, module.generator, module.online, module.teacher)
         module.low_memory = low_memory
         rates = {"images_per_s": images_per_s, "tflop_per_image": flops / 1e12}
-        peak = peak_flops(module.device, self.run.hardware.precision)
+        peak = peak_flops(module.device, self.run.precision)
         rates |= {"mfu": images_per_s * flops / peak} if peak else {}
         return rates | ({"peak_memory_gib": max(self.peaks)} if self.peaks else {})
 

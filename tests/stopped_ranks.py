@@ -4,10 +4,12 @@ import multiprocessing
 import os
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from own_time import seconds_until
 from ranks import free_port, torchrun
 from rich.console import Console
@@ -18,7 +20,7 @@ from fgm.evaluation.evaluator import Evaluator
 from fgm.evaluation.point_metrics import PointMetrics
 from fgm.training.callbacks import WorldChange
 from fgm.training.distributed import SINGLE, DistributedCopies
-from fgm.training.trainer import Hardware, Run, fit
+from fgm.training.trainer import Run, fit
 from fgm.utils.errors import rank, resumable
 
 
@@ -41,7 +43,19 @@ def train(folder: Path, cycles: int, pause: float = 0.0, change: WorldChange = "
         plan = Evaluator(PointMetrics(Ring()), every=0, n_in_training=64, batch=32)
         engine = SINGLE if world == 1 else DistributedCopies()
         config = {"config_digest": "0"}
-        fit(module, Run(folder, "test", "csv", config, Hardware("cpu", world), plan, console, engine, change))
+        fit(
+            module,
+            Run(
+                folder,
+                "test",
+                config,
+                plan,
+                console,
+                partial(Trainer, accelerator="cpu", devices=world),
+                engine,
+                allow_world_size_change=change,
+            ),
+        )
 
 
 def worker(environment: dict[str, str], folder: Path, cycles: int, options: dict[str, Any]) -> None:

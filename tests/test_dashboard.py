@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from toy_trainings import on_cpu
 
 from fgm.cli.config import read_recipe
 from fgm.cli.train import final_part
@@ -108,9 +109,7 @@ def fit(run_dir: Path, suite: Any, shown: list[Logger], monkeypatch: Any, **opti
         monkeypatch.setattr(Evaluate, "show", lambda *_: None)
     monkeypatch.setattr(fitting, "loggers", lambda *_: [RunCsvLogger(run_dir, 0), *shown])
     plan = Evaluator(suite, **{"every": 2, "n_in_training": 12} | options)
-    fitting.fit(
-        module, fitting.Run(run_dir, "test", "csv", {"config_digest": "0"}, fitting.Hardware("cpu"), plan, console)
-    )
+    fitting.fit(module, fitting.Run(run_dir, "test", {"config_digest": "0"}, plan, console, on_cpu()))
     return module, console.file.getvalue()  # type: ignore[attr-defined]
 
 

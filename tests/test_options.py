@@ -25,7 +25,7 @@ from fgm.training.checkpointing import LAST
 from fgm.training.distillation import Distillation
 from fgm.training.ema import brought, frozen_copy, update_ema
 from fgm.training.optim import adam, adamw
-from fgm.training.trainer import Hardware, fit
+from fgm.training.trainer import fit
 from fgm.utils.errors import UserError
 
 PLAIN = partial(adam, lr=1e-3)
@@ -77,11 +77,11 @@ def test_eight_bits_are_asked_of_bitsandbytes(kind: Any, name: str, monkeypatch:
 
 def test_an_option_at_rest_changes_no_digest() -> None:
     plain = read_recipe("sd3_fgm", [])
-    rest = ["optimizer.kernel=auto", "training.micro_batches=1", "training.ema_device=same", "trainer.compile=false"]
+    rest = ["optimizer.kernel=auto", "training.micro_batches=1", "training.ema_device=same", "training.compile=false"]
     assert digest(read_recipe("sd3_fgm", rest)) == digest(plain)
     older = plain | {"optimizer": {key: value for key, value in plain["optimizer"].items() if key != "kernel"}}
     assert "kernel" in plain["optimizer"] and digest(older) == digest(plain)
-    for used in ("optimizer.kernel=fused", "training.micro_batches=2", "trainer.compile=true"):
+    for used in ("optimizer.kernel=fused", "training.micro_batches=2", "training.compile=true"):
         assert digest(read_recipe("sd3_fgm", [used])) != digest(plain)
 
 
@@ -132,7 +132,7 @@ def test_a_module_that_moves_leaves_it_on_the_host_and_in_its_place() -> None:
 
 
 def compiled_run(module: Distillation, folder: Path, compile: bool) -> Distillation:
-    fit(module, place(folder, hardware=Hardware("cpu", compile=compile)))
+    fit(module, place(folder))
     return module
 
 

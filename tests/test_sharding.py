@@ -199,7 +199,7 @@ def test_a_network_is_sharded_by_its_blocks_or_as_one() -> None:
         (["method=fgm_lora", "method.adapters.targets=[qkv]"], r"method\.adapters shares one network"),
         (["method=fgm_gan"], r"method\.adversary reads a network at its middle"),
         (["trainer.precision=64-true"], r"trainer\.precision must be 32-true or bf16-mixed"),
-        (["trainer.compile=true"], r"trainer\.compile is untried with shards"),
+        (["training.compile=true"], r"training\.compile is untried with shards"),
         (["training.micro_batches=2"], r"training\.micro_batches would gather"),
         (["training.ema_device=cpu"], r"training\.ema_device is untried with shards"),
     ],

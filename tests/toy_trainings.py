@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from rich.console import Console
 from torch import Tensor
 
@@ -27,7 +28,7 @@ from fgm.training.distillation import Distillation
 from fgm.training.flow_matching import FlowMatching
 from fgm.training.module import TrainingModule
 from fgm.training.optim import adam
-from fgm.training.trainer import Hardware, Run, fit
+from fgm.training.trainer import Run, fit
 
 LINEAR = LoRA(rank=2, alpha=4.0, targets=["layers.0", "layers.2"])  # the residual layers of VelocityMLP
 CONFIG = TrainingConfig(
@@ -58,15 +59,20 @@ def teacher_training(**options: Any) -> FlowMatching:
     return FlowMatching(**pieces(teacher=None) | options)
 
 
-def place(run_dir: Path, console: Console | None = None, hardware: Hardware | None = None, **evaluation: Any) -> Run:
+def on_cpu(**arguments: Any) -> Any:
+    """Lightning's Trainer on the CPU, as configs/trainer gives it."""
+    return partial(Trainer, **{"accelerator": "cpu", "devices": 1, "precision": "32-true"} | arguments)
+
+
+def place(run_dir: Path, console: Console | None = None, trainer: Any = None, **evaluation: Any) -> Run:
     """On a CPU, without a measurement during training unless `every` is given."""
     plan = Evaluator(PointMetrics(Ring()), **{"every": 0, "n_in_training": 64} | evaluation)
-    console, hardware = console or Console(file=io.StringIO()), hardware or Hardware("cpu")
-    return Run(run_dir, "test", "csv", {"config_digest": "0"}, hardware, plan, console)
+    console, trainer = console or Console(file=io.StringIO()), trainer or on_cpu()
+    return Run(run_dir, "test", {"config_digest": "0"}, plan, console, trainer)
 
 
 def run(module: TrainingModule, run_dir: Path, precision: Any = "32-true", **evaluation: Any) -> TrainingModule:
-    fit(module, place(run_dir, hardware=Hardware("cpu", 1, precision), **evaluation))
+    fit(module, place(run_dir, trainer=on_cpu(precision=precision), **evaluation))
     return module
 
 

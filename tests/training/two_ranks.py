@@ -8,10 +8,12 @@ import atexit
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from rich.console import Console
 from torch import Generator, Tensor
 
@@ -24,7 +26,7 @@ from fgm.networks.mlp import VelocityMLP
 from fgm.training.config import TrainingConfig
 from fgm.training.distillation import Distillation
 from fgm.training.distributed import DDP, FSDP
-from fgm.training.trainer import Hardware, Run, fit
+from fgm.training.trainer import Run, fit
 from fgm.utils.errors import rank, resumable
 from fgm.utils.random import keyed_generator
 
@@ -81,8 +83,8 @@ class FullBatch(Distillation):
 def run(module: Any, folder: Path, strategy: Any, devices: int, every: int = 0, precision: Any = "32-true") -> None:
     console = Console(quiet=rank() > 0)
     plan = Evaluator(PointMetrics(Ring()), every=every, n_in_training=64, batch=32)
-    hardware = Hardware("cpu", devices, precision)
-    fit(module, Run(folder, "test", "csv", {"config_digest": "0"}, hardware, plan, console, strategy))  # type: ignore[arg-type]
+    trainer = partial(Trainer, accelerator="cpu", devices=devices, precision=precision)
+    fit(module, Run(folder, "test", {"config_digest": "0"}, plan, console, trainer, strategy))  # type: ignore[arg-type]
 
 
 def main(folder: str, strategy: str, cycles: str, *how: str) -> None:

@@ -26,7 +26,8 @@ def build(config: dict[str, Any], console: Console) -> tuple[TrainingModule, Run
 
 
 def build_module(config: dict[str, Any]) -> TrainingModule:
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for chatty in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):  # not the profilers
+        logging.getLogger(f"lightning.pytorch.{chatty}").setLevel(logging.WARNING)
     with refused(config["recipe"]):
         with torch.random.fork_rng():  # weights that no file determines are the same in every process that resumes
             torch.manual_seed(0)
@@ -47,8 +48,9 @@ def build_module(config: dict[str, Any]) -> TrainingModule:
 def build_run(config: dict[str, Any], console: Console) -> Run:
     with refused(config["recipe"]):
         return Run(
-            run_dir=Path(config["run_dir"]), name=config["recipe"], logger=config["logger"], console=console,
-            config=config | {"config_digest": digest(config)},
-            hardware=instantiate(config["trainer"]), evaluation=instantiate(config["evaluation"]),
-            strategy=instantiate(config["strategy"]), allow_world_size_change=config["allow_world_size_change"],
+            run_dir=Path(config["run_dir"]), name=config["recipe"], console=console,
+            config=config | {"config_digest": digest(config)}, evaluation=instantiate(config["evaluation"]),
+            trainer=instantiate(config["trainer"]), strategy=instantiate(config["strategy"]),
+            loggers=instantiate(config["logger"]) or {}, callbacks=list((instantiate(config["callbacks"]) or {}).values()),
+            allow_world_size_change=config["allow_world_size_change"],
         )  # fmt: skip

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -58,7 +58,8 @@ class Root:
     recipe: str
     run_dir: str
     seed: NonNegativeInt
-    logger: Literal["auto", "csv", "wandb"]
+    logger: Any
+    callbacks: Any
     outputs: str
     experiments: str
     record: bool
@@ -135,7 +136,7 @@ def within(key: str, prefix: str) -> bool:
 
 def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in node.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
@@ -239,7 +240,7 @@ def require_shards_suffice(config: dict[str, Any]) -> None:
             "method.discriminator": method.get("adversary")
             and "reads a network at its middle, where its shards are apart",
             "trainer.precision": trainer["precision"] == "64-true" and "must be 32-true or bf16-mixed",
-            "trainer.compile": trainer["compile"] and "is untried with shards",
+            "training.compile": training["compile"] and "is untried with shards",
             "training.micro_batches": training["micro_batches"] > 1 and "would gather every shard once a part",
             "training.ema_device": training["ema_device"] == "cpu" and "is untried with shards",
         }

@@ -73,7 +73,9 @@ def train_teachers(points: Sequence[Point], processes: Processes, console: Conso
         if config is None or not node["train"] or is_done(config, Path(config["run_dir"])):
             continue
         console.print(f"the teacher first: {config['run_dir']}")
-        outcome = processes.run(config | {"logger": "csv"})
+        outcome = processes.run(
+            config | {"logger": {"csv": {"_target_": "fgm.training.loggers.AppendingCSVLogger", "_partial_": True}}}
+        )
         stop_if_asked(outcome)
         if outcome.failed:
             raise UserError(f"the teacher failed: {outcome.failed} ({config['run_dir']}/{LOG})")

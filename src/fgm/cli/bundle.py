@@ -1,8 +1,7 @@
-"""python -m fgm.cli.bundle experiment=<recipe> [evaluator=<name>]: put a finished run's weights among those of the suite.
+"""python -m fgm.cli.bundle experiment=<recipe> [evaluator=<name>]: add a finished run's weights to the suite's own.
 
-They are rounded to bfloat16, and the rounded ones are measured, by the recipe's own evaluation or the evaluator that is
-named: a distillation that takes them as its teacher with the same evaluation then need not measure them again.
-src/fgm/teachers/bundled says what is written.
+The weights are rounded to bfloat16 and then evaluated, by the recipe's evaluation or the given evaluator, so that a
+distillation from them with the same evaluation need not evaluate them again. fgm.teachers.bundled lists the files.
 """
 
 import json
@@ -48,10 +47,10 @@ def run(config: dict[str, Any], settings: Settings) -> None:
 
 
 def round_weights(trained: Path, file: Path) -> None:
-    """To bfloat16.
+    """Write the weights in bfloat16.
 
     Raises:
-        UserError: the file would be larger than what a repository should carry.
+        UserError: the file would be too large for a repository.
     """
     import torch
     from safetensors.torch import load_file, save
@@ -64,7 +63,7 @@ def round_weights(trained: Path, file: Path) -> None:
 
 
 def measured(config: dict[str, Any]) -> list[Measurement]:
-    """The rounded weights, as make eval does it."""
+    """Evaluate the rounded weights as make eval does."""
     evaluation, data = make_evaluation(config["evaluation"]), make(config["data"], "data")
     source = sampler_source(config, evaluation, data, evaluation.n, evaluation.seed, device_of_rank())
     return evaluation.measure(source, console=plain_console())

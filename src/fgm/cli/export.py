@@ -70,13 +70,13 @@ def run(config: dict[str, Any], settings: Settings) -> None:
 
 
 def export_pipeline(config: dict[str, Any], settings: Settings, out: Path) -> None:
-    from fgm.cli.publish.pipeline import write_pipeline
-    from fgm.cli.publish.plan import planned
+    from fgm.cli.publish.card import model_card
+    from fgm.cli.publish.pipeline import sd3_run, write_pipeline
 
-    merge, plan = settings.lora == "merge", planned(config)
-    if not merge and not plan.adapters:
+    merge, sd3 = settings.lora == "merge", sd3_run(config)
+    if not merge and not sd3.adapters:
         raise UserError(f"lora = keep: {config['recipe']} trained whole networks; leave it out")
-    write_pipeline(plan, out, merge, settings.dtype, settings.link)
+    write_pipeline(sd3, model_card(sd3, merge, settings.dtype), out, merge, settings.dtype, settings.link)
     print(f"{out}: a StableDiffusion3Pipeline for stock diffusers; its README.md says how to call it")
 
 

@@ -4,126 +4,114 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import ModelCardData, metadata_load
 from hydra.utils import instantiate
+from yaml import YAMLError
 
 from fgm.analysis.tables import table_head, table_row
-from fgm.cli.publish.plan import Plan
+from fgm.cli.publish.pipeline import SD3Run
 from fgm.networks.generator import input_scale, step_times
 from fgm.networks.sd3 import BILLIONS, FACTOR
 from fgm.utils.files import sha256_of
+from fgm.utils.pretrained import fingerprint, weight_files
 from fgm.utils.records import counted
 
-CALL = """```python
+CARD = """---
+{header}
+---
+
+# {recipe}: {teacher} in {steps}
+
+Distilled by Flow Generator Matching (arXiv 2410.19310) from {teacher} under guidance {guidance:g}, as {trained}, with t* = \
+{t_star}. Its samples are already those of the guided teacher: call it without guidance.
+
+## How to call it
+
+- `sigmas={sigmas}`: the times at which the generator calls its network; scheduler/ does not shift them.
+- `latents={c_in!r} * z` with standard normal z: the generator's input is c_in z.
+- `guidance_scale=1.0`: none. Negative prompts have no effect.
+- `max_sequence_length={max_length}`: the number of T5's tokens in training.
+
+```python
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-pipeline = StableDiffusion3Pipeline.from_pretrained(".", torch_dtype=torch.{dtype})  # this directory{adapter}
+pipeline = StableDiffusion3Pipeline.from_pretrained(".", torch_dtype=torch.{dtype})  # this directory{load_adapter}
 pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 z = torch.randn({shape}, generator=torch.Generator().manual_seed(0))
 call = {call}
 image = pipeline("a photo of a bench", latents={c_in!r} * z, **call).images[0]
-```"""
+```
+
+## Measurements
+
+{measurements}
+
+## Origin
+
+{origin}
+
+## Licence
+
+{licence}
+"""
 
 
-def card(plan: Plan, merge: bool, dtype: str) -> str:
-    """README.md of the pipeline, in Markdown with the hub's header."""
-    results = json.loads((Path(plan.config["run_dir"]) / "results.json").read_text())
-    header = yaml.safe_dump(header_of(plan), sort_keys=False)
-    title = f"# {plan.config['recipe']}: {plan.teacher_name} in {counted(plan.steps, 'network call')}\n"
-    parts = [f"---\n{header}---\n", title, origin(plan)]
-    parts += ["## How to call it\n", explained(plan), called(plan, merge, dtype), ""]
-    parts += ["## What was measured\n", measured(results), "## Where it is from\n", provenance(plan, results)]
-    parts += ["## Licence\n", licence(plan)]
-    return "\n".join(parts) + "\n"
+def model_card(run: SD3Run, merge: bool, dtype: str) -> str:
+    """Return README.md of the pipeline, Markdown with the hub's header."""
+    results = json.loads((Path(run.config["run_dir"]) / "results.json").read_text())
+    method, size, licence = run.method, run.network["size"], teacher_licence(run)
+    max_length, sigmas = run.network["text"]["cache"]["max_length"], step_times(method["t_star"], run.steps)
+    config = json.loads((run.directory / "transformer" / "config.json").read_text())
+    std = instantiate(run.config["data"]).std if method["c_in"] == "variance" else 1.0
+    kept = run.adapters is not None and not merge
+    return CARD.format(
+        header=ModelCardData(
+            library_name="diffusers", pipeline_tag="text-to-image", **licence,
+            base_model=run.teacher_name if run.teacher_name in BILLIONS else None,
+        ).to_yaml(),
+        recipe=run.config["recipe"], teacher=run.teacher_name, steps=counted(run.steps, "network call"),
+        guidance=1.0 if method["guidance"] == "none" else run.config["teacher"].get("scale", 1.0),
+        trained=f"adapters of rank {run.adapters.rank} on its weights" if run.adapters else "a whole network",
+        t_star=method["t_star"], sigmas=sigmas, max_length=max_length, dtype=dtype,
+        c_in=input_scale(instantiate(run.config["path"]), method["t_star"], method["c_in"], std),
+        load_adapter='\npipeline.load_lora_weights(".")  # needs peft' if kept else "",
+        shape=", ".join(map(str, (1, config["in_channels"], size // FACTOR, size // FACTOR))),
+        call={"sigmas": sigmas, "num_inference_steps": run.steps, "guidance_scale": 1.0,
+              "max_sequence_length": max_length, "height": size, "width": size},
+        measurements=measurements(results), origin=origin(run, results),
+        licence=f"As {run.teacher_name}, from whose weights these were made: "
+        + ", ".join(f"{key}: {value}" for key, value in licence.items()) if licence else
+        f"See {run.teacher_name}: these weights were made from its weights and are bound by its licence.",
+    )  # fmt: skip
 
 
-def header_of(plan: Plan) -> dict[str, Any]:
-    told = {"library_name": "diffusers", "pipeline_tag": "text-to-image"}
-    told |= {"base_model": plan.teacher_name} if plan.teacher_name in BILLIONS else {}
-    return told | {key: value for key, value in teacher_header(plan).items() if key.startswith("license")}
-
-
-def teacher_header(plan: Plan) -> dict[str, Any]:
-    """The header of the teacher's own card, where it has one."""
-    file = plan.directory / "README.md"
-    text = file.read_text() if file.is_file() else ""
+def teacher_licence(run: SD3Run) -> dict[str, Any]:
+    """Return the licence in the header of the teacher's own card, or nothing."""
+    file = run.directory / "README.md"
     try:
-        found = yaml.safe_load(text.split("---\n")[1]) if text.startswith("---\n") else {}
-    except (yaml.YAMLError, IndexError):
-        found = {}
-    return found if isinstance(found, dict) else {}
+        header = metadata_load(file) if file.is_file() else None
+    except (ValueError, YAMLError):
+        return {}
+    return {key: header[key] for key in ("license", "license_name", "license_link") if header and header.get(key)}
 
 
-def origin(plan: Plan) -> str:
-    guidance = 1.0 if plan.method["guidance"] == "none" else plan.config["teacher"].get("scale", 1.0)
-    trained = f"adapters of rank {plan.adapters.rank} on its own weights" if plan.adapters else "a whole network"
-    return (
-        f"Distilled by Flow Generator Matching (arXiv 2410.19310) from {plan.teacher_name} under guidance "
-        f"{guidance:g}, as {trained}, with t* = {plan.method['t_star']}. Its samples already are those of the guided "
-        "teacher: it is called without guidance.\n"
-    )
-
-
-def explained(plan: Plan) -> str:
-    """What a call must hold, and why."""
-    lines = [
-        f"- `sigmas={sigmas(plan)}`: when the generator reads its network; scheduler/ does not shift them.",
-        f"- `latents={scale(plan)!r} * z` with standard normal z: the generator's input is c_in z.",
-        "- `guidance_scale=1.0`: none. Negative prompts have no effect.",
-        f"- `max_sequence_length={plan.max_length}`: the length of T5's tokens in training.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def called(plan: Plan, merge: bool, dtype: str) -> str:
-    """Code that draws one picture."""
-    side = plan.size // FACTOR
-    call = {"sigmas": sigmas(plan), "num_inference_steps": plan.steps, "guidance_scale": 1.0}
-    call |= {"max_sequence_length": plan.max_length, "height": plan.size, "width": plan.size}
-    apart = plan.adapters and not merge
-    adapter = '\npipeline.load_lora_weights(".")  # needs peft' if apart else ""
-    shape = ", ".join(map(str, (1, plan.channels, side, side)))
-    return CALL.format(dtype=dtype, adapter=adapter, shape=shape, call=call, c_in=scale(plan))
-
-
-def sigmas(plan: Plan) -> list[float]:
-    return step_times(plan.method["t_star"], plan.steps)
-
-
-def scale(plan: Plan) -> float:
-    """c_in."""
-    std = instantiate(plan.config["data"]).std if plan.method["c_in"] == "variance" else 1.0
-    return input_scale(instantiate(plan.config["path"]), plan.method["t_star"], plan.method["c_in"], std)
-
-
-def measured(results: dict[str, Any]) -> str:
-    """The generator's numbers and the teacher's, as the run recorded them."""
+def measurements(results: dict[str, Any]) -> str:
+    """Return a table of the generator's and the teacher's metrics, as the run recorded them."""
     rows = [row for row in results["results"] if row["weights"] in ("ema", "teacher")]
     if not rows:
-        return "Nothing yet.\n"
+        return "None yet."
     lines = table_head(["sampler", "metric", "value", "n", "protocol"])
     for row in rows:
-        told = (f"{row['value']:.4g}", str(row["n"]), row["protocol"])
-        lines.append(table_row([f"{counted(row['nfe'], 'step')}, {row['weights']}", row["metric"], *told]))
-    return "\n".join(lines) + "\n"
+        sampler = f"{counted(row['nfe'], 'step')}, {row['weights']}"
+        lines.append(table_row([sampler, row["metric"], f"{row['value']:.4g}", str(row["n"]), row["protocol"]]))
+    return "\n".join(lines)
 
 
-def provenance(plan: Plan, results: dict[str, Any]) -> str:
-    told = {
-        name: results[name] for name in ("commit", "config_digest", "seed", "images_seen", "date") if name in results
-    }
-    told |= {"weights of the run, sha256": sha256_of(plan.generator)}
-    told |= {"teacher's transformer, fgm's fingerprint": plan.teacher_fingerprint}
-    return "\n".join(f"- {name}: {value}" for name, value in {"recipe": plan.config["recipe"], **told}.items()) + "\n"
-
-
-def licence(plan: Plan) -> str:
-    """As the teacher's own files state it."""
-    header = teacher_header(plan)
-    stated = ", ".join(
-        f"{key}: {header[key]}" for key in ("license", "license_name", "license_link") if header.get(key)
-    )
-    if not stated:
-        return f"See {plan.teacher_name}'s: these weights were made from its weights, and are bound by its licence."
-    return f"As {plan.teacher_name}'s, from whose weights these were made, states: {stated}."
+def origin(run: SD3Run, results: dict[str, Any]) -> str:
+    """Return where the weights come from, one line each."""
+    keys = ("commit", "config_digest", "seed", "images_seen", "date")
+    lines = {"recipe": run.config["recipe"]} | {key: results[key] for key in keys if key in results}
+    lines["sha256 of the run's weights"] = sha256_of(run.weights)
+    lines["fingerprint of the teacher's transformer (fgm)"] = fingerprint(weight_files(run.directory / "transformer"))
+    return "\n".join(f"- {key}: {value}" for key, value in lines.items())

@@ -1,40 +1,43 @@
-"""A run as a directory that diffusers' StableDiffusion3Pipeline loads, whole or absent:
+"""A finished distillation of Stable Diffusion 3 as a directory that diffusers' StableDiffusion3Pipeline loads:
 
-    README.md               the model card: where it is from, how to call it, what was measured
-    model_index.json        which class each part is of
+    README.md               the model card: origin, how to call it, measurements
+    model_index.json        the class of each part
     transformer/            the teacher's config, the generator's averaged weights
     scheduler/              Euler steps at the sigmas that a call gives, unshifted
-    vae/, text_encoder*/, tokenizer*/      the teacher's own
-    pytorch_lora_weights.safetensors       with lora=keep: the adapter, beside the teacher's own transformer/
+    vae/, text_encoder*/, tokenizer*/      the teacher's
+    pytorch_lora_weights.safetensors       with lora=keep: the adapter, next to the teacher's own transformer/
 
-Files are copied or linked, by kinds that hold data alone, and nothing in them is executed. Of an adapter the tests read
-what diffusers' lora_state_dict makes of the file; load_lora_weights goes on to peft, and that has not been run.
+Only files that contain data are copied or linked, and none is executed. The tests read an adapter with diffusers'
+lora_state_dict; load_lora_weights, which continues with peft, has not been tested.
 
-One Euler step from sigma = t* to 0 is x - t* v(x, t*), the generator's own step (networks/generator.py), if x = c_in z
-are the latents that the pipeline is given. Of several steps it is the scheduler's stochastic kind: x_0, then
-(1 - t) x_0 + t eps with fresh eps.
+One Euler step from sigma = t* to 0 is x - t* v(x, t*), the generator's step (networks/generator.py), if x = c_in z are the
+pipeline's initial latents. Several steps are the scheduler's stochastic ones: x_0, then (1 - t) x_0 + t eps with new eps.
 """
 
 import os
 import shutil
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from hydra.utils import instantiate
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fgm.cli.publish import weights
-from fgm.cli.publish.card import card
-from fgm.cli.publish.plan import Plan
-from fgm.data.encodings import ENCODERS
+from fgm.cli.loading import generator_network, weights_file
+from fgm.data.encodings import ENCODERS, INDEX, CacheIndex
 from fgm.evaluation.folders import atomic_folder
-from fgm.utils.files import replacing
-from fgm.utils.pretrained import weight_files
+from fgm.networks.lora import LoRA
+from fgm.networks.sd3 import BILLIONS, require_parts
+from fgm.utils.errors import UserError
+from fgm.utils.pretrained import locate, weight_files
 from fgm.utils.records import write_json
 
-PLAIN = (".json", ".txt", ".model")  # configs and tokenizers
-LICENCES = ("license", "licence", "notice")
+SD3 = "fgm.networks.sd3.pretrained"
+A, B = ".lora_A.weight", ".lora_B.weight"
+DATA_SUFFIXES = (".json", ".txt", ".model")  # configs and tokenizers
 CLASSES = {
     "vae": ("diffusers", "AutoencoderKL"),
     "transformer": ("diffusers", "SD3Transformer2DModel"),
@@ -50,81 +53,158 @@ CLASSES = {
 }
 
 
-def write_pipeline(plan: Plan, out: Path, merge: bool, dtype: str, linked: bool) -> None:
+@dataclass(frozen=True)
+class SD3Run:
+    """A finished distillation of Stable Diffusion 3.
+
+    Attributes:
+        config: the run's.
+        network: config node of the network whose transformer, VAE and encoders the pipeline uses.
+        directory: of those parts.
+        parts: names of the teacher's encoders and tokenizers that the pipeline uses.
     """
+
+    config: dict[str, Any]
+    network: dict[str, Any]
+    directory: Path
+    parts: tuple[str, ...]
+
+    @property
+    def method(self) -> dict[str, Any]:
+        return self.config["method"]
+
+    @cached_property
+    def adapters(self) -> LoRA | None:
+        return instantiate(self.method["adapters"]) if self.method.get("adapters") else None
+
+    @property
+    def weights(self) -> Path:
+        return weights_file(self.config)
+
+    @property
+    def steps(self) -> int:
+        return self.method.get("steps", 1)
+
+    @property
+    def teacher_name(self) -> str:
+        """A hub id, or the name of a directory without its path."""
+        return self.network["model"] if self.network["model"] in BILLIONS else Path(self.network["model"]).name
+
+
+def sd3_run(config: dict[str, Any]) -> SD3Run:
+    """Return the run of a config.
+
+    Raises:
+        UserError: it is no distillation of Stable Diffusion 3, or a part of the pipeline is missing.
+    """
+    method, network = config["method"], config["network"]
+    if network["_target_"] == SD3 and "t_star" in method:
+        adapted = config["teacher"].get("net", config["teacher"])
+        network = adapted if method.get("adapters") else generator_network(config)
+    if network["_target_"] != SD3 or "t_star" not in method:
+        raise UserError(
+            f"format = diffusers: {config['recipe']} is no distillation of Stable Diffusion 3; "
+            "choose format=png, edm or geneval"
+        )
+    if config["path"]["_target_"] != "fgm.flow.paths.RectifiedPath":
+        raise UserError("format = diffusers: its schedulers need path=rectified; choose format=png, edm or geneval")
+    encoders = encoders_of(network)
+    directory = require_parts(network["model"], ("transformer", "vae", *encoders))
+    tokenizers = tuple(name.replace("text_encoder", "tokenizer") for name in encoders)
+    for name in tokenizers:
+        if not (directory / name).is_dir():
+            raise UserError(f"{directory / name} is missing: it should have a tokenizer; download it again")
+    return SD3Run(config, network, directory, encoders + tokenizers)
+
+
+def encoders_of(network: dict[str, Any]) -> tuple[str, ...]:
+    """Return the encoders of the run's prompts, or those on this machine if the prompts are not.
+
+    Raises:
+        UserError: a CLIP is missing, without which diffusers' pipeline cannot run.
+    """
+    index = Path(network["text"]["cache"]["directory"]) / INDEX
+    here = [name for name in ENCODERS if weight_files(locate(network["model"]) / name)]
+    used = list(CacheIndex.from_file(index).encoders) if index.is_file() else here
+    missing = [name for name in ENCODERS[:2] if name not in used]
+    if missing:
+        raise UserError(
+            f"format = diffusers: the prompts were encoded without {' and '.join(missing)}, and diffusers' pipeline can "
+            "only do without T5; choose format=png, edm or geneval"
+        )
+    return tuple(name for name in ENCODERS if name in used)
+
+
+def write_pipeline(run: SD3Run, card: str, out: Path, merge: bool, dtype: str, link: bool) -> None:
+    """Write the pipeline to a directory, or nothing if that fails.
+
     Args:
-        plan: of the run.
+        run: the run.
+        card: text of README.md.
         out: the directory.
-        merge: an adapter into the teacher's weights; else it lies beside them.
+        merge: add an adapter to the teacher's weights, instead of saving it next to them.
         dtype: float32, bfloat16 or float16, of the generator's weights.
-        linked: symbolic links to the teacher's files instead of copies.
+        link: make symbolic links to the teacher's files instead of copies.
     """
+    from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+
+    def converted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.to(getattr(torch, dtype)).contiguous() for name, tensor in tensors.items()}
+
     with atomic_folder(out) as folder:
-        for part in ("vae", *plan.encoders):
-            take_part(plan.directory / part, folder / part, linked)
-        for words in (name.replace("text_encoder", "tokenizer") for name in plan.encoders):
-            take_part(plan.directory / words, folder / words, linked)
-        write_transformer(plan, folder, merge, dtype, linked)
-        write_scheduler(folder / "scheduler", plan.steps)
-        write_json(folder / "model_index.json", model_index(plan))
-        for file in licences(plan.directory):
-            take(file, folder / file.name, linked=False)
-        (folder / "README.md").write_text(card(plan, merge, dtype))
+        for part in ("vae", *run.parts):
+            copy_part(run.directory / part, folder / part, link)
+        source, target = run.directory / "transformer", folder / "transformer"
+        if run.adapters and not merge:
+            copy_part(source, target, link)
+            StableDiffusion3Pipeline.save_lora_weights(folder, converted(adapter(run)))
+        else:
+            target.mkdir()
+            shutil.copyfile(source / "config.json", target / "config.json")
+            weights = converted(merged_weights(run) if run.adapters else generator_weights(run))
+            save_file(weights, target / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, stochastic_sampling=run.steps > 1)
+        scheduler.save_pretrained(folder / "scheduler")  # unshifted, so that it steps at a call's own sigmas
+        parts = ("vae", "transformer", "scheduler", *run.parts)
+        classes = {name: pair if name in parts else (None, None) for name, pair in CLASSES.items()}
+        write_json(folder / "model_index.json", {"_class_name": "StableDiffusion3Pipeline"} | classes)
+        for file in run.directory.iterdir():
+            if file.is_file() and file.name.lower().startswith(("license", "licence", "notice")):
+                shutil.copyfile(file, folder / file.name)
+        (folder / "README.md").write_text(card)
 
 
-def take_part(source: Path, target: Path, linked: bool) -> None:
-    """Configs, a tokenizer's files, and the weights that make it whole."""
-    held = weight_files(source)
-    index = [file for file in source.glob("*.safetensors.index.json") if len(held) > 1 and ".fp16." not in file.name]
-    plain = [file for file in source.iterdir() if file.suffix in PLAIN and not file.name.endswith(".index.json")]
-    for file in (*plain, *index, *held):
-        take(file, target / file.name, linked)
+def copy_part(source: Path, target: Path, link: bool) -> None:
+    """Copy or link configs, a tokenizer's files, and one complete set of weights."""
+    weights = weight_files(source)
+    indexed = len(weights) > 1  # a leftover index of a single file would confuse diffusers
+    configs = [f for f in source.iterdir() if f.suffix in DATA_SUFFIXES and (indexed or ".index" not in f.suffixes)]
+    target.mkdir(parents=True)
+    for file in (*configs, *weights):
+        if link:
+            os.symlink(file.resolve(), target / file.name)
+        else:
+            shutil.copyfile(file, target / file.name)
 
 
-def take(source: Path, target: Path, linked: bool) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if linked:
-        os.symlink(source.resolve(), target)
-    else:
-        shutil.copyfile(source, target)
+def generator_weights(run: SD3Run) -> dict[str, Tensor]:
+    """Return the averaged weights, or the adapter's, by the transformer's names."""
+    return {name.removeprefix("transformer."): tensor for name, tensor in load_file(run.weights).items()}
 
 
-def write_transformer(plan: Plan, folder: Path, merge: bool, dtype: str, linked: bool) -> None:
-    source, target = plan.directory / "transformer", folder / "transformer"
-    scale = plan.adapters.alpha / plan.adapters.rank if plan.adapters else 1.0
-    if plan.adapters and not merge:
-        take_part(source, target, linked)
-        adapter = weights.in_dtype(weights.adapter(plan.generator, scale), dtype)
-        write_weights(adapter, folder / "pytorch_lora_weights.safetensors")
-        return
-    take(source / "config.json", target / "config.json", linked)
-    if plan.adapters:
-        base = getattr(torch, plan.adapters.base)
-        tensors = weights.merged(plan.generator, scale, weight_files(source), base)
-    else:
-        tensors = weights.whole(plan.generator)
-    write_weights(weights.in_dtype(tensors, dtype), target / "diffusion_pytorch_model.safetensors")
+def adapter(run: SD3Run) -> dict[str, Tensor]:
+    """Return A and (alpha/rank) B of each layer: readers assume alpha = rank."""
+    assert run.adapters is not None
+    scale = run.adapters.alpha / run.adapters.rank
+    return {n: scale * tensor if n.endswith(B) else tensor for n, tensor in generator_weights(run).items()}
 
 
-def write_weights(tensors: dict[str, Tensor], path: Path) -> None:
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
-
-
-def write_scheduler(directory: Path, steps: int) -> None:
-    """Without the shift of SD3's own, so that a call's sigmas are the ones that it steps at."""
-    directory.mkdir()
-    scheduler = {"_class_name": CLASSES["scheduler"][1], "num_train_timesteps": 1000, "shift": 1.0}
-    write_json(directory / "scheduler_config.json", scheduler | {"stochastic_sampling": steps > 1})
-
-
-def model_index(plan: Plan) -> dict[str, Any]:
-    """Classes of diffusers and transformers alone; none for a part that is not there."""
-    last = ENCODERS[-1]
-    lacking = () if last in plan.encoders else (last, last.replace("text_encoder", "tokenizer"))
-    classes = {part: [None, None] if part in lacking else list(pair) for part, pair in CLASSES.items()}
-    return {"_class_name": "StableDiffusion3Pipeline"} | classes
-
-
-def licences(directory: Path) -> list[Path]:
-    return [file for file in sorted(directory.iterdir()) if file.is_file() and file.name.lower().startswith(LICENCES)]
+def merged_weights(run: SD3Run) -> dict[str, Tensor]:
+    """Return W + (alpha/rank) B A in float32, for the teacher's W in the dtype of the run's base network."""
+    assert run.adapters is not None
+    base, parts = getattr(torch, run.adapters.base), adapter(run)
+    files = weight_files(run.directory / "transformer")
+    weights = {name: w.to(base).float() for file in files for name, w in load_file(file).items()}
+    for name in (name.removesuffix(A) for name in parts if name.endswith(A)):
+        weights[f"{name}.weight"] += parts[name + B] @ parts[name + A]
+    return weights

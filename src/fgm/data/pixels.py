@@ -7,7 +7,7 @@ There is one conversion, since half a level more or less shifts every pixel and 
 
 EDM writes `x * 127.5 + 128` and truncates: the same as `round` except that exact halves go up there and to even here.
 
-PIL reads PNGs, since torchvision.io converts palettes, which have to be refused, without a word.
+PIL reads PNGs, since torchvision.io returns the indices of a palette as if they were grey values.
 """
 
 import io

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from toy_trainings import distillation
 
+from fgm.data import Data
 from fgm.networks.dit import DiT
 from fgm.networks.mmdit import CaptionedMMDiT
 from fgm.training.discriminator import GANTerm
@@ -34,7 +35,7 @@ def dit(num_classes: int = 3) -> DiT:
     return net
 
 
-class Pictures:
+class Pictures(Data):
     """Noise as images of three classes, whose labels are given or not."""
 
     shape, num_classes, std = (1, 4, 4), 3, 1.0

@@ -28,7 +28,7 @@ RANDOM = SimpleNamespace(id="inception", sha256="00000000", dim=2048, resize="bi
 class Noise:
     """Pictures without a split: uniform noise."""
 
-    shape, num_classes, std = (3, 8, 8), 0, 0.5
+    shape, num_classes, std, split = (3, 8, 8), 0, 0.5, None
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, None]:
         return 2 * torch.rand(n, *self.shape, generator=generator) - 1, None

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import CheckpointError
 from toy_trainings import CONFIG, LINEAR, pieces, run, weights
 
+from fgm.data import Data
 from fgm.flow import losses
 from fgm.flow.paths import RectifiedPath
 from fgm.networks import VelocityModel
@@ -173,7 +174,7 @@ def test_outer_adapter_is_restored_after_inner_call_and_after_exception() -> Non
 
 
 @dataclass(frozen=True)
-class Captioned:
+class Captioned(Data):
     """Noise with captions of three words."""
 
     shape: tuple[int, ...] = (2, 4, 4)

@@ -20,7 +20,6 @@ from fgm.cli.command import Command
 from fgm.cli.loading import sampler_source
 from fgm.cli.runs import device_of_rank, finished
 from fgm.cli.score import read_questions
-from fgm.data import prompted
 from fgm.evaluation.folders import export_geneval, export_images, require_empty
 from fgm.evaluation.sampling import Conditioning
 from fgm.utils.errors import UserError
@@ -81,7 +80,7 @@ def export_pipeline(config: dict[str, Any], settings: Settings, out: Path) -> No
 
 
 def export_prompts(config: dict[str, Any], data: Any, settings: Settings, seed: int, out: Path) -> None:
-    words, each = prompted(data), settings.samples
+    words, each = data.prompts, settings.samples
     if words is None:
         raise UserError(f"format = geneval: {config['recipe']} is no model with prompts; choose format=png or edm")
     if not settings.metadata:

@@ -62,10 +62,9 @@ def conditions_of(experiment: str, data: Any, prompt: str | None, n: int | None,
     """
     import torch
 
-    from fgm.data import prompted
     from fgm.evaluation.sampling import conditioning
 
-    words = prompted(data)
+    words = data.prompts
     if prompt and words is None:
         raise UserError(f"prompt = {prompt!r}: {experiment} is no model with prompts; leave it out")
     if prompt and words:

@@ -66,8 +66,3 @@ class Data(ABC):
     @cached_property
     def std(self) -> float:
         return self.reference(self.std_examples, keyed_generator("data std", index=0)).std().item()
-
-
-def prompted(data: Data) -> PromptCodec | None:
-    """Return the prompt codec of data, if it has one."""
-    return getattr(data, "prompts", None)

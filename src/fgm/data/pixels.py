@@ -26,12 +26,12 @@ from torch import Tensor
 from fgm.utils.errors import UserError
 from fgm.utils.files import parse_object, read_text
 
-Mode = Literal["round", "floor"]
+Rounding = Literal["round", "floor"]
 LABELS = "dataset.json"  # {"labels": [[file name, label], ...]}, the format of StyleGAN's and EDM's tools
 PNG_END = b"IEND\xaeB`\x82"
 
 
-def quantise(x: Tensor, mode: Mode = "round") -> Tensor:
+def quantise(x: Tensor, mode: Rounding = "round") -> Tensor:
     """Convert [-1, 1] to uint8, clipped. Images that are uint8 already, as read from files, are returned unchanged."""
     if x.dtype == torch.uint8:
         return x

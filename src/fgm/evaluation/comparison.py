@@ -16,7 +16,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from fgm.data.pixels import Mode, dequantise, quantise
+from fgm.data import Data
+from fgm.data.pixels import Rounding, dequantise, quantise
 from fgm.evaluation.diagnostics import diversity, power_ratios, radial_power, total_variation
 from fgm.evaluation.distances import K_DENSITY, K_PRECISION, Prdc, cmmd, kid, prdc
 from fgm.evaluation.features import FeatureExtractor, FeatureSet
@@ -58,11 +59,11 @@ class Reference:
         return cls(f"{Path(path).name} {sha256_of(Path(path))[:8]}", moments)
 
     @classmethod
-    def of_data(cls, data: Any, extractor: FeatureExtractor, mode: Mode, batch: int | None, power: bool) -> Self:
+    def of_data(cls, data: Data, extractor: FeatureExtractor, mode: Rounding, batch: int | None, power: bool) -> Self:
         """Return the training split of data, or fresh draws, with the powers of the pixels if power is True."""
         pixels = quantise(real_images(data, "train")[0], mode)
         real, powers = FeatureSet.extract(extractor, pixels, batch), radial_power(dequantise(pixels)) if power else {}
-        return cls("training split" if has_split(data) else f"{len(real)} draws", real.moments, real, powers)
+        return cls("training split" if data.split else f"{len(real)} draws", real.moments, real, powers)
 
     def require_moments(self) -> None:
         """Raise a UserError if the covariance is singular."""
@@ -74,13 +75,9 @@ class Reference:
             )
 
 
-def real_images(data: Any, part: str) -> tuple[Tensor, Tensor | None]:
+def real_images(data: Data, part: str) -> tuple[Tensor, Tensor | None]:
     """Return images and labels of the train or test split, or fresh draws of an unlimited data set."""
-    return data.split[part] if has_split(data) else data.draw(FRESH_DRAWS, keyed_generator("reference", part, index=0))
-
-
-def has_split(data: Any) -> bool:
-    return getattr(data, "split", None) is not None
+    return data.split[part] if data.split else data.draw(FRESH_DRAWS, keyed_generator("reference", part, index=0))
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from fgm.data.images import Digits
-from fgm.data.pixels import Mode, dequantise, quantise
+from fgm.data.pixels import Rounding, dequantise, quantise
 from fgm.data.published import FashionMNIST
 from fgm.evaluation import Features
-from fgm.evaluation.comparison import METRICS, NEIGHBOURS, OF_MOMENTS, Comparison, Reference, has_split, real_images
+from fgm.evaluation.comparison import METRICS, NEIGHBOURS, OF_MOMENTS, Comparison, Reference, real_images
 from fgm.evaluation.diagnostics import BANDS, radial_power
 from fgm.evaluation.features import FeatureExtractor, FeatureSet, SmallClassifier
 from fgm.evaluation.frechet import bias_warning
@@ -77,7 +77,7 @@ class FeatureMetrics:
         return self.checked(Reference.of_data(self.data, self.extractor, self.mode, self.batch, power))
 
     @property
-    def mode(self) -> Mode:
+    def mode(self) -> Rounding:
         """How samples are quantised."""
         return self.protocol.quantise
 
@@ -114,7 +114,7 @@ class FeatureMetrics:
 
     def reference_values(self) -> list[Measurement]:
         """Return floor and ceilings by the metrics that the held-out part is large enough for; none without it."""
-        if self.data is None or (has_split(self.data) and "test" not in self.data.split):
+        if self.data is None or (self.data.split and "test" not in self.data.split):
             return []
         real, labels = real_images(self.data, "test")
         real = dequantise(real)

@@ -43,7 +43,7 @@ class PointMetrics:
                 f"this evaluator measures points, and {type(data).__name__} holds images: choose another one"
             )
         self.data = data
-        self.mixture: GaussianMixture | None = getattr(data, "mixture", None)
+        self.mixture = data.mixture
 
     def real(self, n: int, index: int) -> Tensor:
         return self.data.points(n, keyed_generator("point panel", index=index))

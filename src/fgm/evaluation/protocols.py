@@ -15,7 +15,7 @@ otherwise it is an fd, and its protocol states what is missing.
 from dataclasses import dataclass
 from typing import Literal
 
-from fgm.data.pixels import Mode
+from fgm.data.pixels import Rounding
 from fgm.evaluation.features import FeatureExtractor
 from fgm.utils.errors import UserError
 from fgm.utils.pretrained import INCEPTION_HASH
@@ -35,7 +35,7 @@ class Protocol:
     """
 
     name: str
-    quantise: Mode = "round"
+    quantise: Rounding = "round"
     n: int | None = None
     published: bool = True
 

@@ -43,7 +43,7 @@ class Sampler:
 
     def decoded(self, data: Any) -> "Sampler":
         """Return the same sampler with the decoder of data."""
-        return replace(self, to_images=getattr(data, "to_images", None))
+        return replace(self, to_images=data.to_images)
 
 
 def ode_sampler(net: nn.Module, path: ProbabilityPath, steps: int) -> Sampler:

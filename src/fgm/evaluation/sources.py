@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fgm.data import Data
 from fgm.data.folders import PngFolder, available
-from fgm.data.pixels import Mode, quantise
+from fgm.data.pixels import Rounding, quantise
 from fgm.evaluation.sampling import Conditioning, Sampler, draw
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
@@ -86,7 +86,7 @@ class SamplerSource:
     device: torch.device
     batch: int = 1000
     identity: dict[str, Any] = field(default_factory=dict)
-    mode: Mode = "round"
+    mode: Rounding = "round"
 
     @property
     def nfe(self) -> int:
@@ -165,7 +165,7 @@ class DatasetSource:
         """
         if len(data.shape) != 3:
             raise UserError(f"data = {name}: holds points of shape {tuple(data.shape)}, not images")
-        splits = getattr(data, "split", None)
+        splits = data.split
         if splits is None:
             if n is None:
                 raise UserError(f"data = {name} is unlimited: say how many with n=")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from fgm.data import prompted
+from fgm.data import Data
 from fgm.data.geneval import TAGS, Metadata, digest, has_official_counts, read_prompts
 from fgm.data.pixels import quantise
 from fgm.evaluation.geneval.detections import ColorClassifier, Detection, Detector, Pixels, RecordedDetections
@@ -146,12 +146,13 @@ class GenEvalSuite(PromptScore):
         metadata: str | None,
         detector: Detector,
         colors: ColorClassifier | None = None,
-        data: Any = None,
+        data: Data | None = None,
         samples: PositiveInt = 4,
         seed: NonNegativeInt = 0,
         rules: GenEvalRules = OFFICIAL,
     ) -> None:
-        self.words, self.geneval = prompted(data), GenEval(detector, colors, rules)
+        self.words = data.prompts if data is not None else None
+        self.geneval = GenEval(detector, colors, rules)
         by_tag: dict[str, list[tuple[Metadata, int]]] = {}
         for prompt in read_prompts(Path(metadata or "none")):
             by_tag.setdefault(prompt.tag, []).append((prompt, samples))

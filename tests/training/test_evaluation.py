@@ -197,7 +197,7 @@ class Pictures(Logger):
 def test_pictures_and_graded_prompts_reach_the_loggers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = ShapeEvalSuite(prompts_per_tag=2, images_per_tag=2)
     tabled, plain = Pictures(tables=True), Pictures(tables=False)
-    monkeypatch.setattr("fgm.training.trainer.build_loggers", lambda *_: [tabled, plain])
+    monkeypatch.setattr("fgm.training.trainer.build_loggers", lambda *_, **__: [tabled, plain])
     module = distillation(data=Shapes(), network=Tint, teacher=Tint(), teacher_steps=2)
     run = place(tmp_path)
     object.__setattr__(run, "evaluation", Evaluator(suite, every=8, n_in_training=12, n=12))

@@ -72,4 +72,4 @@ def test_missing_weights_and_encodings_are_one_line(
 
 def test_an_experiment_without_prompts_is_refused(capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     line = refused(cache_prompts.main, ["experiment=digits_fgm"], capsys, monkeypatch)
-    assert "digits_fgm reads no prompts" in line
+    assert "digits_fgm uses no prompts" in line

@@ -146,11 +146,12 @@ class PromptDataset(Data):
         Raises:
             UserError: a prompt is not in the cache.
         """
-        missing = [prompt for prompt in prompts if prompt not in self.indices]
+        missing = list(dict.fromkeys(prompt for prompt in prompts if prompt not in self.indices))
         if missing:
             raise UserError(
                 f"{len(missing)} prompts are not in {self.cache.directory}, the first is {missing[0]!r}; add them to "
-                "data.cache.prompts, give another data.cache.directory, and run make cache-prompts"
+                "data.cache.prompts or data.cache.extra_prompts, give another data.cache.directory, and run make "
+                "cache-prompts"
             )
         return torch.tensor([self.indices[prompt] for prompt in prompts], dtype=torch.int64)
 

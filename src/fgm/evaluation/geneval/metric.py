@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -138,7 +137,7 @@ class GenEvalSuite(PromptScore):
         rules: the official ones unless given.
 
     Raises:
-        UserError: the metadata cannot be read, or data has no prompts.
+        UserError: the metadata cannot be read, or data cannot encode its prompts.
     """
 
     def __init__(
@@ -151,23 +150,21 @@ class GenEvalSuite(PromptScore):
         seed: NonNegativeInt = 0,
         rules: GenEvalRules = OFFICIAL,
     ) -> None:
-        self.words = data.prompts if data is not None else None
         self.geneval = GenEval(detector, colors, rules)
         by_tag: dict[str, list[tuple[Metadata, int]]] = {}
         for prompt in read_prompts(Path(metadata or "none")):
             by_tag.setdefault(prompt.tag, []).append((prompt, samples))
         super().__init__("geneval", rounds(by_tag, seed))
-        if data is not None and self.words is None:
-            raise UserError(
-                f"GenEval needs data with prompts, and {type(data).__name__} has none: use another evaluator"
-            )
-
-    @cached_property
-    def tokens(self) -> Tensor:
-        assert self.words is not None  # samples from a folder need no conditions
-        return self.words.encode([metadata.prompt for metadata in self.asked])
+        self.tokens: Tensor | None = None
+        if data is not None:
+            if data.prompts is None:
+                raise UserError(
+                    f"GenEval needs data with prompts, and {type(data).__name__} has none: use another evaluator"
+                )
+            self.tokens = data.prompts.encode([metadata.prompt for metadata in self.asked])
 
     def conditions(self, prompt_ids: Tensor) -> Tensor:
+        assert self.tokens is not None  # samples from a folder need no conditions
         return self.tokens[prompt_ids]
 
     def ground_truth(self, prompt_ids: Tensor) -> None:

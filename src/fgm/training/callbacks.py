@@ -36,6 +36,9 @@ class MetricLogger(Callback):
     EvaluationCallback, which logs them itself, are left out: they stay in callback_metrics until the next evaluation.
     """
 
+    def setup(self, trainer: Trainer, pl_module: TrainingModule, stage: str) -> None:
+        pl_module.logged_by_callback = True
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, *_: Any) -> None:
         if pl_module.logs_now:
             scalars = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("eval/")}

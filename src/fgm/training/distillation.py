@@ -42,7 +42,7 @@ from fgm.training.config import TrainingConfig
 from fgm.training.discriminator import GANTerm
 from fgm.training.ema import frozen_copy, update_ema
 from fgm.training.initialize import Init, MakeNetwork, initialize_pair
-from fgm.training.memory import VelocityAt, two_stage
+from fgm.training.memory import VelocityAt, cached_prompts, two_stage
 from fgm.training.module import Loss, MakeOptimizer, Scalars, TrainingModule
 from fgm.training.real_images import RealUID
 from fgm.utils.random import keyed_generator
@@ -112,7 +112,7 @@ class Distillation(TrainingModule):
     def training_step(self, batch: Tensor) -> None:
         """Take one step, see the module docstring. What it draws depends on seed, rank and step only."""
         step, (z, condition, eps) = int(self.step), self.latents(int(self.step))
-        with self.cached_prompts(None if self.gan or self.real_uid else condition):
+        with cached_prompts(self.networks(), None if self.gan or self.real_uid else condition):
             with self.toggled_optimizer(self.optimizer("generator")), torch.set_grad_enabled(self.whole_batch):
                 x_0 = torch.cat([self.generator(*part) for part in self.parts(z, condition, eps)])
             for k in range(self.online_steps):

@@ -16,7 +16,8 @@ share weights (networks/lora.py), this is also what makes gradient checkpointing
 under the adapter that it was computed under.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -66,3 +67,13 @@ def two_stage(
     for x, d in ((c, d_c), (x_0, d_x_0)):
         surrogate = surrogate if d is None else surrogate + (x * d).sum()
     return u.detach(), v, value.detach(), surrogate
+
+
+@contextmanager
+def cached_prompts(nets: Sequence[VelocityModel], condition: Tensor | None) -> Iterator[None]:
+    """Read the embeddings of these prompts from disk once, for the networks that look them up; None: do not."""
+    modules = {} if condition is None else {id(m): m for net in nets for m in net.modules() if hasattr(m, "holding")}
+    with ExitStack() as stack:
+        for module in modules.values():
+            stack.enter_context(module.holding(condition))  # type: ignore[operator]
+        yield

@@ -11,7 +11,7 @@ memory at a time. Everything random is drawn for the whole batch, so that `micro
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from lightning.pytorch import LightningModule
 from torch import Generator, Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from fgm.data import Data
 from fgm.flow.paths import ProbabilityPath
@@ -67,6 +68,7 @@ class TrainingModule(LightningModule):
     step: Tensor
     frozen: tuple[nn.Module, ...] = ()  # in a tuple: not registered, in no checkpoint, but moved to the device
     half_frozen = False
+    logged_by_callback = False  # MetricLogger hands scalars to the loggers, in place of Lightning's own schedule
 
     def __init__(
         self, config: TrainingConfig, data: Data, path: ProbabilityPath, times: TimestepDensity, seed: int
@@ -125,6 +127,11 @@ class TrainingModule(LightningModule):
     def result(self) -> nn.Module:
         """Return the averaged network, which a finished run exports."""
 
+    def train_dataloader(self) -> DataLoader[int]:
+        """Return one number a step: a step draws all that it needs from its keyed generators."""
+        steps: Any = range(self.config.max_steps)
+        return DataLoader(steps, batch_size=None)
+
     def configure_model(self) -> None:
         """Shard the networks if the strategy has a device mesh; the ema always computes in float32."""
         if self.device_mesh is None:
@@ -163,16 +170,6 @@ class TrainingModule(LightningModule):
         """Return x_t, c and t for fresh t and eps."""
         t, eps = self.times_and_noise(x_0, times, rng)
         return *self.path.interpolate(x_0, eps, t), t
-
-    @contextmanager
-    def cached_prompts(self, condition: Tensor | None) -> Iterator[None]:
-        """Read the embeddings of these prompts from disk once, for the networks that look them up; None: do not."""
-        nets = [] if condition is None else self.networks()
-        modules = {id(m): m for net in nets for m in net.modules() if hasattr(m, "holding")}
-        with ExitStack() as stack:
-            for module in modules.values():
-                stack.enter_context(module.holding(condition))  # type: ignore[operator]
-            yield
 
     # One update of one network.
 
@@ -267,7 +264,7 @@ class TrainingModule(LightningModule):
         if self.logs_now:
             skipped = sum(total for total, _ in self.skipped.values())
             counts = {"skipped": torch.tensor(float(skipped)), "images_seen": torch.tensor(float(self.images_seen))}
-            self.log_dict(scalars | counts, logger=False)  # callbacks.Record hands them to the loggers
+            self.log_dict(scalars | counts, logger=not self.logged_by_callback)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped"] = self.skipped

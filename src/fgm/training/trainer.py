@@ -15,7 +15,6 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from rich.console import Console
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import DataLoader
 
 from fgm.evaluation.evaluator import Evaluator
 from fgm.training.callbacks import (
@@ -96,8 +95,7 @@ def fit(module: TrainingModule, run: Run) -> dict[str, float]:
         Checkpointing(run.run_dir, module.config, SignalHandler(run.console)),
         RichProgressBar(leave=True) if run.console.is_terminal else ConsoleLogger(run.console),
     ]
-    steps: Any = range(module.config.max_steps)  # a step draws all that it needs from its keyed generators
-    train(module, run, DataLoader(steps, batch_size=None), callbacks, checkpoint, step)
+    train(module, run, module.train_dataloader(), callbacks, checkpoint, step)
     return {"evaluate_s": evaluate.seconds, "train_s": timer.time_elapsed() - evaluate.seconds}
 
 

@@ -1,4 +1,4 @@
-"""make hands a prompt on as it is, whatever signs it holds; help, and a word mistyped, cost no import of torch."""
+"""make hands prompts and overrides on letter by letter; help lists what there is."""
 
 import os
 import re
@@ -12,7 +12,7 @@ import pytest
 from fgm.cli.config import recipes
 from fgm.cli.studies.definition import sweeps
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROMPTS = [
     "a photo of a red circle left of a blue square",
     "a photo of a dog's bowl",
@@ -48,6 +48,19 @@ def shown(venv: Path, *arguments: str, **environment: str) -> list[str]:
 def test_a_prompt_arrives_letter_by_letter(prompt: str, venv: Path) -> None:
     words = shown(venv, "sample", "EXP=shapes_fgm", f"PROMPT={prompt}", "ARGS=n=3 out=x.png")
     assert words[1:] == ["-m", "fgm.cli.sample", "experiment=shapes_fgm", f"prompt={prompt}", "n=3", "out=x.png"]
+
+
+@pytest.mark.parametrize(
+    "word", ["method.t_star=interval(0.5,1)", 'teacher.overrides=["seed=1"]', "x=$(HOME)", "it's", "a>b", "*"]
+)
+def test_words_of_args_arrive_letter_by_letter(word: str, venv: Path) -> None:
+    assert shown(venv, "train", f"ARGS=seed=1 {word}")[1:] == [
+        "-m",
+        "fgm.cli.train",
+        "experiment=digits_fgm",
+        "seed=1",
+        word,
+    ]
 
 
 def test_without_a_prompt_none_is_given_even_if_the_shell_has_a_prompt_of_its_own(venv: Path) -> None:

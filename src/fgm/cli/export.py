@@ -19,7 +19,7 @@ from fgm.cli.checks import make
 from fgm.cli.command import Command
 from fgm.cli.loading import sampler_source
 from fgm.cli.runs import device_of_rank, finished
-from fgm.cli.score import read_questions
+from fgm.cli.score import prompts_of
 from fgm.evaluation.folders import export_geneval, export_images, require_empty
 from fgm.evaluation.sampling import Conditioning
 from fgm.utils.errors import UserError
@@ -87,7 +87,7 @@ def export_prompts(config: dict[str, Any], data: Any, settings: Settings, seed: 
         raise UserError("metadata= is missing: give metadata=...")
     if settings.n:
         raise UserError("format = geneval: n follows from the prompts; give samples= for the images of each")
-    prompts = read_questions({"metadata": settings.metadata, "vocabulary": settings.vocabulary})
+    prompts = prompts_of(settings.metadata, settings.vocabulary)
     evaluation, tokens = make(config["evaluation"], "evaluation"), words.encode([m.prompt for m in prompts])
     source = sampler_source(config, evaluation, data, len(prompts) * each, seed, device_of_rank())
     conditioning = Conditioning(lambda indices: indices // each, lambda indices: tokens[indices // each])

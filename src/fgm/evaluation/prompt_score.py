@@ -51,6 +51,13 @@ class Scores:
         extra = {"ci95": self.interval, "images": self.images, "prompts": self.prompts}
         return Measurement(metric, self.overall, self.n, protocol, nfe, weights, extra | self.tags)
 
+    def describe(self, metric: str) -> str:
+        """Return all scores as text."""
+        low, high = self.interval
+        tags = "  ".join(f"{tag} {value:.3f}" for tag, value in self.tags.items())
+        overall = f"{metric} {self.overall:.4f}, 95 % interval {low:.4f} to {high:.4f}, {self.n} images"
+        return f"{overall}\n{tags}\nimages {self.images:.4f}  prompts {self.prompts:.4f}"
+
     def measurements(self, metric: str, protocol: str) -> list[Measurement]:
         """Return overall with its interval as <metric>, and the score of each tag as <metric>_<tag>."""
         overall = Measurement(metric, self.overall, self.n, protocol, extra={"ci95": self.interval})

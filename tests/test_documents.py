@@ -57,7 +57,10 @@ def test_a_command_that_names_what_there_is_not_is_found(command: str, said: str
     assert said in str(found.value)
 
 
-EXAMPLES = {"python": ["class MyTeacher", "class Parabolic", "class Radii"], "yaml": ["EXP=spirals_fgm"]}
+EXAMPLES = {
+    "python": ["class MyDistillation", "class Parabolic", "class Radii", "class Stripe", "class MyTeacher"],
+    "yaml": ["EXP=spirals_fgm"],
+}
 
 
 def test_every_example_is_one_that_the_tests_below_run() -> None:
@@ -75,13 +78,13 @@ def test_an_extra_that_is_to_be_installed_is_there(name: str) -> None:
 
 
 def example(kind: str, holds: str) -> str:
-    """The README's one block that holds a word."""
-    (code,) = (block for block in blocks("README.md", kind) if holds in block)
+    """Return the documents' one block that contains a word."""
+    (code,) = (block for name in ALL for block in blocks(name, kind) if holds in block)
     return code
 
 
 def argument(holds: str) -> list[str]:
-    (own,) = (shlex.split(c)[-1].removeprefix("ARGS=") for c in commands("README.md") if holds in c)
+    (own,) = (shlex.split(c)[-1].removeprefix("ARGS=") for name in ALL for c in commands(name) if holds in c)
     return own.split()
 
 
@@ -182,8 +185,8 @@ def test_the_weights_that_come_with_the_suite_have_the_value_of_their_row(recipe
 
 @pytest.mark.parametrize("metric", THRESHOLDS)
 def test_the_signs_of_failure_have_the_bounds_of_the_code(metric: str) -> None:
-    (line,) = (x for x in text_of("src/fgm/evaluation/README.md").splitlines() if x.startswith(f"| {metric} |"))
-    assert f"| {THRESHOLDS[metric].low:g} to {THRESHOLDS[metric].high:g} |" in line
+    (line,) = (x for x in text_of("docs/evaluation.md").splitlines() if x.startswith(f"| {metric} |"))
+    assert f"| `{THRESHOLDS[metric].low:g} to {THRESHOLDS[metric].high:g}` |" in line
 
 
 def test_a_recipe_is_told_with_its_first_sampler_and_its_teacher(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_inceptions_last_layer_gives_the_values_of_torch_fidelity(random_incepti
 def test_behind_a_firewall_one_local_file_suffices(
     random_inception: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command of evaluation/README.md, with a stand-in for the file, few pictures, and no way to the network."""
+    """The command of docs/evaluation.md, with a stand-in for the file, few pictures, and no way to the network."""
 
     def closed(*_: object, **__: object) -> None:
         raise AssertionError("something wanted to reach the network")

@@ -42,7 +42,12 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "src").rglob("README.md")),
     *sorted((ROOT / "experiments").glob("*/README.md")),
 ]  # fmt: skip
-DOCUMENTS = ("README.md", "experiments/README.md", *(path.relative_to(ROOT).as_posix() for path in PAGES))
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "experiments/README.md",
+    *(path.relative_to(ROOT).as_posix() for path in PAGES),
+)
 BLOCK = re.compile(
     r"(<!-- table: (?P<names>[\w, ]+?)(?: \((?P<metrics>[\w, ]+)\))? -->\n).*?(?P<end><!-- end -->)", re.S
 )
@@ -157,7 +162,7 @@ def first_sentence(text: str) -> str:
 
 
 def linked(name: str, experiments: Path) -> str:
-    page = f"{experiments.name}/{name}/README.md"
+    page = f"../{experiments.name}/{name}/README.md"  # from a document in docs/
     return f"[{name}]({page})" if (experiments / name / "README.md").exists() else name
 
 

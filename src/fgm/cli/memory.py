@@ -11,24 +11,20 @@ from typing import Any
 
 from rich.table import Table
 
-from fgm.cli.arguments import parse_arguments, split, yes
 from fgm.cli.build import build_module
-from fgm.cli.config import read_recipe, telling
+from fgm.cli.command import Command, NoSettings
 from fgm.cli.runs import provenance
 from fgm.cli.synthetic import without_files
 from fgm.training.memory_estimate import GIB, GPUS, MemoryEstimate, estimate_memory
-from fgm.utils.errors import UserError, entry
+from fgm.utils.errors import UserError
 from fgm.utils.printing import plain_console
 from fgm.utils.records import Measurement, append_row
 
-OWN = {"record": "false"}
 PARTS = ("weights", "gradients", "optimizer", "activations", "total")
 
 
-def main(arguments: list[str]) -> None:
-    own, rest = split(arguments, OWN)
-    recorded, (recipe, overrides) = yes(own, "record"), parse_arguments(rest)
-    config = read_recipe(recipe, overrides)
+def run(config: dict[str, Any], settings: NoSettings) -> None:
+    del settings
     if "t_star" not in config["method"]:
         raise UserError(f"{config['recipe']}: only the memory of distillations is counted")
     strategy = config["strategy"]["_target_"].rpartition(".")[2]
@@ -38,8 +34,8 @@ def main(arguments: list[str]) -> None:
     ddp, precision = strategy == "DistributedCopies", config["trainer"]["precision"]
     estimate = estimate_memory(lambda: build_module(made), precision, ddp)
     report(estimate, config)
-    if recorded:
-        append_row(Path(config["experiments"]) / "memory" / "runs.jsonl", row_of(estimate, config, overrides))
+    if config["record"]:
+        append_row(Path(config["experiments"]) / "memory" / "runs.jsonl", row_of(estimate, config))
 
 
 def report(estimate: MemoryEstimate, config: dict[str, Any]) -> None:
@@ -61,13 +57,15 @@ def setting(config: dict[str, Any]) -> str:
     )
 
 
-def row_of(estimate: MemoryEstimate, config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+def row_of(estimate: MemoryEstimate, config: dict[str, Any]) -> dict[str, Any]:
     """Return a row with a measurement in GiB for each part, and for the memory of a GPU that surely holds it."""
-    protocol, n = ", ".join([setting(config), *telling(overrides)]), config["training"]["batch_size"]
+    protocol, n = ", ".join([setting(config), *config["differs"]]), config["training"]["batch_size"]
     values = {f"{part}_gib": getattr(estimate, part) / GIB for part in PARTS} | {"gpu_gib": estimate.needed / GIB}
     results = [Measurement(name, value, n, protocol).row() for name, value in values.items()]
     return provenance(config) | {"subject": "memory", "device": "counted, on none", "results": results}
 
 
+main = Command("memory", run)
+
 if __name__ == "__main__":
-    entry(main, __doc__)
+    main.main()

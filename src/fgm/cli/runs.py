@@ -162,6 +162,13 @@ def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def number_of_devices(devices: int | str | list[int]) -> int:
+    """Return how many devices trainer.devices names; 0 for "auto"."""
+    if isinstance(devices, str):
+        return int(devices) if devices.isdecimal() else 0
+    return len(devices) if isinstance(devices, list) else devices
+
+
 def require_device(trainer: dict[str, Any]) -> None:
     """
     Raises:
@@ -172,7 +179,7 @@ def require_device(trainer: dict[str, Any]) -> None:
     count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     if trainer["accelerator"] == "gpu" and not count:
         raise UserError("trainer.accelerator = gpu: PyTorch finds no GPU here; give trainer.accelerator=cpu")
-    if trainer["accelerator"] != "cpu" and 0 < count < trainer["devices"]:
+    if trainer["accelerator"] != "cpu" and 0 < count < number_of_devices(trainer["devices"]):
         raise UserError(f"trainer.devices = {trainer['devices']}: PyTorch finds {count} here")
 
 

@@ -33,10 +33,10 @@ def run(config: dict[str, Any], settings: NoSettings) -> float | None:
     """Train; Hydra's sweepers optimise what this returns."""
     del settings
     resumable()
-    if HydraConfig.get().mode == RunMode.MULTIRUN and config["trainer"]["devices"] > 1:
+    if HydraConfig.get().mode == RunMode.MULTIRUN and runs.number_of_devices(config["trainer"]["devices"]) != 1:
         raise UserError(
-            "trainer.devices > 1 and -m do not go together: every further process would start the whole grid. Start a "
-            "command for each value, or let hydra/launcher=submitit_slurm do it"
+            "-m is for one device, trainer.devices=1: every further process would start the whole grid. Start a command "
+            "for each value, or let hydra/launcher=submitit_slurm do it"
         )
     return train(config)
 

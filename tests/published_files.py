@@ -1,7 +1,7 @@
 """Small checkpoints in the very formats of EDM, EDM2 and torchcfm, written without their code.
 
 EDM pickles each module as a call of torch_utils.persistence._reconstruct_persistent_obj on a dict that holds its
-source; here that name belongs to a stand-in for as long as a file is written. guided-diffusion's U-Net, which torchcfm
+source; here a stand-in has that name while a file is written. guided-diffusion's U-Net, which torchcfm
 uses, is written out below by its formulas, as the reference for the renaming.
 """
 
@@ -68,8 +68,8 @@ def as_pickled(net: nn.Module, reconstruct: Any, name: str, arguments: dict[str,
         holder = nn.ModuleDict()
         holder.__dict__["_modules"] = children
         return holder
-    kept = {key: buffer for key, buffer in net._buffers.items() if key not in net._non_persistent_buffers_set}
-    state = {"training": False, "_parameters": net._parameters, "_buffers": kept, "skip_scale": np.sqrt(0.5),
+    buffers = {key: buffer for key, buffer in net._buffers.items() if key not in net._non_persistent_buffers_set}
+    state = {"training": False, "_parameters": net._parameters, "_buffers": buffers, "skip_scale": np.sqrt(0.5),
              "_modules": children, "_init_args": (), "_init_kwargs": arguments, "_forward_hooks": {}}  # fmt: skip
     return Pickled(reconstruct, name, state)
 
@@ -82,8 +82,8 @@ def write_edm(path: Path, model: nn.Module, name: str = "EDMPrecond", **argument
             reconstruct, "Linear", {"_parameters": {"weight": nn.Parameter(torch.ones(2, 9))}, "_modules": {}}
         )
         inner.state["_modules"]["map_augment"] = augment
-        told = {"dropout": 0.13, "augment_dim": 9, "use_fp16": True, **arguments}
-        state = {"_parameters": {}, "_buffers": {}, "_modules": OrderedDict(model=inner), "_init_kwargs": easy(told)}
+        options = {"dropout": 0.13, "augment_dim": 9, "use_fp16": True, **arguments}
+        state = {"_parameters": {}, "_buffers": {}, "_modules": OrderedDict(model=inner), "_init_kwargs": easy(options)}
         loss = Pickled(reconstruct, "EDMLoss", {"P_mean": -1.2})
         snapshot = {"ema": Pickled(reconstruct, name, state), "loss_fn": loss, "augment_pipe": None,
                     "dataset_kwargs": easy(path="cifar10.zip")}  # fmt: skip
@@ -99,8 +99,8 @@ def write_edm2(path: Path, model: nn.Module, name: str = "Precond", **arguments:
         for part, kind, tensors in (("logvar_fourier", "MPFourier", waves), ("logvar_linear", "MPConv", row)):
             group = "_buffers" if kind == "MPFourier" else "_parameters"
             parts[part] = Pickled(reconstruct, kind, {"_parameters": {}, "_modules": {}, group: tensors})
-        told = {"use_fp16": True, "dropout": 0.1, **arguments}
-        state = {"_parameters": {}, "_buffers": {}, "_modules": parts, "_init_args": (), "_init_kwargs": told,
+        options = {"use_fp16": True, "dropout": 0.1, **arguments}
+        state = {"_parameters": {}, "_buffers": {}, "_modules": parts, "_init_args": (), "_init_kwargs": options,
                  "sigma_data": 0.5, "use_fp16": True}  # fmt: skip
         snapshot = easy(encoder=Pickled(reconstruct, "StandardRGBEncoder", {"_init_args": (), "_init_kwargs": {}}),
                         dataset_kwargs=easy(path="img64.zip"), loss_fn=Pickled(reconstruct, "EDM2Loss", {"P_std": 1.6}),
@@ -109,7 +109,7 @@ def write_edm2(path: Path, model: nn.Module, name: str = "Precond", **arguments:
 
 
 class GuidedUNet(nn.Module):
-    """guided-diffusion's U-Net from its state dict alone: state names as in the file, arithmetic by the formulas."""
+    """guided-diffusion's U-Net from its state dict: names as in the file, arithmetic by the formulas."""
 
     def __init__(self, state: dict[str, Tensor], groups: int, head: int) -> None:
         super().__init__()

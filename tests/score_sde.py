@@ -1,6 +1,6 @@
 """score_sde's DDPM++ (arXiv 2011.13456), which rectified flow trains: small files of it, and a reference by formulas.
 
-Its modules lie in one list, in the order of their calls; here each has a kind, and the network is a walk through them.
+Its modules are one list in the order of their calls; here each has a kind, and the network calls them in turn.
 """
 
 from itertools import count
@@ -16,25 +16,25 @@ Modules = list[tuple[str, int, int]]  # kind, inputs, outputs
 
 
 def modules(width: int, multipliers: tuple[int, ...], blocks: int, attention: tuple[int, ...], size: int) -> Modules:
-    found: Modules = [("linear", width, 4 * width), ("linear", 4 * width, 4 * width), ("conv", 3, width)]
+    kinds: Modules = [("linear", width, 4 * width), ("linear", 4 * width, 4 * width), ("conv", 3, width)]
     c, skips = width, [width]
     for level, m in enumerate(multipliers):
         for _ in range(blocks):
-            found.append(("res", c, m * width))
+            kinds.append(("res", c, m * width))
             c = m * width
-            found += [("attention", c, c)] if size >> level in attention else []
+            kinds += [("attention", c, c)] if size >> level in attention else []
             skips.append(c)
         if level < len(multipliers) - 1:
-            found.append(("down", c, c))
+            kinds.append(("down", c, c))
             skips.append(c)
-    found += [("middle", c, c), ("attention", c, c), ("middle", c, c)]
+    kinds += [("middle", c, c), ("attention", c, c), ("middle", c, c)]
     for level, m in reversed(list(enumerate(multipliers))):
         for _ in range(blocks + 1):
-            found.append(("joined", c + skips.pop(), m * width))
+            kinds.append(("joined", c + skips.pop(), m * width))
             c = m * width
-        found += [("attention", c, c)] if size >> level in attention else []
-        found += [("up", c, c)] if level else []
-    return [*found, ("norm", c, c), ("conv", c, 3)]
+        kinds += [("attention", c, c)] if size >> level in attention else []
+        kinds += [("up", c, c)] if level else []
+    return [*kinds, ("norm", c, c), ("conv", c, 3)]
 
 
 def state_of(kinds: Modules, width: int) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from fgm.networks.mlp import VelocityMLP
 from fgm.networks.mmdit import CaptionedMMDiT
 from fgm.training.discriminator import GANTerm
 from fgm.training.distillation import Distillation
-from fgm.training.evaluation import Measuring
+from fgm.training.evaluation import EvaluationCallback
 from fgm.training.memory import VelocityAt, two_stage
 from fgm.training.optim import adamw
 
@@ -127,9 +127,9 @@ def test_gradients_equal_those_of_three_separate_networks(
 
 
 def agree(adapted: LoRAModel, expected: dict[str, Tensor]) -> None:
-    found = dict(adapted.adapter.named_parameters())
-    assert found.keys() == expected.keys() and len(found) == 2 * 15  # 8 layers a block; the last lacks to_add_out
-    for name, parameter in found.items():
+    actual = dict(adapted.adapter.named_parameters())
+    assert actual.keys() == expected.keys() and len(actual) == 2 * 15  # 8 layers a block; the last lacks to_add_out
+    for name, parameter in actual.items():
         assert parameter.grad is not None
         assert_close(parameter.grad, expected[name], rtol=1e-9, atol=1e-13)
 
@@ -198,7 +198,7 @@ def test_training_is_the_same_under_gradient_checkpointing(
     """A generator of two steps, both networks guided, adapters, and a GAN term on either network's features."""
     config = replace(CONFIG, max_steps=4, batch_size=3, warmup_steps=0)
     gan = partial(GANTerm, blocks=["transformer_blocks.0"], weight=0.5, width=4, features=features, r1_weight=0.1)
-    monkeypatch.setattr(Measuring, "show", lambda *_: None)
+    monkeypatch.setattr(EvaluationCallback, "show", lambda *_: None)
 
     def trained(checkpointing: bool) -> dict[str, Tensor]:
         net = deepcopy(stable_diffusion).float()

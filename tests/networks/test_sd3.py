@@ -148,8 +148,8 @@ def test_sample_of_the_posterior_has_its_standard_deviation(model: str) -> None:
 
 def test_bfloat16_decodes_close_to_float32(model: str) -> None:
     z = inputs()[0]
-    whole, half = (Autoencoder(model, dtype).decode(z) for dtype in ("float32", "bfloat16"))
-    assert half.dtype == torch.float32 and 0 < (whole - half).abs().max() < 0.1 * whole.abs().max()
+    exact, half = (Autoencoder(model, dtype).decode(z) for dtype in ("float32", "bfloat16"))
+    assert half.dtype == torch.float32 and 0 < (exact - half).abs().max() < 0.1 * exact.abs().max()
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae"])
@@ -161,16 +161,16 @@ def test_damaged_weights_are_a_one_line_user_error(part: str, tmp_path: Path, mo
         return sd3.pretrained(directory, Table(), SIZE) if part == "transformer" else Autoencoder(directory)
 
     file = shutil.copytree(model, tmp_path / "sd3") / part / "diffusion_pytorch_model.safetensors"
-    whole, weights = file.read_bytes(), load_file(file)
+    content, weights = file.read_bytes(), load_file(file)
     last = sorted(weights)[-1]
     save_file({name: w for name, w in weights.items() if name != last}, file, metadata={"format": "pt"})
     with pytest.raises(UserError, match=f"{part} lacks 1 weights, {last} first"):
         load(str(tmp_path / "sd3"))
-    for content in (whole[: len(whole) // 2], b"garbage"):
-        file.write_bytes(content)
-        with pytest.raises(UserError, match=rf"{part} does not load \(.*\): download it again") as refusal:
+    for damaged in (content[: len(content) // 2], b"garbage"):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"{part} does not load \(.*\): download it again") as error:
             load(str(tmp_path / "sd3"))
-        assert "\n" not in str(refusal.value)
+        assert "\n" not in str(error.value)
 
 
 def test_hub_cache_is_read_offline(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:

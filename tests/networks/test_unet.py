@@ -49,7 +49,7 @@ def test_bf16_autocast_returns_float32_close_to_float32() -> None:
 
 
 def test_weights_and_activations_are_channels_last() -> None:
-    """Convolutions see no other layout, but for diffusers' 1 x 1 shortcuts; the answer lies as the losses have it."""
+    """Every convolution but diffusers' 1 x 1 shortcuts gets that layout; the output is contiguous."""
     net, (x_t, t, _), seen = tiny(), inputs(), []
     for name, module in net.named_modules():
         if isinstance(module, torch.nn.Conv2d) and "shortcut" not in name:

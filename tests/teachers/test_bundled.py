@@ -1,4 +1,4 @@
-"""Weights that come with the suite stand in for a run that is not there: they are drawn from and distilled."""
+"""Bundled weights replace a missing run: they can be sampled from and distilled."""
 
 import json
 from hashlib import sha256
@@ -24,20 +24,20 @@ ROW = {"metric": "fd", "value": 0.1, "n": 10000, "protocol": "p", "nfe": 50, "we
 
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """digits_fgm's, as if they came with the suite."""
+    """Bundle a tiny digits_fgm."""
     run = finished(tmp_path / "made", "digits_fgm", TINY)
     directory = tmp_path / "bundled"
     directory.mkdir()
     state = load_file(run_dir(run) / "generator.safetensors")
     save_file({k: w.bfloat16() for k, w in state.items()}, directory / "digits_fgm.safetensors")
     config = read_yaml(run_dir(run) / "config.yaml")
-    told = {"config": config | {"method": config["method"] | {"guidance": 1.0}}, "row": {"results": [ROW]}}
-    (directory / "digits_fgm.json").write_text(json.dumps(told))
+    content = {"config": config | {"method": config["method"] | {"guidance": 1.0}}, "row": {"results": [ROW]}}
+    (directory / "digits_fgm.json").write_text(json.dumps(content))
     monkeypatch.setattr(bundled, "DIRECTORY", directory)
     return directory
 
 
-def test_a_recipe_without_a_run_is_drawn_from_by_them(
+def test_sampling_without_a_run_uses_bundled_weights(
     weights: Path, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fgm.cli.sample.main(["experiment=digits_fgm", f"outputs={tmp_path}", "n=4", f"out={tmp_path / 'drawn.png'}"])
@@ -48,7 +48,7 @@ def test_a_recipe_without_a_run_is_drawn_from_by_them(
     assert "holds no finished run: make train" in refused(fgm.cli.sample.main, other, capsys, monkeypatch)
 
 
-def test_a_teacher_of_them_has_their_weights_and_known_measurements(weights: Path) -> None:
+def test_bundled_teacher_has_its_weights_and_known_measurements(weights: Path) -> None:
     net = teacher.from_bundled("digits_fgm")
     state = load_file(weights / "digits_fgm.safetensors")
     assert all(torch.equal(net.state_dict()[name], tensor.float()) for name, tensor in state.items())
@@ -61,7 +61,7 @@ def test_a_teacher_of_them_has_their_weights_and_known_measurements(weights: Pat
     assert known_measurements(config | {"method": {"null_share": 0.1}}) == []
 
 
-def test_a_teacher_whose_recipe_tells_no_guidance_has_none(tmp_path: Path) -> None:
+def test_measurements_of_a_run_without_guidance_count_for_no_guidance(tmp_path: Path) -> None:
     config = read_recipe("digits_fgm", [f"outputs={tmp_path}"])
     own = read_recipe("digits_teacher", [f"outputs={tmp_path}"])
     assert "guidance" not in own["method"]
@@ -72,9 +72,7 @@ def test_a_teacher_whose_recipe_tells_no_guidance_has_none(tmp_path: Path) -> No
     assert known_measurements(config | {"teacher": config["teacher"] | {"guidance": 3.0}}) == []
 
 
-def test_what_does_not_come_with_the_suite_is_refused(
-    weights: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_bundled_recipe_is_a_user_error(weights: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     def require(arguments: list[str]) -> None:
         teacher.require(read_recipe("digits_fgm", arguments)["teacher"])
 
@@ -82,7 +80,7 @@ def test_what_does_not_come_with_the_suite_is_refused(
     assert "no such weights come with the suite; did you mean digits_fgm?" in line
 
 
-def test_a_finished_run_is_rounded_measured_and_put_there(
+def test_bundling_rounds_and_measures_a_finished_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
     run = finished(tmp_path, "digits_fgm", TINY)
@@ -91,11 +89,11 @@ def test_a_finished_run_is_rounded_measured_and_put_there(
     assert "holds no finished run" in missing
     write_json(run_dir(run) / "results.json", {"commit": "abc", "results": []})
     bundle.main(run)
-    file, told = bundled.weights("digits_fgm"), bundled.run("digits_fgm")
+    file, content = bundled.weights("digits_fgm"), bundled.run("digits_fgm")
     trained, rounded = load_file(run_dir(run) / "generator.safetensors"), load_file(file)
     assert all(torch.equal(rounded[name], w.bfloat16()) for name, w in trained.items())
-    assert told["sha256"] == sha256(file.read_bytes()).hexdigest() and told["row"]["commit"] == "abc"
-    values = {m["metric"]: (m["value"], m["n"]) for m in told["row"]["results"]}
+    assert content["sha256"] == sha256(file.read_bytes()).hexdigest() and content["row"]["commit"] == "abc"
+    values = {m["metric"]: (m["value"], m["n"]) for m in content["row"]["results"]}
     save_file({name: w.float() for name, w in rounded.items()}, run_dir(run) / "generator.safetensors")
     fgm.cli.evaluate.main(run)
     (measured,) = (run_dir(run) / "evaluation").glob("*/results.json")
@@ -104,7 +102,7 @@ def test_a_finished_run_is_rounded_measured_and_put_there(
     assert values == {m["metric"]: (m["value"], m["n"]) for m in again if m["weights"] == "ema"}
 
 
-def test_weights_come_with_the_suite_once_they_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_bundling_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(config: dict) -> list:
         raise KeyboardInterrupt
 
@@ -116,7 +114,7 @@ def test_weights_come_with_the_suite_once_they_are_measured(tmp_path: Path, monk
     assert not bundled.names()
 
 
-def test_weights_too_large_for_a_repository_are_refused(
+def test_weights_too_large_for_a_repository_are_a_user_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
     run = finished(tmp_path, "digits_fgm", TINY)
@@ -127,18 +125,33 @@ def test_weights_too_large_for_a_repository_are_refused(
 
 
 @pytest.mark.parametrize("recipe", bundled.names())
-def test_what_comes_with_the_suite_is_the_file_that_was_measured(recipe: str) -> None:
-    told, file = bundled.run(recipe), bundled.weights(recipe)
-    assert told["sha256"] == sha256(file.read_bytes()).hexdigest()
-    assert told["row"]["recipe"] == told["config"]["recipe"] == recipe and told["row"]["results"]
+def test_bundled_file_is_the_one_that_was_measured(recipe: str) -> None:
+    content, file = bundled.run(recipe), bundled.weights(recipe)
+    assert content["sha256"] == sha256(file.read_bytes()).hexdigest()
+    assert content["row"]["recipe"] == content["config"]["recipe"] == recipe and content["row"]["results"]
     assert file.stat().st_size <= bundle.LARGEST and f"| {file.name} |" in (file.parent / "README.md").read_text()
     net = teacher.from_bundled(recipe)
     assert {w.dtype for w in load_file(file).values()} == {torch.bfloat16}
     assert sum(w.numel() for w in net.parameters()) > 0
 
 
-def test_a_runs_weights_are_those_that_its_method_exports(tmp_path: Path) -> None:
-    """Also where another file lies beside them, or none."""
+def test_weights_of_a_run_are_those_that_its_method_exports(tmp_path: Path) -> None:
+    """Also if there is another file, or none."""
     (tmp_path / "teacher.safetensors").touch()
     for recipe, name in (("digits_fgm", "generator.safetensors"), ("digits_teacher", "teacher.safetensors")):
         assert weights_file(read_recipe(recipe, [f"run_dir={tmp_path}"])) == tmp_path / name
+
+
+OUTPUTS = {
+    "shapes_fgm": (-0.0025136438702, 1.7171777776226),
+    "shapes_teacher_tuned": (-0.0316630348300, 1.9824423819461),
+}
+
+
+@pytest.mark.parametrize("recipe", OUTPUTS)
+def test_bundled_network_has_the_output_of_its_measurement(recipe: str) -> None:
+    """Mean and standard deviation of v in float64, recorded when the weights were added."""
+    net, rng = teacher.from_bundled(recipe).double(), torch.Generator().manual_seed(0)
+    x_t = torch.randn(2, 3, 32, 32, generator=rng, dtype=torch.float64)
+    v = net(x_t, torch.tensor([0.3, 0.9], dtype=torch.float64), torch.randint(0, 35, (2, 12), generator=rng))
+    assert (v.mean().item(), v.std().item()) == pytest.approx(OUTPUTS[recipe], rel=1e-9)

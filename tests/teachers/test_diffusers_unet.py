@@ -1,4 +1,4 @@
-"""diffusers' U-Nets as velocities: exact for an exact prediction, read from a directory as they were, else refused."""
+"""diffusers' U-Nets as velocities: exact for an exact prediction, loaded exactly, and bad directories."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ class Exact(nn.Module):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("predicts", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("alpha_bar", [LINEAR, COSINE], ids=["linear", "cosine"])
-def test_an_exact_prediction_is_the_closed_forms_velocity(
+def test_velocity_of_an_exact_prediction_is_the_closed_form(
     predicts: Any, alpha_bar: Tensor, path: ProbabilityPath
 ) -> None:
     net = DiffusersVelocity(Exact(predicts, alpha_bar), path, predicts, alpha_bar)
@@ -57,7 +57,7 @@ def test_an_exact_prediction_is_the_closed_forms_velocity(
 
 
 @pytest.mark.usefixtures("float64")
-def test_both_ends_of_the_rectified_path_are_right_up_to_the_ends_of_the_schedule() -> None:
+def test_ends_of_the_rectified_path_are_right_up_to_the_ends_of_the_schedule() -> None:
     """At 0, v = -x_0, plus s times the score where s/a is least, 0.01; at 1, v = eps - mean, where s/a is most, 157."""
     net = DiffusersVelocity(Exact("epsilon", LINEAR), RectifiedPath(), "epsilon", LINEAR)
     x = torch.randn(50, 1, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -93,7 +93,7 @@ def pipeline(directory: Path, **scheduler: Any) -> Any:
 
 
 @pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])
-def test_a_pipelines_directory_is_read_as_its_scheduler_tells(predicts: Any, tmp_path: Path) -> None:
+def test_pipeline_is_read_as_its_scheduler_says(predicts: Any, tmp_path: Path) -> None:
     net = pipeline(tmp_path, prediction_type=predicts)
     assert (tmp_path / "unet" / "config.json").is_file() and (tmp_path / "scheduler").is_dir()
     x_t, t, _ = inputs()
@@ -118,8 +118,8 @@ def test_flow_network_is_called_at_1000_t(classes: int, tmp_path: Path) -> None:
     velocity = pretrained(str(tmp_path), RectifiedPath())
     assert velocity.predicts == "velocity" and velocity.num_classes == classes
     assert_close(velocity(x_t, t, y), net(x_t, 1000 * t, class_labels=y).sample)
-    fresh = untrained(str(tmp_path), RectifiedPath())
-    assert fresh.state_dict().keys() == velocity.state_dict().keys() == {f"net.{k}" for k in net.state_dict()}
+    new = untrained(str(tmp_path), RectifiedPath())
+    assert new.state_dict().keys() == velocity.state_dict().keys() == {f"net.{k}" for k in net.state_dict()}
     with pytest.raises(ValueError, match="null class"):
         velocity(x_t, t, None if classes else labels)
     with pytest.raises(ValueError, match="null class"):
@@ -143,8 +143,8 @@ def test_other_fingerprint_is_a_user_error(tmp_path: Path) -> None:
 
 
 def other_class(folder: Path) -> None:
-    told = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(told | {"_class_name": "UNet2DConditionModel"}))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"_class_name": "UNet2DConditionModel"}))
 
 
 def pickled(folder: Path) -> None:

@@ -53,7 +53,7 @@ def perturbed(net: nn.Module) -> nn.Module:
 
 
 def tiny(kind: str, classes: int = 3) -> tuple[nn.Module, dict[str, Any]]:
-    """A small network, one of float16's numbers where its file holds these, and the arguments that its file tells."""
+    """A small network, rounded to float16 if its file is, and the arguments in its file."""
     make, options = TINY[kind]
     arguments = {"img_resolution": 8, "img_channels": 3, "label_dim": classes, **options}
     arguments |= {} if make is EDM2UNet else {"model_type": make.__name__}
@@ -185,8 +185,8 @@ def test_bad_checkpoint_is_a_one_line_user_error(spoil: Callable[[Path], Any], m
 def test_code_in_a_checkpoint_is_an_error_and_does_not_run(tmp_path: Path) -> None:
     file = tmp_path / "net.pkl"
     code = Code(tmp_path / "ran")
-    beside = partial(write, file, *tiny("EDM2")[:1], **tiny("EDM2")[1], extra=code)
-    for written in (lambda: file.write_bytes(pickle.dumps({"ema": code})), beside):
+    with_code = partial(write, file, *tiny("EDM2")[:1], **tiny("EDM2")[1], extra=code)
+    for written in (lambda: file.write_bytes(pickle.dumps({"ema": code})), with_code):
         written()
         with pytest.raises(UserError, match="nothing in it was run"):
             pretrained(str(file), PATHS[0])

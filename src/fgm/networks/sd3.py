@@ -7,7 +7,7 @@ The transformer predicts eps - x_0 at timestep 1000 t on the rectified path, whi
 of an image x in [-1, 1], with the VAE's own shift and scale (0.0609 and 1.5305), which make z about standard normal. A
 latent's side is an eighth of the image's and is cut into patches of two, so the image's side must be a multiple of 16:
 diffusers silently crops any other. A condition is a prompt's index in a cache, 0 for the empty prompt; the module `text`
-beside the transformer turns it into encodings. That module has no weights, and several networks may share it.
+turns it into encodings for the transformer. That module has no weights, and several networks may share it.
 """
 
 from collections.abc import Iterable

@@ -1,8 +1,8 @@
-"""What commands print with."""
+"""The console that commands print to."""
 
 from rich.console import Console
 
 
 def plain_console(quiet: bool = False) -> Console:
-    """Text as it is: markup would take the extra of pip install -e '.[slurm]' for a style, and fail at a [/path]."""
+    """Return a console without markup, which would take the extra of pip install -e '.[slurm]' for a style."""
     return Console(highlight=False, soft_wrap=True, markup=False, quiet=quiet)

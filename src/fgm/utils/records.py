@@ -1,13 +1,12 @@
-"""What was run: measurements, the rows of runs.jsonl, and the curves beside them.
+"""Records of runs: measurements, the rows of runs.jsonl, and learning curves.
 
 A row is one finished run:
 
     recipe, commit, config_digest, seed, images_seen, wall_s, device, date, results
-    differs (overrides, of a run that is not as its recipe is written)
+    differs (overrides, if there are any)
 
-and each result is a Measurement. Rows are appended, never edited. A value without protocol and n is refused. Rows of a
-study's runs also say what was swept, and bring their learning curves; a run of it that failed is a row without results
-that says why:
+and each result is a Measurement, which has a protocol and n. Rows are appended, never edited. Rows of a study's runs also
+have what was swept and learning curves; a run that failed is a row with the reason and without results:
 
     study, swept, metrics, sweep_digest; curves, or failed
 """
@@ -25,7 +24,7 @@ CURVES = ("mismatch", "fgm_loss", "online_loss", "loss", "generator_grad_norm", 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number and what it means.
+    """A measured number and its meaning.
 
     Attributes:
         metric: short lower-case word.
@@ -49,7 +48,7 @@ class Measurement:
     def __post_init__(self) -> None:
         if not self.protocol or self.n < 1:
             raise ValueError(
-                f"{self.metric} = {self.value} has no protocol or no n: a value is never shown without them"
+                f"{self.metric} = {self.value} needs a protocol and n: a value is never shown without them"
             )
 
     def row(self) -> dict[str, Any]:
@@ -64,31 +63,31 @@ class Measurement:
 
 
 def counted(n: int, what: str) -> str:
-    """one step, 50 steps: how pictures, tables and cards say a number of them."""
+    """Return "one step" or "50 steps"."""
     return f"one {what}" if n == 1 else f"{n} {what}s"
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Atomically."""
+    """Write indented JSON atomically."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Append one line to runs.jsonl, creating it if need be."""
+    """Append one line to runs.jsonl, which is created if it does not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab", buffering=0) as file:  # in one call, so that two processes' lines do not mix
         file.write(json.dumps(row).encode() + b"\n")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Those of earlier versions speak of 1 threads."""
+    """Read runs.jsonl; rows of earlier versions, which have "1 threads", are corrected."""
     text = path.read_text().replace('"cpu, 1 threads"', '"cpu, 1 thread"') if path.exists() else ""
     return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """Rows of a run's metrics.csv by their step; none of a run that logged nothing."""
+    """Read a run's metrics.csv in the order of its steps; no rows if the run logged nothing."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -96,12 +95,12 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 
 
 def read_curves(path: Path, most: int = 64) -> dict[str, list[list[float]]]:
-    """What metrics.csv says of learning: {column: [[images_seen, value], ...]}, four digits, about `most` points."""
+    """Read curves from metrics.csv: {column: [[images_seen, value], ...]}, four digits, about `most` points."""
     rows = read_metrics(path)
     counted = [row for row in rows if row.get("images_seen")]
     if not counted:
         return {}
-    images = float(counted[-1]["images_seen"]) / (int(counted[-1]["step"]) + 1)  # a cycle; step counts from 0
+    images = float(counted[-1]["images_seen"]) / (int(counted[-1]["step"]) + 1)  # per step; steps count from 0
     names = [name for name in rows[0] if name in CURVES or name.startswith("eval/")]
     curves = {name: [[images * (int(r["step"]) + 1), four_digits(r[name])] for r in rows if r[name]] for name in names}
     return {name: curve[:: len(curve) // most + 1] for name, curve in curves.items() if curve}

@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from fgm.flow.analytic import gaussian, ring
-from fgm.flow.ode import OdeSampler
 from fgm.flow.paths import ProbabilityPath, RectifiedPath, TrigonometricPath
-from fgm.flow.solvers import Euler, Heun, Solver
+from fgm.flow.solvers import Euler, Heun, OdeSampler, Solver
 from fgm.networks import VelocityModel
 from fgm.networks.analytic import GaussianMixtureVelocity
 from fgm.networks.dit import DiT

@@ -1,1 +1,1 @@
-"""analysis."""
+"""From recorded runs to tables and plots."""

@@ -1,1 +1,1 @@
-"""cli."""
+"""Every command; Hydra is used only here."""

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from fgm.data import Data
 from fgm.evaluation import PromptMetric
-from fgm.flow.ode import OdeSampler
 from fgm.flow.paths import ProbabilityPath
+from fgm.flow.solvers import OdeSampler
 from fgm.networks.generator import FewStepGenerator
 from fgm.utils.random import keyed_generator, sample_noise
 from fgm.utils.records import counted

@@ -30,25 +30,25 @@ from fgm.utils.validation import validated
 
 @dataclass(frozen=True)
 class GaussianMixture:
-    """weights (k,) summing to one, means (k, d), stds (k,), all of one dtype."""
+    """A mixture of isotropic Gaussians: weights (k,) summing to one, means (k, d), stds (k,), all of one dtype."""
 
     weights: Tensor
     means: Tensor
     stds: Tensor
 
     def log_joint(self, x: Tensor, t: Tensor, path: ProbabilityPath) -> Tensor:
-        """log w_k + log N(x; mean_k, var_k I), (batch, k)."""
+        """Return log w_k + log N(x; mean_k, var_k I), (batch, k)."""
         k = path.coefficients(expand_like(t, x))
         variance = k.alpha**2 * self.stds**2 + k.sigma**2
         distance = (x[:, None] - expand_like(k.alpha, x[:, None]) * self.means).square().sum(-1)
         return self.weights.log() - distance / (2 * variance) - x.shape[1] / 2 * torch.log(2 * math.pi * variance)
 
     def log_density(self, x: Tensor, t: Tensor, path: ProbabilityPath) -> Tensor:
-        """log p_t(x), (batch,); at t = 0 the data's own."""
+        """Return log p_t(x), (batch,); at t = 0 that of the data."""
         return self.log_joint(x, t, path).logsumexp(1)
 
     def velocity(self, x: Tensor, t: Tensor, path: ProbabilityPath) -> Tensor:
-        """v(x, t) = E[c | x_t = x]."""
+        """Return v(x, t) = E[c | x_t = x], (batch, d)."""
         k = path.coefficients(expand_like(t, x[:, None]))
         std = self.stds[:, None]
         slope = (k.alpha * k.alpha_dot * std**2 + k.sigma * k.sigma_dot) / (k.alpha**2 * std**2 + k.sigma**2)
@@ -56,19 +56,19 @@ class GaussianMixture:
         return (self.log_joint(x, t, path).softmax(1)[..., None] * components).sum(1)
 
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """n independent points, (n, d)."""
+        """Draw n independent points, (n, d)."""
         component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=self.means.dtype)
         return self.means[component] + self.stds[component, None] * noise
 
 
 def gaussian(mean: Tensor, std: Tensor) -> GaussianMixture:
-    """N(mean, std^2 I): mean (d,), std a scalar tensor; differentiable in both."""
+    """Return N(mean, std^2 I) as a mixture of one: mean (d,), std a scalar tensor; differentiable in both."""
     return GaussianMixture(mean.new_ones(1), mean[None], std[None])
 
 
 def affine_velocity(x: Tensor, t: Tensor, path: ProbabilityPath, weight: Tensor, bias: Tensor) -> Tensor:
-    """v(x, t) of x_0 = W z + b, z ~ N(0, I): weight W (d, d), bias b (d,); differentiable in both."""
+    """Return v(x, t) for x_0 = W z + b, z ~ N(0, I): weight W (d, d), bias b (d,); differentiable in both."""
     k = path.coefficients(expand_like(t, x[..., None]))
     covariance, one = weight @ weight.T, torch.eye(len(bias), dtype=x.dtype, device=x.device)
     joint = k.alpha * k.alpha_dot * covariance + k.sigma * k.sigma_dot * one
@@ -79,7 +79,7 @@ def affine_velocity(x: Tensor, t: Tensor, path: ProbabilityPath, weight: Tensor,
 
 @validated
 def ring(modes: PositiveInt = 8, radius: float = 2.0, std: PositiveFloat = 0.1) -> GaussianMixture:
-    """Equal Gaussians, equally spaced on a circle in the plane."""
+    """Return equal Gaussians, equally spaced on a circle in the plane."""
     angle = torch.arange(modes) * (2 * math.pi / modes)
     means = radius * torch.stack([angle.cos(), angle.sin()], 1)
     return GaussianMixture(torch.full((modes,), 1 / modes), means, torch.full((modes,), std))

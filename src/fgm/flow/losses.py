@@ -7,7 +7,7 @@ from the generator's sample (arXiv 2410.19310, eq. 4.11 and 4.12):
     L_2 = 2 <u - v, v - c>
     L   = lambda_1 L_1 + L_2
 
-The quantity we want small is E|u - v_theta|^2 with v_theta = E[c | x_t], which depends on the generator. By the flow
+The quantity to minimise is E|u - v_theta|^2 with v_theta = E[c | x_t], which depends on the generator. By the flow
 product identity E[f(x_t) . v_theta(x_t)] = E[f(x_t) . c], the gradient of E[L_1 + L_2], taken through x_t and c with
 the weights inside u and v held fixed, is the gradient of that quantity, as long as v = v_theta.
 
@@ -51,7 +51,7 @@ Weighting = Callable[..., Tensor]  # w(path, t), or a normalizer n(x_0, teacher_
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
-    """<a, b>: mean over dims of the product, (batch,)."""
+    """Return <a, b>, the mean over dims of the product, (batch,)."""
     return (a * b).flatten(1).mean(1)
 
 
@@ -60,17 +60,17 @@ def squared_norm(a: Tensor) -> Tensor:
 
 
 def flow_matching(v: Tensor, c: Tensor) -> Tensor:
-    """|v - c|^2, whose minimiser over v(x_t) is E[c | x_t] (arXiv 2210.02747)."""
+    """Return |v - c|^2, whose minimiser over v(x_t) is E[c | x_t] (arXiv 2210.02747), (batch,)."""
     return squared_norm(v - c)
 
 
 def fgm_terms(u: Tensor, v: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """L_1 and L_2 (eq. 4.11, 4.12)."""
+    """Return L_1 and L_2 (eq. 4.11, 4.12), each (batch,)."""
     return squared_norm(u - v), 2 * inner(u - v, v - c)
 
 
 def fgm(u: Tensor, v: Tensor, c: Tensor, lambda_1: float = 1.0, detach: bool = False) -> Tensor:
-    """lambda_1 L_1 + L_2. With detach, nothing flows through the networks, and only L_2's path through c is left."""
+    """Return lambda_1 L_1 + L_2, (batch,). With detach only the gradient of L_2 through c remains."""
     if detach:
         u, v = u.detach(), v.detach()
     l_1, l_2 = fgm_terms(u, v, c)
@@ -78,17 +78,17 @@ def fgm(u: Tensor, v: Tensor, c: Tensor, lambda_1: float = 1.0, detach: bool = F
 
 
 def realuid_matching(v: Tensor, c: Tensor, a: float, b: float) -> Tensor:
-    """a |v - (b/a) c|^2, what the online network minimises: with (a, b) on generated, (1 - a, 1 - b) on real x_t.
+    """Return the online network's a |v - (b/a) c|^2: with (a, b) on generated, (1 - a, 1 - b) on real x_t, (batch,).
 
-    With a = 0 its limit up to a constant, -2 b <v, c>.
+    For a = 0 return the limit up to a constant, -2 b <v, c>.
     """
     return a * flow_matching(v, b / a * c) if a else -2 * b * inner(v, c)
 
 
 def realuid(u: Tensor, v: Tensor, c: Tensor, a: float, b: float, lambda_1: float = 1.0, detach: bool = False) -> Tensor:
-    """lambda_1 a |u - v|^2 + 2 <u - v, a v - b c>, what the generator minimises.
+    """Return the generator's lambda_1 a |u - v|^2 + 2 <u - v, a v - b c>, (batch,).
 
-    With lambda_1 = 1 it is a |u - (b/a) c|^2 - a |v - (b/a) c|^2, and its mean's gradient that of J. a = b = 1 is fgm.
+    For lambda_1 = 1 it equals a |u - (b/a) c|^2 - a |v - (b/a) c|^2 and its mean has the gradient of J; a = b = 1 is fgm.
     """
     if detach:
         u, v = u.detach(), v.detach()
@@ -96,19 +96,19 @@ def realuid(u: Tensor, v: Tensor, c: Tensor, a: float, b: float, lambda_1: float
 
 
 def real_loss(logits: Tensor) -> Tensor:
-    """softplus(-l), mean over a sample's logits: (batch, k) -> (batch,). The generator's loss too."""
+    """Return softplus(-l), mean over a sample's logits: (batch, k) -> (batch,); also the generator's loss."""
     return softplus(-logits).flatten(1).mean(1)
 
 
 def fake_loss(logits: Tensor) -> Tensor:
-    """softplus(l), mean over a sample's logits: (batch, k) -> (batch,)."""
+    """Return softplus(l), mean over a sample's logits: (batch, k) -> (batch,)."""
     return softplus(logits).flatten(1).mean(1)
 
 
 def r1(logits: Tensor, *inputs: Tensor) -> Tensor:
-    """|grad l|^2 of a sample's mean logit by its inputs, summed over their dims (arXiv 1801.04406), (batch,).
+    """Return |grad l|^2 of a sample's mean logit by its inputs, summed over their dims (arXiv 1801.04406), (batch,).
 
-    inputs: (batch, *dims) with requires_grad, of which row i alone enters row i of logits; the result has a graph.
+    inputs: (batch, *dims) with requires_grad; only row i of them enters row i of logits. The result has a graph.
     """
     gradients = torch.autograd.grad(logits.flatten(1).mean(1).sum(), inputs, create_graph=True)
     return torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
@@ -118,38 +118,38 @@ def r1(logits: Tensor, *inputs: Tensor) -> Tensor:
 
 
 def velocity_weight(path: ProbabilityPath, t: Tensor) -> Tensor:
-    """1: the loss as the paper writes it, in velocities."""
+    """Return 1: the loss in velocities, as in the paper."""
     del path
     return torch.ones_like(t)
 
 
 def x_0_weight(path: ProbabilityPath, t: Tensor) -> Tensor:
-    """(sigma/kappa)^2: the same loss between x_0-predictions, since u - v = -(kappa/sigma)(x_0^u - x_0^v)."""
+    """Return (sigma/kappa)^2: the loss between x_0-predictions, since u - v = -(kappa/sigma)(x_0^u - x_0^v)."""
     k = path.coefficients(t)
     return (k.sigma / k.kappa) ** 2
 
 
 def sid_dit_weight(path: ProbabilityPath, t: Tensor) -> Tensor:
-    """(1 - t) on x_0-predictions, as SiD-DiT trains Stable Diffusion 3 (arXiv 2509.25127)."""
+    """Return (1 - t) times the x_0 weight, with which SiD-DiT trains Stable Diffusion 3 (arXiv 2509.25127)."""
     return (1 - t) * x_0_weight(path, t)
 
 
-# Normalisers: a scale for each sample, without gradient, from the three x_0 at hand, (batch, *dims) -> (batch,).
+# Normalizers: a scale per sample, without gradient, from three x_0 of shape (batch, *dims), -> (batch,).
 
 
 def no_normalizer(x_0: Tensor, teacher_x_0: Tensor, online_x_0: Tensor) -> Tensor:
-    """1."""
+    """Return 1."""
     del teacher_x_0, online_x_0
     return x_0.new_ones(len(x_0))
 
 
 def dmd_normalizer(x_0: Tensor, teacher_x_0: Tensor, online_x_0: Tensor) -> Tensor:
-    """1 / mean|x_0 - x_0^u|, as DMD2 and SiD scale their losses; floored as SiD does."""
+    """Return 1 / mean|x_0 - x_0^u|, as in DMD2 and SiD, with SiD's floor."""
     del online_x_0
     return 1 / (x_0 - teacher_x_0).detach().abs().flatten(1).mean(1).clamp_min(1e-5)
 
 
 def unit_normalizer(x_0: Tensor, teacher_x_0: Tensor, online_x_0: Tensor) -> Tensor:
-    """1 / |x_0^u - x_0^v|: a distance in place of its square (arXiv 2509.22459, A.4)."""
+    """Return 1 / |x_0^u - x_0^v|, which turns the squared distance into a distance (arXiv 2509.22459, A.4)."""
     del x_0
     return 1 / squared_norm(teacher_x_0 - online_x_0).detach().sqrt().clamp_min(1e-5)

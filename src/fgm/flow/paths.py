@@ -5,14 +5,14 @@
     v(x_t)  = E[c | x_t]                          marginal velocity
     kappa_t = alpha_t sigma'_t - alpha'_t sigma_t  > 0
 
-(x_0, eps) -> (x_t, c) is linear with determinant kappa_t, so that inverting it, before or after E[. | x_t],
-reads data, noise and score off a velocity:
+(x_0, eps) -> (x_t, c) is linear with determinant kappa_t. Its inverse, before or after E[. | x_t], turns a velocity into
+predictions of data, noise and score:
 
     x_0   = (sigma'_t x_t - sigma_t v) / kappa_t
     eps   = (alpha_t v - alpha'_t x_t) / kappa_t
     score = -eps / sigma_t
 
-Here x_0 and eps stand for E[x_0 | x_t] and E[eps | x_t] (Tweedie). Every path has alpha_0 = 1, sigma_0 = 0.
+Here x_0 and eps mean E[x_0 | x_t] and E[eps | x_t] (Tweedie). Every path has alpha_0 = 1, sigma_0 = 0.
 Shapes: x_t, x_0, eps, v are (batch, *dims); t is (batch,) or a scalar tensor, in [0, 1].
 """
 
@@ -42,15 +42,15 @@ class Coefficients(NamedTuple):
 
 
 def expand_like(t: Tensor, x: Tensor) -> Tensor:
-    """t of shape (batch,) or () with trailing axes of length one, so that it broadcasts over x (batch, *dims)."""
+    """Append axes of length one to t, (batch,) or (), so that it broadcasts over x (batch, *dims)."""
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim)) if t.ndim else t
 
 
 class ProbabilityPath(ABC):
-    """x_t = alpha_t x_0 + sigma_t eps. A subclass gives the four coefficients.
+    """x_t = alpha_t x_0 + sigma_t eps; a subclass defines the four coefficients.
 
     Attributes:
-        t_min: where an ODE solver stops; above 0 where a coefficient is infinite at 0.
+        t_min: time at which an ODE solver stops; above 0 if a coefficient is infinite at 0.
     """
 
     t_min: ClassVar[float] = 0.0
@@ -59,16 +59,16 @@ class ProbabilityPath(ABC):
     def coefficients(self, t: Tensor) -> Coefficients: ...
 
     def at(self, t: Tensor, x: Tensor) -> Coefficients:
-        """The coefficients at t, broadcastable over x."""
+        """Return the coefficients at t, broadcastable over x."""
         return self.coefficients(expand_like(t, x))
 
     def interpolate(self, x_0: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """x_t and the conditional velocity c."""
+        """Return x_t and the conditional velocity c."""
         alpha, sigma, alpha_dot, sigma_dot = self.at(t, x_0)
         return alpha * x_0 + sigma * eps, alpha_dot * x_0 + sigma_dot * eps
 
     def prior(self, z: Tensor) -> Tensor:
-        """Where a trajectory starts: sigma_1 z, for z ~ N(0, I)."""
+        """Return the start of a trajectory, sigma_1 z for z ~ N(0, I)."""
         return self.coefficients(z.new_ones(())).sigma * z
 
     def x_0_from_velocity(self, x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:

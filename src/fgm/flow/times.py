@@ -92,7 +92,7 @@ class Mode(TimestepDensity):
         return 1 - u - self.scale * (torch.cos(math.pi * u / 2) ** 2 - 1 + u)
 
     def slope(self, u: Tensor) -> Tensor:
-        """dt/du, negative on (0, 1)."""
+        """Return dt/du, negative on (0, 1)."""
         return -1 - self.scale * (1 - math.pi / 2 * torch.sin(math.pi * u))
 
     def draw(self, n: int, generator: Generator, dtype: torch.dtype) -> Tensor:
@@ -132,8 +132,8 @@ class Beta(TimestepDensity):
         return torch._sample_dirichlet(concentration, generator=generator)[:, 0]
 
     def log_density(self, t: Tensor) -> Tensor:
-        normaliser = math.lgamma(self.a) + math.lgamma(self.b) - math.lgamma(self.a + self.b)
-        return (self.a - 1) * torch.log(t) + (self.b - 1) * torch.log1p(-t) - normaliser
+        log_beta = math.lgamma(self.a) + math.lgamma(self.b) - math.lgamma(self.a + self.b)
+        return (self.a - 1) * torch.log(t) + (self.b - 1) * torch.log1p(-t) - log_beta
 
 
 @validated

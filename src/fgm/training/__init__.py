@@ -1,1 +1,1 @@
-"""Pre-training and distillation as LightningModules, and what happens around them."""
+"""LightningModules, callbacks, checkpoints and strategies."""

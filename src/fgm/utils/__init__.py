@@ -1,1 +1,1 @@
-"""utils."""
+"""Keyed random streams, atomic files, records, errors and validation."""

@@ -116,7 +116,7 @@ def test_the_flow_product_identity(path: ProbabilityPath, f: Callable[[Tensor], 
     assert_close(weight @ (f_t * v), weight @ (f_t * c), rtol=0, atol=1e-9 * float(weight @ (f_t * c).abs()))
 
 
-def test_the_online_turn_regresses_on_v_theta(path: ProbabilityPath) -> None:
+def test_the_online_loss_regresses_on_v_theta(path: ProbabilityPath) -> None:
     """Pythagoras: E|u - c|^2 = E|u - v_theta|^2 + E|v_theta - c|^2, so that v_theta minimises flow matching."""
     u, v, c = velocities(path, torch.tensor(WIDE), live=False)
     excess = losses.flow_matching(u, c) - losses.flow_matching(v, c)
@@ -172,7 +172,7 @@ def test_the_x_0_weight_is_t_squared(path: ProbabilityPath) -> None:
     assert_close(losses.x_0_weight(path, T), T**2)
 
 
-def test_normalisers_in_closed_form(fields: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_normalizers_in_closed_form(fields: tuple[Tensor, Tensor, Tensor]) -> None:
     """1, 1 / mean|x_0 - x_0^u| and 1 / |x_0^u - x_0^v|, floored, a constant per sample to autograd."""
     x_0, x_0_u, x_0_v = (field.requires_grad_() for field in fields)
     assert_close(losses.no_normalizer(x_0, x_0_u, x_0_v), torch.ones(7))

@@ -14,10 +14,10 @@ from fgm.data.images import Digits
 from fgm.flow.paths import RectifiedPath
 from fgm.flow.times import Uniform
 from fgm.teachers.edm import EDMVelocity
-from fgm.teachers.edm2 import EDM2UNet, MPConv, MPFourier, force_weight_norm, keep_weight_norm, mp_cat, mp_silu, mp_sum
+from fgm.teachers.edm2 import EDM2UNet, MPConv, MPFourier, mp_cat, mp_silu, mp_sum
 from fgm.training.config import TrainingConfig
 from fgm.training.distillation import Distillation
-from fgm.training.optim import adam
+from fgm.training.optim import adam, constrain, keep_constrained
 
 SHAPE = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "channels_per_head": 8}
 
@@ -143,15 +143,15 @@ def test_normalising_after_each_update_equals_normalising_before_the_next() -> N
     """EDM2 writes unit rows in each forward pass of training (eq. 66); the weights that gradients see are the same."""
     ours = MPConv(12, 5)
     theirs, x = deepcopy(ours), normal(8, 12)
-    force_weight_norm(ours)
-    optimizers = keep_weight_norm(adam(ours, 1e-2), ours), adam(theirs, 1e-2)
+    constrain(ours)
+    optimizers = keep_constrained(adam(ours, 1e-2), ours), adam(theirs, 1e-2)
     for _ in range(5):
-        force_weight_norm(theirs)
+        constrain(theirs)
         for layer, optimizer in zip((ours, theirs), optimizers, strict=True):
             optimizer.zero_grad()
             layer(x).pow(3).sum().backward()
             optimizer.step()
-    force_weight_norm(theirs)
+    constrain(theirs)
     assert torch.equal(ours.weight, theirs.weight)
     assert_close(rms_of_rows(ours), torch.ones(5), atol=2e-4, rtol=0)
 

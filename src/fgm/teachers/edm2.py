@@ -12,7 +12,7 @@ root mean square, t the weight of b in a mixture of two, and n channels:
 
 Forced weight normalisation. The output does not depend on the length of a row of weights, and its gradient is orthogonal
 to the row, so that updates lengthen rows and learning slows down without bound. EDM2 resets every row to unit length in
-each forward pass of training (eq. 66). Here keep_weight_norm() resets it after each optimizer step, which gives the
+each forward pass of training (eq. 66). Here MPConv.constrain_() resets it after each optimizer step, which gives the
 same sequence of weights and leaves them alone in forward, so that a network may be called twice before a backward. A
 teacher keeps the rows of its file, averages shorter than 1.
 
@@ -28,7 +28,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, interpolate, scaled_dot_product_attention, silu
-from torch.optim import Optimizer
 
 from fgm.teachers.edm_networks import layer_specs
 
@@ -66,27 +65,17 @@ class MPConv(nn.Module):
     def normalized_weight(self) -> Tensor:
         return normalize(self.weight, range(1, self.weight.ndim))
 
+    @torch.no_grad()
+    def constrain_(self) -> None:
+        """Normalise the rows in place; training calls it at the start and after every optimizer step."""
+        self.weight.copy_(self.normalized_weight())
+
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
         w = self.normalized_weight() * (gain / math.sqrt(self.weight[0].numel()))
         if w.ndim == 4:
             return conv2d(x, w.to(x.dtype), padding=w.shape[-1] // 2)
         with torch.autocast(x.device.type, enabled=False):  # in bfloat16, 1 + gain c would lose c
             return x @ w.T.to(x.dtype)
-
-
-@torch.no_grad()
-def force_weight_norm(net: nn.Module) -> None:
-    """Normalise the rows of every MPConv in net, in place. Does nothing to other networks."""
-    for module in net.modules():
-        if isinstance(module, MPConv):
-            module.weight.copy_(module.normalized_weight())
-
-
-def keep_weight_norm(optimizer: Optimizer, net: nn.Module) -> Optimizer:
-    """Make every step of net's optimizer end with force_weight_norm. Does nothing to other networks."""
-    if any(isinstance(module, MPConv) for module in net.modules()):
-        optimizer.register_step_post_hook(lambda *_: force_weight_norm(net))
-    return optimizer
 
 
 class MPFourier(nn.Module):

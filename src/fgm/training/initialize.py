@@ -20,8 +20,7 @@ from fgm.flow.times import Uniform
 from fgm.networks import VelocityModel
 from fgm.networks.guidance import unwrap_guidance
 from fgm.networks.lora import LoRA
-from fgm.teachers.edm2 import force_weight_norm
-from fgm.training.optim import learning_rate
+from fgm.training.optim import constrain, learning_rate
 from fgm.utils.random import keyed_generator
 
 Init = Literal["teacher", "fit", "random"]
@@ -54,7 +53,7 @@ def initialize(
         net = deepcopy(fitted or fit(module, teacher, network)) if init == "fit" else network()
     else:
         raise ValueError(f"init = {init!r} is none of teacher, fit, random")
-    force_weight_norm(net.requires_grad_(True))
+    constrain(net.requires_grad_(True))
     return net
 
 

@@ -27,11 +27,10 @@ from fgm.flow.paths import ProbabilityPath
 from fgm.flow.times import TimestepDensity
 from fgm.networks import VelocityModel
 from fgm.networks.mixed_precision import use_bfloat16
-from fgm.teachers.edm2 import keep_weight_norm
 from fgm.training.config import TrainingConfig
 from fgm.training.distributed import full_tensor, shard
 from fgm.training.ema import frozen_copy
-from fgm.training.optim import learning_rate, parameters_of
+from fgm.training.optim import keep_constrained, learning_rate, parameters_of
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 
@@ -211,7 +210,7 @@ class TrainingModule(LightningModule):
 
     def scheduled(self, make: MakeOptimizer, net: nn.Module, per_step: int = 1, start_step: int = 0) -> dict[str, Any]:
         """Return optimizer and schedule of a network that is updated per_step times a step from start_step on."""
-        c, optimizer = self.config, keep_weight_norm(make(net), net)
+        c, optimizer = self.config, keep_constrained(make(net), net)
         updates = max(1, c.max_steps - start_step) * per_step
         schedule = learning_rate(optimizer, updates, c.warmup_steps * per_step, c.lr_decay_fraction)
         return {"optimizer": optimizer, "lr_scheduler": schedule}

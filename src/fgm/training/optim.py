@@ -109,5 +109,19 @@ def learning_rate(optimizer: Optimizer, updates: int, warmup: int, decay: float)
     return LambdaLR(optimizer, factor)
 
 
+def constrain(net: nn.Module) -> None:
+    """Call constrain_() of every layer that has it, such as those of EDM2, whose weights have normalized rows."""
+    for module in net.modules():
+        if hasattr(module, "constrain_"):
+            module.constrain_()
+
+
+def keep_constrained(optimizer: Optimizer, net: nn.Module) -> Optimizer:
+    """Make every step of net's optimizer end with constrain(net)."""
+    if any(hasattr(module, "constrain_") for module in net.modules()):
+        optimizer.register_step_post_hook(lambda *_: constrain(net))
+    return optimizer
+
+
 def parameters_of(optimizer: Optimizer) -> Iterator[nn.Parameter]:
     return (p for group in optimizer.param_groups for p in group["params"])

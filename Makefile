@@ -21,7 +21,7 @@ help: ## this list
 	@echo; echo "  experiments:"; for f in configs/experiment/*.yaml; do \
 	  printf "  EXP=%-22s %s\n" "$$(basename $$f .yaml)" "$$(sed -n '3s/^# //p' $$f)"; done
 	@echo; echo "  studies:"; for f in configs/sweep/*.yaml; do \
-	  printf "  SWEEP=%-24s %s\n" "$$(basename $$f .yaml)" "$$(sed -n 's/^question: //p' $$f)"; done
+	  printf "  SWEEP=%-24s %s\n" "$$(basename $$f .yaml)" "$$(sed -n 's/^  question: //p' $$f)"; done
 
 setup: $(VENV)/installed ## make the virtual environment (every other target does it when needed)
 
@@ -65,8 +65,8 @@ bench: setup ## time the package against plain code: EXP=, BENCH=cycle ARGS="cyc
 memory: setup ## what a distillation needs, and which GPUs hold it, before anything is loaded: EXP=, ARGS="record=true"
 	@$(RUN) fgm.cli.memory experiment=$(EXP) $(QUOTED)
 
-sweep: setup ## run a study's sweep, or resume it: SWEEP=t_star, EXP=, ARGS="method.t_star=0.9 seed=0", ARGS="format=wandb"
-	@$(RUN) fgm.cli.sweep sweep=$(SWEEP) $(if $(filter command,$(origin EXP)),experiment=$(EXP)) $(QUOTED)
+sweep: setup ## run a study, or resume it: SWEEP=t_star, EXP=, ARGS="method.t_star=0.9 seed=0", ARGS="hydra/launcher=joblib"
+	@$(RUN) fgm.cli.train -m +sweep=$(SWEEP) $(if $(filter command,$(origin EXP)),experiment=$(EXP)) $(QUOTED)
 
 study-identity: setup ## compare FGM's gradient with the exact one, by fit of the online network: ARGS="cases=gaussian,mixture"
 	@$(BIN)/python experiments/identity/study.py $(QUOTED)

@@ -11,7 +11,7 @@ from fgm.cli.evaluators import evaluator_of_folder, evaluator_settings, read_eva
 
 from fgm.cli.arguments import parse_arguments, read_settings, split
 from fgm.cli.config import read_recipe
-from fgm.cli.studies.definition import parsed, read_sweep, restrict, with_metrics
+from fgm.cli.sweep import read_sweep, values_of
 from fgm.cli.table import DOCUMENTS, ROOT
 
 NOTEBOOKS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -96,7 +96,7 @@ def stands(config: dict[str, Any], override: str) -> bool:
     found: Any = config
     for name in place.split("."):
         found = found[name]
-    return isinstance(found, dict | list) or found == parsed(place, word)
+    return isinstance(found, dict | list) or found == values_of(place, word)[0]
 
 
 def settings_of(module: str, is_folder: bool) -> dict[str, str]:
@@ -107,13 +107,10 @@ def settings_of(module: str, is_folder: bool) -> dict[str, str]:
 
 
 def recipe_of(given: dict[str, str], overrides: list[str]) -> tuple[str, list[str]]:
-    """A recipe and its overrides; of a study, that of its first point."""
-    if "sweep" not in given:
-        return parse_arguments(overrides)
-    sweep, rest = restrict(with_metrics(read_sweep(given["sweep"]), given.get("metrics", "")), overrides)
-    recipe, rest = parse_arguments(rest, sweep.experiment)
-    first = [next(iter(axis.values.values())) for axis in sweep.axes.values()]
-    return recipe, [*sweep.base, *rest, *(override for overrides in first for override in overrides)]
+    """A recipe and its overrides, of which a multirun's several values are left to Hydra."""
+    single = [o for o in overrides if not o.startswith("hydra") and len(values_of(*o.split("=", 1))) == 1]
+    recipe, rest = parse_arguments(single)
+    return recipe, [f"+sweep={given['sweep']}", *rest] if "sweep" in given else rest
 
 
 @cache

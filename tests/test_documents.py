@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 import fgm.cli.config
 import fgm.cli.table
 from fgm.cli.config import CONFIGS, read_recipe
-from fgm.cli.studies.definition import read_sweep
+from fgm.cli.sweep import read_sweep
 from fgm.cli.table import BLOCK, DOCUMENTS, OVERVIEW, ROOT, header, measured, render, study_line
 from fgm.evaluation import measure
 from fgm.evaluation.diagnostics import THRESHOLDS

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from fgm.cli.config import digest, read_recipe, recipes
 from fgm.cli.runs import git, provenance
-from fgm.cli.studies.definition import sweeps
+from fgm.cli.sweep import sweeps
 from fgm.cli.table import ROOT
 from fgm.utils.files import replacing
 from fgm.utils.records import Measurement, read_rows

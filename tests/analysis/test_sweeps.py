@@ -7,7 +7,7 @@ import pytest
 
 from fgm.analysis.plots import COLOURS, PLOTS, looks, metric_figure, write_plots
 from fgm.analysis.sweeps import studies_of, study_tables, title
-from fgm.cli.studies.definition import read_sweep
+from fgm.cli.sweep import read_sweep
 from fgm.cli.table import draw_study, render
 from fgm.utils.records import Measurement, append_row, read_curves
 

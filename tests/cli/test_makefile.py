@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fgm.cli.config import recipes
-from fgm.cli.studies.definition import sweeps
+from fgm.cli.sweep import sweeps
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = [

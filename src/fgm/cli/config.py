@@ -100,6 +100,7 @@ def resolved(composed_config: DictConfig, experiment: str) -> dict[str, Any]:
     with one_line_errors(lambda: keys_of(experiment)):
         config: Any = OmegaConf.to_container(composed_config, resolve=True, throw_on_missing=True)
     config |= {"recipe": experiment, "teacher": config.get("teacher") or None, "differs": []}
+    study = config.pop("study", None)
     require_float32(config)
     require_strategy(config)
     require_shards_suffice(config)
@@ -107,8 +108,9 @@ def resolved(composed_config: DictConfig, experiment: str) -> dict[str, Any]:
     check(config)
     changed = changes(plain(experiment), config)
     config["differs"] = [f"{key}={text(value)}" for key, value in changed.items() if key not in SAME_EXPERIMENT]
-    config["run_dir"] = config["run_dir"] or f"{config['outputs']}/{run_name(experiment, changed)}"
-    return config
+    folder = f"{config['outputs']}/{study['name']}" if study else config["outputs"]
+    config["run_dir"] = config["run_dir"] or f"{folder}/{run_name(experiment, changed)}"
+    return config | ({"study": study} if study else {})
 
 
 def plain(experiment: str) -> dict[str, Any]:

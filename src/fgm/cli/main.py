@@ -9,7 +9,8 @@
     cache-prompts   encode the prompts of a text-to-image experiment
     reference       mu and sigma of real images' features
     score           GenEval's score of a folder of images
-    table           make the tables of the documents
+    table           write the tables of the documents and the plots of the studies
+    sweep           print a study as W&B's sweep file; train -m +sweep=<name> runs it
 
 fgm train experiment=digits_fgm method.t_star=0.9      an experiment of configs/experiment with other values
 fgm train -m method.t_star=0.7,0.9 seed=0,1            a grid of runs
@@ -26,7 +27,7 @@ from fgm.utils.errors import UserError, entry, hint
 MODULES = {
     "train": "train", "eval": "evaluate", "evaluate": "evaluate", "sample": "sample", "export": "export",
     "record": "record", "memory": "memory", "cache-prompts": "cache_prompts", "reference": "reference",
-    "score": "score", "table": "table", "sweep": "sweep", "report": "report", "config": "config",
+    "score": "score", "table": "table", "sweep": "sweep", "config": "config",
 }  # fmt: skip
 COMPLETION = ("-sc", "--shell-completion")
 

@@ -120,13 +120,18 @@ def runs_file(config: dict[str, Any]) -> Path:
 def record(config: dict[str, Any]) -> Path:
     """Append a finished run's row to its runs.jsonl unless it is there, and copy the pictures of a plain experiment."""
     run_dir, path = Path(config["run_dir"]), runs_file(config)
-    row = json.loads((run_dir / RESULTS).read_text())
+    row = recorded_row(config)
     if row not in read_rows(path):
         append_row(path, row)
     pictures = run_dir / "samples" / "final.png"
     if pictures.exists() and run_name(config["recipe"], changes(plain(config["recipe"]), config)) == config["recipe"]:
         shutil.copyfile(pictures, path.with_name("samples.png"))
     return path
+
+
+def recorded_row(config: dict[str, Any]) -> dict[str, Any]:
+    """Read a finished run's row."""
+    return json.loads((Path(config["run_dir"]) / RESULTS).read_text())
 
 
 def provenance(config: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from fgm.analysis.tables import (
     values_by_sampler,
 )
 from fgm.cli.config import CONFIGS, recipes
-from fgm.cli.studies.definition import Sweep, read_sweep, sweeps
+from fgm.cli.sweep import SweepConfig, read_sweep, sweeps
 from fgm.utils.errors import UserError, entry
 from fgm.utils.records import counted, read_rows
 
@@ -120,7 +120,7 @@ def tables(names: list[str], experiments: Path, metrics: list[str]) -> str:
     return "\n".join(lines) + ("\n" if lines else "")
 
 
-def draw_study(sweep: Sweep, experiments: Path, outputs: Path) -> None:
+def draw_study(sweep: SweepConfig, experiments: Path, outputs: Path) -> None:
     """Draw a study's plots beside its rows, with samples of the runs that are still in outputs, and begin its page."""
     folder = experiments / sweep.name
     studies = [study for study in studies_of(read_rows(folder / "runs.jsonl")) if study.runs]
@@ -192,9 +192,9 @@ def study_lines(experiments: Path) -> list[str]:
     return [*head, *(study_line(read_sweep(name), experiments) for name in sweeps())]
 
 
-def study_line(sweep: Sweep, experiments: Path) -> str:
+def study_line(sweep: SweepConfig, experiments: Path) -> str:
     studies = studies_of(read_rows(experiments / sweep.name / "runs.jsonl"))
-    points = prod(len(axis.values) for axis in sweep.axes.values())
+    points = prod(len(values) for values in sweep.axes.values())
     best = "; ".join(best_point(study, study.best) for study in studies if study.best)
     return table_row([linked(sweep.name, experiments), sweep.question, str(points), best])
 

@@ -1,7 +1,7 @@
 """Train a teacher, or distil one:  python -m fgm.cli.train experiment=digits_fgm method.t_star=0.9
 
 The same command again resumes, or says that the run is done. -m method.t_star=0.7,0.9 runs a grid, one run after the
-other in this process. --help lists experiments and settings.
+other in this process; -m +sweep=t_star runs a study, see sweep.py. --help lists experiments and settings.
 """
 
 import json
@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from fgm.analysis.tables import summary
-from fgm.cli import cache_prompts, runs, teacher
+from fgm.cli import cache_prompts, runs, sweep, teacher
 from fgm.cli.build import build_module, build_run
 from fgm.cli.command import Command, NoSettings
 from fgm.cli.config import require_extras
@@ -38,7 +38,7 @@ def run(config: dict[str, Any], settings: NoSettings) -> float | None:
             "-m is for one device, trainer.devices=1: every further process would start the whole grid. Start a command "
             "for each value, or let hydra/launcher=submitit_slurm do it"
         )
-    return train(config)
+    return sweep.run_point(config, train) if "study" in config else train(config)
 
 
 def train(config: dict[str, Any]) -> float | None:

@@ -1,18 +1,16 @@
-"""Metrics of prompts: order, score and interval; GenEval as a suite agrees with GenEval on a folder; several suites."""
+"""Suites with prompts: the order of prompts is balanced, and GenEval of a suite equals GenEval of a folder."""
 
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from geneval_files import example_prompts, write_layout, write_prompts
 from torch import Tensor
 
+from fgm.cli.config import read_recipe
+from fgm.data.geneval import Metadata
 from fgm.data.images import Digits
-from fgm.data.shapes.dataset import Shapes
 from fgm.evaluation import measure
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.evaluation.geneval.folder import score_folder
@@ -20,15 +18,13 @@ from fgm.evaluation.geneval.metric import GenEval, GenEvalSuite
 from fgm.evaluation.preflight import require_files
 from fgm.evaluation.prompt_score import rounds
 from fgm.utils.errors import UserError
-from fgm.utils.random import keyed_generator
 
 PROMPTS = example_prompts(11)
-FEW = SimpleNamespace(split={part: Shapes().draw(60, keyed_generator(part, index=0)) for part in ("train", "test")})
 CLASSES = sorted({clause.cls for prompt in PROMPTS for clause in prompt.include})
 
 
 class ByShade:
-    """A detector that takes the first pixel's red for the number of a class and its green for the number of objects."""
+    """A detector whose class and number of objects are the red and green values of the first pixel."""
 
     protocol = "by shade"
 
@@ -44,42 +40,42 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> GenEvalSuite:
     return GenEvalSuite(str(path), ByShade(), samples=2)
 
 
-def answer(suite: GenEvalSuite, question: int) -> Tensor:
-    """The first clause of a question, drawn for ByShade; every fifth picture is empty."""
-    first = suite.asked[question].include[0]
+def image_of(suite: GenEvalSuite, prompt_id: int) -> Tensor:
+    """An image that shows the first clause of a prompt to ByShade, or nothing for every fifth prompt."""
+    first = suite.sequence[prompt_id].include[0]
     x = torch.zeros(3, 4, 4, dtype=torch.uint8)
-    x[0, 0, 0], x[1, 0, 0] = CLASSES.index(first.cls), first.count if question % 5 else 0
+    x[0, 0, 0], x[1, 0, 0] = CLASSES.index(first.cls), first.count if prompt_id % 5 else 0
     return x
 
 
-def test_the_order_of_asking_serves_tags_of_unlike_sizes() -> None:
+def test_rounds_alternate_tags_of_different_sizes() -> None:
     order = rounds({"a": [("a0", 2), ("a1", 1)], "b": [("b0", 5)]}, seed=0)
     assert Counter(order) == {"a0": 2, "a1": 1, "b0": 5}
     assert [item[0] for item in order] == ["a", "b", "a", "b", "a", "b", "b", "b"]
     assert {order[0], order[2]} == {"a0", "a1"} and order[4] == "a0"
 
 
-def test_all_prompts_are_asked_and_a_short_beginning_is_balanced(suite: GenEvalSuite) -> None:
-    assert Counter(suite.asked) == dict.fromkeys(PROMPTS, 2)
-    tags = Counter(suite.asked[i].tag for i in suite.prompt_ids(torch.arange(30)).tolist())
+def test_sequence_has_all_prompts_and_a_balanced_beginning(suite: GenEvalSuite) -> None:
+    assert Counter(suite.sequence) == dict.fromkeys(PROMPTS, 2)
+    tags = Counter(suite.sequence[i].tag for i in suite.prompt_ids(torch.arange(30)).tolist())
     assert set(tags.values()) == {5} and len(tags) == 6
     assert suite.prompt_ids(torch.tensor([2 * len(PROMPTS) + 3])).tolist() == [3]
 
 
-def test_a_suites_score_is_that_of_the_folder(suite: GenEvalSuite, tmp_path: Path) -> None:
-    """The same pictures, as an official layout and as samples in memory in the order of asking."""
-    questions = torch.arange(len(suite.asked))
-    images = torch.stack([answer(suite, i) for i in questions.tolist()])
-    places: dict[Any, list[int]] = {}
-    for i, prompt in enumerate(suite.asked):
+def test_score_of_a_suite_equals_that_of_the_folder(suite: GenEvalSuite, tmp_path: Path) -> None:
+    """The same images, as an official folder and as samples in memory in the order of the suite."""
+    prompt_ids = torch.arange(len(suite.sequence))
+    images = torch.stack([image_of(suite, i) for i in prompt_ids.tolist()])
+    places: dict[Metadata, list[int]] = {}
+    for i, prompt in enumerate(suite.sequence):
         places.setdefault(prompt, []).append(i)
 
-    def draw(index: int, ordinal: int) -> np.ndarray:
+    def draw(index: int, ordinal: int) -> Pixels:
         return images[places[PROMPTS[index]][ordinal]].movedim(0, -1).contiguous().numpy()
 
     write_layout(tmp_path, PROMPTS, draw, per_prompt=2)
     folder = score_folder(GenEval(ByShade()), tmp_path, PROMPTS, 2).scores
-    memory = {m.metric: m for m in measure(suite, images, questions)}
+    memory = {m.metric: m for m in measure(suite, images, prompt_ids)}
     assert 0 < folder.overall < 1 and memory["geneval"].value == pytest.approx(folder.overall, abs=1e-12)
     for tag, value in folder.tags.items():
         assert memory[f"geneval_{tag}"].value == pytest.approx(value, abs=1e-12)
@@ -87,12 +83,14 @@ def test_a_suites_score_is_that_of_the_folder(suite: GenEvalSuite, tmp_path: Pat
     assert low < folder.overall < high and memory["geneval"].n == 2 * len(PROMPTS)
 
 
-def test_a_subset_says_so_and_no_labels_are_refused(suite: GenEvalSuite, tmp_path: Path) -> None:
-    images = torch.stack([answer(suite, i) for i in range(12)])
-    (score, *_) = measure(suite, images, torch.arange(12))
+def test_protocol_names_the_subset_of_prompts(suite: GenEvalSuite) -> None:
+    (score, *_) = measure(suite, torch.stack([image_of(suite, i) for i in range(12)]), torch.arange(12))
     assert "12 prompts, " in score.protocol and score.protocol.endswith(f" of {len(PROMPTS)}")
+
+
+def test_samples_and_data_without_prompts_are_errors(suite: GenEvalSuite, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="geneval needs samples of its own prompts"):
-        measure(suite, images)
+        measure(suite, torch.stack([image_of(suite, i) for i in range(12)]))
     write_prompts(tmp_path / "metadata.jsonl", PROMPTS)
     with pytest.raises(UserError, match="Digits has none"):
         GenEvalSuite(str(tmp_path / "metadata.jsonl"), ByShade(), data=Digits())
@@ -102,9 +100,7 @@ def test_a_subset_says_so_and_no_labels_are_refused(suite: GenEvalSuite, tmp_pat
     ({}, "evaluation.suite.metadata = None: give prompts/evaluation_metadata.jsonl"),
     ({"metadata": __file__}, "evaluation.suite.detector.directory = None: put facebook/mask2former"),
 ])  # fmt: skip
-def test_missing_files_of_geneval_are_told_before_torch(change: dict[str, str], message: str) -> None:
-    from fgm.cli.config import read_recipe
-
+def test_missing_files_are_found_before_a_training(change: dict[str, str], message: str) -> None:
     node = read_recipe("digits_fgm", ["evaluation=geneval", "data=shapes"])["evaluation"]
     with pytest.raises(UserError, match=message):
         require_files(node | {"suite": node["suite"] | change})

@@ -25,7 +25,7 @@ World = tuple[list[Metadata], Scenes, Tensor]
 def true_world(size: Literal[32, 64] = 32, shapes: int = EASY) -> World:
     suite = ShapeEvalSuite(size, shapes, PER_TAG, PER_TAG)
     scenes = draw_scenes_of(suite.captions, keyed_generator("truth", index=0), canvas_of(size))
-    return suite.asked, scenes, render(scenes, size)
+    return suite.sequence, scenes, render(scenes, size)
 
 
 @pytest.fixture(scope="module")

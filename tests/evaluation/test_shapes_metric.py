@@ -78,9 +78,9 @@ def test_sampler_that_paints_its_captions_scores_one_in_any_batches(suite: Shape
 
 
 def test_scores_of_seen_and_held_out_pairs_are_separated(suite: ShapeEvalSuite) -> None:
-    held_out = frozenset(metadata.prompt for metadata in suite.asked if binds_unseen(metadata))
+    held_out = frozenset(metadata.prompt for metadata in suite.sequence if binds_unseen(metadata))
     values = measured(suite, Painter(suite, held_out))
-    share = {tag: sum(suite.unseen[i] for i in range(N) if suite.asked[i].tag == tag) / PER_TAG for tag in TAGS}
+    share = {tag: sum(suite.unseen[i] for i in range(N) if suite.sequence[i].tag == tag) / PER_TAG for tag in TAGS}
     assert (values["shapeeval_seen"], values["shapeeval_unseen"]) == (1, 0)
     assert share["colors"] == 0.2 and share["color_attr"] > 0
     for tag in TAGS:
@@ -100,7 +100,7 @@ def test_blur_changes_counts_less_with_shapeevals_threshold(suite: ShapeEvalSuit
     readings = suite.detector.read(gaussian_blur(suite.ground_truth(counting), 9, 1.5))
     correct = {
         threshold: sum(
-            grade(suite.asked[i], r.detections, GenEvalRules(counting_threshold=threshold)).correct
+            grade(suite.sequence[i], r.detections, GenEvalRules(counting_threshold=threshold)).correct
             for i, r in zip(counting.tolist(), readings, strict=True)
         )
         for threshold in (RULES.counting_threshold, 0.9)
@@ -129,37 +129,37 @@ def test_interval_contains_the_score(suite: ShapeEvalSuite) -> None:
 def test_every_tag_has_its_images_in_equal_shares(images: int) -> None:
     suite = ShapeEvalSuite(prompts_per_tag=50, images_per_tag=images)
     for tag in TAGS:
-        shares = Counter(metadata.prompt for metadata in suite.asked if metadata.tag == tag)
+        shares = Counter(metadata.prompt for metadata in suite.sequence if metadata.tag == tag)
         assert sum(shares.values()) == images and max(shares.values()) - min(shares.values()) <= 1
         assert len(shares) <= 50
 
 
 def test_default_prompts_are_all_captions_up_to_a_hundred_of_a_tag() -> None:
-    distinct = set(ShapeEvalSuite().asked)
+    distinct = set(ShapeEvalSuite().sequence)
     assert len(distinct) == len({metadata.prompt for metadata in distinct}) == 4 + 12 + 12 + 40 + 48 + 100
     unseen = Counter(metadata.tag for metadata in distinct if binds_unseen(metadata))
     assert unseen.keys() == {"colors", "color_attr"} and unseen["colors"] == 8 and unseen["color_attr"] > 20
 
 
 def test_prompts_are_a_function_of_the_seed() -> None:
-    one, same, other = (ShapeEvalSuite(prompts_per_tag=5, images_per_tag=5, seed=seed).asked for seed in (1, 1, 2))
+    one, same, other = (ShapeEvalSuite(prompts_per_tag=5, images_per_tag=5, seed=seed).sequence for seed in (1, 1, 2))
     assert one == same != other
 
 
 @pytest.mark.parametrize("n", [1, 6, 25, N])
 def test_first_n_prompts_are_balanced_over_tags_and_captions(suite: ShapeEvalSuite, n: int) -> None:
-    asked = suite.asked[:n]
-    tags = Counter(m.tag for m in asked)
+    first = suite.sequence[:n]
+    tags = Counter(m.tag for m in first)
     assert max(tags.values()) - (min(tags.values()) if len(tags) == 6 else 0) <= 1
     for tag in tags:
-        prompts = Counter(m.prompt for m in asked if m.tag == tag)
-        assert max(prompts.values()) <= -(-tags[tag] // len({m.prompt for m in suite.asked if m.tag == tag}))
+        prompts = Counter(m.prompt for m in first if m.tag == tag)
+        assert max(prompts.values()) <= -(-tags[tag] // len({m.prompt for m in suite.sequence if m.tag == tag}))
 
 
 def test_prompts_repeat_after_the_last_and_match_their_conditions(suite: ShapeEvalSuite) -> None:
     once, again = suite.prompt_ids(torch.arange(N)), suite.prompt_ids(torch.arange(N, 2 * N))
     assert torch.equal(once, again)
-    assert decode(suite.conditions(once)) == suite.prompts(once) == [m.prompt for m in suite.asked]
+    assert decode(suite.conditions(once)) == suite.prompts(once) == [m.prompt for m in suite.sequence]
     assert isinstance(suite, PromptMetric) and not isinstance(DigitMetrics.__new__(DigitMetrics), PromptMetric)
 
 

@@ -72,28 +72,28 @@ def summarize(tags: Sequence[str], prompts: Sequence[Any], correct: Sequence[boo
         groups.setdefault(tag, {}).setdefault(prompt, []).append(bool(right))
     images = {tag: np.concatenate(list(group.values())) for tag, group in groups.items()}
     means = {tag: float(values.mean()) for tag, values in images.items()}
-    shares = [np.array([np.mean(group[prompt]) for prompt in sorted(group)]) for group in groups.values()]
+    shares = [np.array([float(np.mean(group[p])) for p in sorted(group)]) for group in groups.values()]
     prompts_correct = float(np.mean(np.concatenate(shares) > 0))
     overall, n_of_tag = float(np.mean(list(means.values()))), {tag: len(values) for tag, values in images.items()}
     return Scores(overall, bootstrap(shares), means, float(np.mean(correct)), prompts_correct, len(correct), n_of_tag)
 
 
 class PromptScore:
-    """Base of suites with prompts; a prompt id is a position in `asked`.
+    """Base of suites with prompts; a prompt id is a position in `sequence`.
 
     Args:
         metric: name of the score.
-        asked: one prompt for each image, in their order.
+        sequence: one prompt for each image, in their order.
     """
 
-    def __init__(self, metric: str, asked: Sequence[Metadata]) -> None:
-        self.metric, self.asked = metric, list(asked)
+    def __init__(self, metric: str, sequence: Sequence[Metadata]) -> None:
+        self.metric, self.sequence = metric, list(sequence)
 
     def prompt_ids(self, indices: Tensor) -> Tensor:
-        return indices.cpu() % len(self.asked)
+        return indices.cpu() % len(self.sequence)
 
     def prompts(self, prompt_ids: Tensor) -> list[str]:
-        return [self.asked[i].prompt for i in prompt_ids.tolist()]
+        return [self.sequence[i].prompt for i in prompt_ids.tolist()]
 
     def grades(self, x_0: Tensor, prompt_ids: Tensor) -> list[tuple[bool, str]]:
         raise NotImplementedError
@@ -103,21 +103,21 @@ class PromptScore:
         raise NotImplementedError
 
     def features(self, x_0: Tensor, labels: Tensor | None) -> Features:
-        prompt_ids = self.answered(labels)
+        prompt_ids = self.require_prompt_ids(labels)
         return {"prompt_id": prompt_ids, "correct": torch.tensor([v for v, _ in self.grades(x_0, prompt_ids)])}
 
     def compute(self, features: Features) -> list[Measurement]:
-        asked = [self.asked[i] for i in features["prompt_id"].tolist()]
-        scores = summarize([m.tag for m in asked], [m.prompt for m in asked], features["correct"].tolist())
+        prompts = [self.sequence[i] for i in features["prompt_id"].tolist()]
+        scores = summarize([m.tag for m in prompts], [m.prompt for m in prompts], features["correct"].tolist())
         return scores.measurements(self.metric, self.protocol(features["prompt_id"]))
 
-    def answered(self, labels: Tensor | None) -> Tensor:
+    def require_prompt_ids(self, labels: Tensor | None) -> Tensor:
         """Return the prompt ids of samples.
 
         Raises:
             UserError: the labels are not prompt ids of this suite.
         """
-        if labels is None or (len(labels) and int(labels.max()) >= len(self.asked)):
+        if labels is None or (len(labels) and int(labels.max()) >= len(self.sequence)):
             raise UserError(
                 f"{self.metric} needs samples of its own prompts: draw them by make eval, or export them by make "
                 "export ARGS=format=png, which writes their numbers as labels into dataset.json"
@@ -126,7 +126,7 @@ class PromptScore:
 
     def distinct(self, prompt_ids: Tensor) -> list[Metadata]:
         """Return the prompts of these ids, each once."""
-        return list(dict.fromkeys(self.asked[i] for i in prompt_ids.tolist()))
+        return list(dict.fromkeys(self.sequence[i] for i in prompt_ids.tolist()))
 
 
 def rounds(by_tag: Mapping[str, Sequence[tuple[T, int]]], seed: int) -> list[T]:

@@ -157,8 +157,11 @@ def grade_samples(metric: GenEval, samples: Sequence[Sample], prompts: Sequence[
     """Grade samples in their order; with recorded detections an image is read only for the color classifier."""
     results, detector = [], metric.detector
     for sample in samples:
-        metadata, recorded = prompts[sample.index], isinstance(detector, RecordedDetections)
-        detections = detector.recall(sample.key) if recorded else metric.detect(sample.pixels())
+        metadata = prompts[sample.index]
+        if isinstance(detector, RecordedDetections):
+            detections = detector.recall(sample.key)
+        else:
+            detections = metric.detect(sample.pixels())
         selected, grade = metric.grade(detections, metadata, sample.pixels)
         boxes = {cls: [[*map(float, d.box), float(d.score)] for d in found] for cls, found in selected.items()}
         results.append(Result(sample.key, metadata, grade.correct, grade.reason, boxes))
@@ -191,8 +194,8 @@ def describe(samples: Sequence[Sample], prompts: Sequence[Metadata]) -> dict[str
     content = sha256()
     for sample in samples:
         content.update(sample.path.read_bytes())
-    asked = {"prompts": digest(prompts), "per_prompt": len(samples) // len(prompts)}
-    return {"kind": "geneval", "sha256": content.hexdigest(), **asked}
+    per_prompt = len(samples) // len(prompts)
+    return {"kind": "geneval", "sha256": content.hexdigest(), "prompts": digest(prompts), "per_prompt": per_prompt}
 
 
 def write_score(

@@ -62,11 +62,11 @@ class GenEval(Metric):
         Raises:
             UserError: a color is needed, and neither the detections nor a color classifier give one.
         """
-        correct = []
-        pixels = to_pixels(images) if isinstance(images, Tensor) else [None] * len(images)
-        for image, item, metadata in zip(pixels, images, prompts, strict=True):
-            detections = list(item) if image is None else self.detect(image)
-            correct.append(self.grade(detections, metadata, image)[1].correct)
+        if isinstance(images, Tensor):
+            graded = [self.grade(self.detect(x), m, x) for x, m in zip(to_pixels(images), prompts, strict=True)]
+        else:
+            graded = [self.grade(detections, m) for detections, m in zip(images, prompts, strict=True)]
+        correct = [grade.correct for _, grade in graded]
         numbers = [TAGS.index(metadata.tag) for metadata in prompts], [prompt_id(metadata) for metadata in prompts]
         for state, values in zip((self.tags, self.prompt_ids, self.correct), (*numbers, correct), strict=True):
             state.append(torch.tensor(values, dtype=torch.int64, device=self.device))
@@ -161,7 +161,7 @@ class GenEvalSuite(PromptScore):
                 raise UserError(
                     f"GenEval needs data with prompts, and {type(data).__name__} has none: use another evaluator"
                 )
-            self.tokens = data.prompts.encode([metadata.prompt for metadata in self.asked])
+            self.tokens = data.prompts.encode([metadata.prompt for metadata in self.sequence])
 
     def conditions(self, prompt_ids: Tensor) -> Tensor:
         assert self.tokens is not None  # samples from a folder need no conditions
@@ -171,17 +171,17 @@ class GenEvalSuite(PromptScore):
         """Return None: there are no real images of GenEval's prompts."""
 
     def grades(self, x_0: Tensor, prompt_ids: Tensor) -> list[tuple[bool, str]]:
-        prompts = [self.asked[i] for i in prompt_ids.tolist()]
+        prompts = [self.sequence[i] for i in prompt_ids.tolist()]
         pairs = zip(to_pixels(x_0), prompts, strict=True)
         grades = [self.geneval.grade(self.geneval.detect(image), prompt, image)[1] for image, prompt in pairs]
         return [(grade.correct, grade.reason) for grade in grades]
 
     def protocol(self, prompt_ids: Tensor) -> str:
-        subset = "" if len(prompt_ids) == len(self.asked) else f" of {len(set(self.asked))}"
+        subset = "" if len(prompt_ids) == len(self.sequence) else f" of {len(set(self.sequence))}"
         return self.geneval.protocol(self.distinct(prompt_ids)) + subset
 
     def identity(self) -> dict[str, Any]:
-        return {"protocol": self.protocol(torch.arange(len(self.asked))), "asked": digest(self.asked)}
+        return {"protocol": self.protocol(torch.arange(len(self.sequence))), "prompts": digest(self.sequence)}
 
     def reference_values(self) -> list[Measurement]:
         return []

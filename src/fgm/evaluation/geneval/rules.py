@@ -157,7 +157,7 @@ def relations(a: Box, b: Box, position_threshold: float = 0.1) -> list[str]:
 
 
 def iou(a: Box, b: Box) -> float:
-    """Return intersection over union, with corners as whole pixels that belong to the box."""
+    """Return intersection over union, counting both corners' pixels as part of the box."""
     union = area(a) + area(b)
     common = area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
     return common / (union - common) if union > common else 0.0

@@ -16,7 +16,7 @@ same number of images, shared by its prompts as evenly as possible. Prompts of h
 color_attr, at their share of all prompts.
 
 One threshold differs from GenEval: counting keeps objects of a score above 0.7 instead of 0.9. The score is no confidence
-here but a soft IoU, which blur alone lowers: of true scenes at 32 pixels, blurred by a Gaussian of 1.5 pixels, 0.90 count
+here but a soft IoU, which any blur lowers: of true scenes at 32 pixels, blurred by a Gaussian of 1.5 pixels, 0.90 count
 right above 0.7 and 0.30 above 0.9. 0.7 is what the detector requires of any object.
 """
 
@@ -75,12 +75,12 @@ class ShapeEvalSuite(PromptScore):
         columns = zip(*(captions.columns() for captions in chosen.values()), strict=True)
         distinct = Captions(*(torch.cat(column) for column in columns))
         row = {prompt: i for i, prompt in enumerate(distinct.prompts())}
-        self.captions = distinct[torch.tensor([row[metadata.prompt] for metadata in self.asked])]
-        self.unseen = torch.tensor([binds_unseen(metadata) for metadata in self.asked])
+        self.captions = distinct[torch.tensor([row[metadata.prompt] for metadata in self.sequence])]
+        self.unseen = torch.tensor([binds_unseen(metadata) for metadata in self.sequence])
 
     def identity(self) -> dict[str, Any]:
         protocols = {"rules": RULES.protocol, "detector": self.detector.protocol}
-        return {"size": self.size, **protocols, "asked": digest(self.asked)}
+        return {"size": self.size, **protocols, "prompts": digest(self.sequence)}
 
     def conditions(self, prompt_ids: Tensor) -> Tensor:
         """Return token ids (n, LENGTH)."""
@@ -96,10 +96,10 @@ class ShapeEvalSuite(PromptScore):
 
     def grades_of(self, readings: Sequence[Reading], prompt_ids: Tensor) -> list[Grade]:
         pairs = zip(prompt_ids.tolist(), readings, strict=True)
-        return [grade(self.asked[i], reading.detections, RULES) for i, reading in pairs]
+        return [grade(self.sequence[i], reading.detections, RULES) for i, reading in pairs]
 
     def features(self, x_0: Tensor, labels: Tensor | None) -> Features:
-        return self.features_of(self.detector.read(x_0), self.answered(labels))
+        return self.features_of(self.detector.read(x_0), self.require_prompt_ids(labels))
 
     def features_of(self, readings: Sequence[Reading], prompt_ids: Tensor) -> Features:
         correct = torch.tensor([grade.correct for grade in self.grades_of(readings, prompt_ids)])
@@ -119,7 +119,7 @@ class ShapeEvalSuite(PromptScore):
 
     def binding_scores(self, correct: Tensor, prompt_ids: Tensor) -> list[Measurement]:
         """Return the scores of prompts with and without held-out pairs, if both binding tags have such prompts."""
-        tags, unseen = [self.asked[i].tag for i in prompt_ids.tolist()], self.unseen[prompt_ids]
+        tags, unseen = [self.sequence[i].tag for i in prompt_ids.tolist()], self.unseen[prompt_ids]
         of_tag = [torch.tensor([each == tag for each in tags]) for tag in BINDING]
         measured = []
         for name, kind in {f"{self.metric}_seen": ~unseen, f"{self.metric}_unseen": unseen}.items():
@@ -136,7 +136,7 @@ class ShapeEvalSuite(PromptScore):
 
     def reference_values(self) -> list[Measurement]:
         """Measure the ground truth, which every sampler may reach, and the same images against shuffled prompts."""
-        order = torch.arange(len(self.asked))
+        order = torch.arange(len(self.sequence))
         readings = self.detector.read(self.ground_truth(order))
         shuffled = torch.randperm(len(order), generator=keyed_generator(self.seed, "ShapeEval shuffle", index=0))
         ceiling, floor = (self.compute(self.features_of(readings, prompt_ids)) for prompt_ids in (order, shuffled))

@@ -76,7 +76,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         fashion(lambda tmp: write_fashion(tmp, labels=torch.zeros(39, dtype=torch.uint8))), "39 labels for 40 images"
     ),
     "no CIFAR-10": (lambda tmp: CIFAR10(str(tmp)), "cifar-10 needs cifar-10-python.tar.gz"),
-    "tar": (cifar10(archive=True, share=0.5), "data_batch_1: damaged"),
+    "tar": (cifar10(archive=True, share=0.5), "cifar-10-python.tar.gz: damaged"),
     "label 10": (cifar10(labels=[0] * 19 + [10]), "label 19 is 10; expected 0 to 9"),
     "label -1": (cifar10(labels=[0] * 19 + [-1]), "label 19 is -1; expected 0 to 9"),
     "28 pixels": (cifar10(data=bytes_of(20, 2352).numpy()), "expected data, uint8 (n, 3072)"),

@@ -190,28 +190,29 @@ class CIFAR10(InMemoryImages):
 
     def read(self, part: str) -> Split:
         names = [f"data_batch_{i}" for i in range(1, 6)] if part == "train" else ["test_batch"]
-        return concatenate(map(self.read_batch, names))
-
-    def read_batch(self, name: str) -> tuple[Tensor, Tensor]:
-        """Read one batch: a Python 2 pickle of {data: uint8 (n, 3072), planes row by row; labels: list of n}."""
-        where = f"{self.path}: {name}"
         try:
             if self.path.is_dir():
-                content = (self.path / name).read_bytes()
+                contents = [(self.path / name).read_bytes() for name in names]
             else:
                 with tarfile.open(self.path) as archive:
-                    member = archive.extractfile(f"{datasets.CIFAR10.base_folder}/{name}")
-                    content = member.read() if member else b""
+                    members = [archive.extractfile(f"{datasets.CIFAR10.base_folder}/{name}") for name in names]
+                    contents = [member.read() if member else b"" for member in members]
         except (OSError, EOFError, tarfile.TarError, KeyError) as error:
-            raise UserError(f"{where}: damaged ({first_line(error)}); download it again") from error
-        batch = read_pickle(BytesIO(content), where, CONTAINERS | ARRAYS, encoding="bytes")
-        batch = batch if isinstance(batch, dict) else {}
-        pixels: Any = batch.get(b"data")
-        labels = batch.get(b"labels")
-        if getattr(pixels, "dtype", None) != "uint8" or pixels.shape[1:] != (3072,) or not isinstance(labels, list):
-            raise UserError(f"{where}: expected data, uint8 (n, 3072), and labels, a list; download it again")
-        images = torch.from_numpy(pixels.copy()).reshape(-1, *self.shape)
-        return images, checked_labels(torch.tensor(labels), len(images), 10, where)
+            raise UserError(f"{self.path}: damaged ({first_line(error)}); download it again") from error
+        batches = zip(contents, names, strict=True)
+        return concatenate(read_batch(content, f"{self.path}: {name}") for content, name in batches)
+
+
+def read_batch(content: bytes, where: str) -> tuple[Tensor, Tensor]:
+    """Read a Python 2 pickle of {data: uint8 (n, 3072), planes row by row; labels: list of n}."""
+    batch = read_pickle(BytesIO(content), where, CONTAINERS | ARRAYS, encoding="bytes")
+    batch = batch if isinstance(batch, dict) else {}
+    pixels: Any = batch.get(b"data")
+    labels = batch.get(b"labels")
+    if getattr(pixels, "dtype", None) != "uint8" or pixels.shape[1:] != (3072,) or not isinstance(labels, list):
+        raise UserError(f"{where}: expected data, uint8 (n, 3072), and labels, a list; download it again")
+    images = torch.from_numpy(pixels.copy()).reshape(-1, *CIFAR10.shape)
+    return images, checked_labels(torch.tensor(labels), len(images), 10, where)
 
 
 @validated

@@ -1,4 +1,4 @@
-"""Nothing executes what a user was handed: code behind every door that opens a file is refused in one line, unrun."""
+"""No file that a user receives is executed: code in it is a one-line error wherever a file is opened, and does not run."""
 
 import json
 import pickle
@@ -37,10 +37,10 @@ from fgm.training.checkpointing import LAST, PREVIOUS, last_checkpoint
 
 FORMS: dict[str, Callable[[Path, Any], Any]] = {
     "pickle": lambda file, code: file.write_bytes(pickle.dumps(code)),
-    "pickle of Python 2's": lambda file, code: file.write_bytes(pickle.dumps({"ema": code, "data": code}, protocol=2)),
+    "pickle of Python 2": lambda file, code: file.write_bytes(pickle.dumps({"ema": code, "data": code}, protocol=2)),
     "torch.save": lambda file, code: torch.save({"ema": code, "ema_model": code, "state_dict": code}, file),
-    "torch.save of old": lambda file, code: torch.save({"w": code}, file, _use_new_zipfile_serialization=False),
-    "a whole checkpoint and code": lambda file, code: torch.save(
+    "old format of torch.save": lambda file, code: torch.save({"w": code}, file, _use_new_zipfile_serialization=False),
+    "checkpoint with code": lambda file, code: torch.save(
         {"state_dict": {"cycle": torch.tensor(1)}, "callbacks": code}, file
     ),
     "npy": lambda file, code: save_arrays(np.save, file, np.array([code], object)),
@@ -54,8 +54,8 @@ def save_arrays(save: Any, file: Path, *arrays: Any, **named: Any) -> None:
 
 
 @pytest.fixture(params=FORMS)
-def handed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Writes a file of that name under tmp_path, with code in it, which must not have run in the end."""
+def code_in(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Write a file of a given name with code in it, and check at the end that the code did not run."""
     code = Code(tmp_path / "ran")
 
     def write(name: str) -> Path:
@@ -69,7 +69,7 @@ def handed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_code_does_run_where_it_is_let(form: str, tmp_path: Path) -> None:
+def test_code_runs_if_a_file_is_unpickled(form: str, tmp_path: Path) -> None:
     FORMS[form](tmp_path / "file", Code(tmp_path / "ran"))
     assert not (tmp_path / "ran").exists()
     if form.startswith("np"):
@@ -83,7 +83,7 @@ def test_the_code_does_run_where_it_is_let(form: str, tmp_path: Path) -> None:
 
 
 def network_directory(file: Path) -> Path:
-    """Of a network whose weights are this file."""
+    """Make the directory of a network whose weights are this file."""
     (file.parent / "config.json").write_text("{}")
     return file.parent
 
@@ -107,7 +107,7 @@ def small_ddpmpp() -> RectifiedFlow:
     return RectifiedFlow(size=8, width=8, multipliers=(1,), blocks=1, attention=())
 
 
-DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "last.ckpt": (str(LAST), lambda f: last_checkpoint(f.parents[1], Console(quiet=True))),
     "previous.ckpt": (str(PREVIOUS), lambda f: last_checkpoint(f.parents[1], Console(quiet=True))),
     "teacher of a file": ("t.safetensors", lambda f: teacher.from_file(str(f), torch.nn.Linear(1, 1))),
@@ -136,45 +136,45 @@ DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_code_behind_every_door_is_one_line(
-    door: str, handed: Callable[[str], Path], capsys: Said, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("reader", READERS)
+def test_code_in_a_file_is_a_one_line_error_and_does_not_run(
+    reader: str, code_in: Callable[[str], Path], capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, opened = DOORS[door]
-    file = handed(name)
+    name, opened = READERS[reader]
+    file = code_in(name)
     line = refused(lambda _: opened(file), [], capsys, monkeypatch)
     assert str(file.parent) in line
 
 
-# by the commands
+# commands
 
 
-@pytest.mark.parametrize("handed", ["pickle", "torch.save"], indirect=True)
-def test_training_refuses_a_checkpoint_and_a_teacher_with_code(
-    handed: Callable[[str], Path], capsys: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("code_in", ["pickle", "torch.save"], indirect=True)
+def test_training_rejects_a_checkpoint_and_a_teacher_with_code(
+    code_in: Callable[[str], Path], capsys: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     places = [f"outputs={tmp_path}/outputs", f"experiments={tmp_path}/experiments", *TINY[1:]]
-    last = handed(f"run/{LAST}")
+    last = code_in(f"run/{LAST}")
     told = refused(
         fgm.cli.train.main, ["experiment=digits_teacher", *places, f"run_dir={tmp_path}/run"], capsys, monkeypatch
     )
     assert told.startswith(f"error: {last} cannot be read") and last.exists()
     assert not (tmp_path / "run" / "results.json").exists()
     for kind, key, name in (("file", "file", "t.safetensors"), ("edm", "checkpoint", "t.pkl")):
-        file = handed(name)
+        file = code_in(name)
         given = ["experiment=digits_fgm", *places, f"teacher={kind}", f"teacher.{key}={file}"]
         assert str(file) in refused(fgm.cli.train.main, given, capsys, monkeypatch)
         assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.parametrize("handed", ["pickle", "torch.save"], indirect=True)
-def test_weights_of_a_run_and_those_that_come_with_the_suite_are_read_as_tensors(
-    handed: Callable[[str], Path], capsys: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("code_in", ["pickle", "torch.save"], indirect=True)
+def test_weights_of_a_run_and_bundled_weights_are_read_as_tensors(
+    code_in: Callable[[str], Path], capsys: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run = finished(tmp_path, "digits_fgm", TINY)
-    file = handed(f"{run_dir(run).name}/generator.safetensors")
+    file = code_in(f"{run_dir(run).name}/generator.safetensors")
     assert str(file) in refused(fgm.cli.sample.main, [*run, f"out={tmp_path}/x.png"], capsys, monkeypatch)
-    file = handed("bundled/digits_fgm.safetensors")
+    file = code_in("bundled/digits_fgm.safetensors")
     told = {"config": read_yaml(run_dir(run) / "config.yaml"), "row": {"results": []}}
     (file.parent / "digits_fgm.json").write_text(json.dumps(told))
     monkeypatch.setattr(bundled, "DIRECTORY", file.parent)
@@ -182,7 +182,7 @@ def test_weights_of_a_run_and_those_that_come_with_the_suite_are_read_as_tensors
     assert str(file) in refused(fgm.cli.sample.main, other, capsys, monkeypatch)
 
 
-# configs, which name what is called
+# configs, whose _target_s are called
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_weights_of_a_run_and_those_that_come_with_the_suite_are_read_as_tensors
     ],
 )
 @pytest.mark.parametrize("command", [fgm.cli.sample.main, fgm.cli.evaluate.main], ids=["sample", "evaluate"])
-def test_a_run_s_config_calls_nothing_that_the_suite_does_not_name(
+def test_config_of_a_run_calls_only_what_the_suite_names(
     text: str, told: str, command: Any, capsys: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run = finished(tmp_path, "digits_fgm", TINY)
@@ -222,7 +222,7 @@ def test_a_run_s_config_calls_nothing_that_the_suite_does_not_name(
 
 @pytest.mark.parametrize("command", [fgm.cli.sample.main, fgm.cli.evaluate.main], ids=["sample", "evaluate"])
 @pytest.mark.parametrize("lacking", ["config.yaml", "generator.safetensors"])
-def test_a_run_that_lacks_a_file_is_one_line(
+def test_run_without_a_file_is_a_one_line_error(
     lacking: str, command: Any, capsys: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run = finished(tmp_path, "digits_fgm", TINY)
@@ -231,7 +231,7 @@ def test_a_run_that_lacks_a_file_is_one_line(
 
 
 def test_target_that_the_user_names_in_the_command_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A teacher of one's own, for instance, whose run then names it too."""
+    """For example the user's own teacher, which is then in the config of its run."""
     from fgm.cli.runs import read_config
 
     (tmp_path / "mine.py").write_text("class Teacher: ...")

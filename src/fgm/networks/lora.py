@@ -16,7 +16,7 @@ State dict names, <layer>.lora_A.weight and <layer>.lora_B.weight, are those of 
 alpha = rank for a file without a configuration.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -85,8 +85,8 @@ class LoRALinear(nn.Module):
         super().__init__()
         n_in, n_out, device = layer.in_features, layer.out_features, layer.weight.device
         like: dict[str, Any] = {"device": device, "dtype": torch.promote_types(layer.weight.dtype, torch.float32)}
-        self.lora_A: nn.Linear = nn.utils.skip_init(nn.Linear, n_in, rank, bias=False, **like)
-        self.lora_B: nn.Linear = nn.utils.skip_init(nn.Linear, rank, n_out, bias=False, **like)
+        empty: Callable[..., Any] = partial(nn.utils.skip_init, nn.Linear, bias=False, **like)
+        self.lora_A, self.lora_B = empty(n_in, rank), empty(rank, n_out)
         self.scale = scale
         with torch.no_grad():
             uniform = 2 * torch.rand(rank, n_in, generator=noise) - 1

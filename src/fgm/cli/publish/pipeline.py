@@ -148,7 +148,7 @@ def write_pipeline(run: SD3Run, card: str, out: Path, merge: bool, dtype: str, l
     """
     from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
-    def converted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def converted(tensors: dict[str, Tensor]) -> dict[str, Any]:
         return {name: tensor.to(getattr(torch, dtype)).contiguous() for name, tensor in tensors.items()}
 
     with atomic_folder(out) as folder:
@@ -157,13 +157,14 @@ def write_pipeline(run: SD3Run, card: str, out: Path, merge: bool, dtype: str, l
         source, target = run.directory / "transformer", folder / "transformer"
         if run.adapters and not merge:
             copy_part(source, target, link)
-            StableDiffusion3Pipeline.save_lora_weights(folder, converted(adapter(run)))
+            save_lora: Any = StableDiffusion3Pipeline.save_lora_weights
+            save_lora(folder, transformer_lora_layers=converted(adapter(run)))
         else:
             target.mkdir()
             shutil.copyfile(source / "config.json", target / "config.json")
             weights = converted(merged_weights(run) if run.adapters else generator_weights(run))
             save_file(weights, target / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-        scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, stochastic_sampling=run.steps > 1)
+        scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=1.0, stochastic_sampling=run.steps > 1)
         scheduler.save_pretrained(folder / "scheduler")  # unshifted, so that it steps at a call's own sigmas
         parts = ("vae", "transformer", "scheduler", *run.parts)
         classes = {name: pair if name in parts else (None, None) for name, pair in CLASSES.items()}

@@ -10,9 +10,6 @@ hundred operations, not one, and two machines may round each differently, so a c
 """
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,9 +19,11 @@ from typing import Any
 
 import pytest
 import torch
+import two_ranks
 from adversaries import GAN, Pictures, dit
+from ranks import on_ranks
 from torch import Tensor, nn
-from toy_trainings import CONFIG, LINEAR, distillation, pieces, run, teacher_training
+from toy_trainings import CONFIG, LINEAR, distillation, last_weights, pieces, run, teacher_training
 
 from fgm.flow import losses
 from fgm.flow.paths import TrigonometricPath
@@ -32,9 +31,9 @@ from fgm.flow.times import Uniform
 from fgm.networks import VelocityModel
 from fgm.networks.guidance import ClassifierFreeGuidance
 from fgm.networks.mlp import VelocityMLP
-from fgm.training.checkpointing import LAST
 from fgm.training.config import TrainingConfig
 from fgm.training.distillation import Distillation
+from fgm.training.distributed import DDP
 from fgm.training.real_images import RealUID
 from fgm.utils.records import read_metrics
 
@@ -142,10 +141,8 @@ def distance(a: dict[str, list[float]], b: dict[str, list[float]]) -> float:
 
 
 def on_two_processes(folder: Path) -> dict[str, list[float]]:
-    command = [sys.executable, Path(__file__).with_name("two_ranks.py"), folder, "ddp", str(STEPS), "double"]
-    clean = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-    subprocess.run(list(map(str, command)), check=True, capture_output=True, env=clean)
-    return projections(torch.load(folder / LAST, weights_only=True)["state_dict"])
+    on_ranks(lambda: two_ranks.run(two_ranks.distillation(STEPS), folder, DDP(), 2, precision="64-true"))
+    return projections(last_weights(folder))
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -20,7 +20,6 @@ from toy_trainings import (
     last_weights,
     network,
     pieces,
-    place,
     run,
     same_bits,
     weights,
@@ -34,7 +33,6 @@ from fgm.training.callbacks import CompileBlocks, blocks_to_compile
 from fgm.training.distillation import Distillation
 from fgm.training.ema import brought, frozen_copy, update_ema
 from fgm.training.optim import CombinedOptimizer, adam, adamw, learning_rate, muon
-from fgm.training.trainer import Hardware, fit
 from fgm.utils.errors import UserError
 
 
@@ -113,10 +111,10 @@ def test_default_options_of_memory_and_speed_change_no_digest() -> None:
         "optimizer.kernel=auto",
         "training.micro_batches=1",
         "training.ema_device=same",
-        "trainer.compile=false",
+        "training.compile=false",
     ]
     assert digest(read_recipe("sd3_fgm", defaults)) == digest(plain)
-    for used in ("optimizer.kernel=fused", "training.micro_batches=2", "trainer.compile=true"):
+    for used in ("optimizer.kernel=fused", "training.micro_batches=2", "training.compile=true"):
         assert digest(read_recipe("sd3_fgm", [used])) != digest(plain)
 
 
@@ -179,11 +177,6 @@ def test_moving_a_module_leaves_its_ema_on_the_host() -> None:
 # compiled blocks
 
 
-def compiled_run(module: Distillation, folder: Path, compile: bool) -> Distillation:
-    fit(module, place(folder, hardware=Hardware("cpu", compile=compile)))
-    return module
-
-
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_compiled_blocks_train_alike_and_share_checkpoints_with_plain_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -193,17 +186,17 @@ def test_compiled_blocks_train_alike_and_share_checkpoints_with_plain_runs(
 
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="aot_eager"))
     counters.clear()
-    compiled, plain = (compiled_run(distillation(max_steps=2), tmp_path / str(how), how) for how in (True, False))
+    compiled, plain = (run(distillation(max_steps=2, compile=how), tmp_path / str(how)) for how in (True, False))
     assert counters["stats"]["unique_graphs"] >= 2  # weights with gradients, and without
     assert list(compiled.state_dict()) == list(plain.state_dict())
     assert_close(weights(compiled), weights(plain), rtol=1e-4, atol=1e-6)
     saved = [list(last_weights(tmp_path / str(how))) for how in (True, False)]
     assert saved[0] == saved[1] and not any("_orig_mod" in name for name in saved[0])
     for first in (True, False):
-        folder, killed = tmp_path / f"{first} first", distillation(max_steps=3, save_every_n_steps=2)
+        folder, killed = tmp_path / f"{first} first", distillation(max_steps=3, save_every_n_steps=2, compile=first)
         with dying(killed, 2, monkeypatch):
-            compiled_run(killed, folder, first)
-        assert int(compiled_run(distillation(max_steps=3), folder, not first).step) == 3
+            run(killed, folder)
+        assert int(run(distillation(max_steps=3, compile=not first), folder).step) == 3
 
 
 def test_networks_without_blocks_and_discriminators_are_not_compiled(tmp_path: Path) -> None:
@@ -212,4 +205,4 @@ def test_networks_without_blocks_and_discriminators_are_not_compiled(tmp_path: P
     with pytest.raises(UserError, match="Linear has no blocks to compile"):
         CompileBlocks().on_fit_start(None, linear)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="the discriminator reads features by hooks"):
-        compiled_run(distillation(discriminator=GAN), tmp_path, True)
+        run(distillation(discriminator=GAN, compile=True), tmp_path)

@@ -1,7 +1,7 @@
-"""python two_ranks.py <folder> <strategy> <cycles> [measured | slow [late] | double]: a distillation on two gloo ranks.
+"""Distillations for two gloo ranks, and one process's that has the batches of both.
 
-Writes <folder>/checkpoints/last.ckpt. Measured at cycle 3 and at every third one; or slow, and telling its cycles, and
-the first rank is LATE to end, as one is that hands over its log.
+python two_ranks.py <folder> <steps> [late] trains slowly under DDP and prints each step; the first rank is LATE to end, as
+one is that uploads its log.
 """
 
 import atexit
@@ -25,7 +25,7 @@ from fgm.flow.times import LogitNormal
 from fgm.networks.mlp import VelocityMLP
 from fgm.training.config import TrainingConfig
 from fgm.training.distillation import Distillation
-from fgm.training.distributed import DDP, FSDP
+from fgm.training.distributed import DDP
 from fgm.training.trainer import Run, fit
 from fgm.utils.errors import rank, resumable
 from fgm.utils.random import keyed_generator
@@ -87,11 +87,11 @@ def run(module: Any, folder: Path, strategy: Any, devices: int, every: int = 0, 
     fit(module, Run(folder, "test", {"config_digest": "0"}, plan, console, trainer, strategy))  # type: ignore[arg-type]
 
 
-def main(folder: str, strategy: str, cycles: str, *how: str) -> None:
+def main(folder: str, steps: str, *late: str) -> None:
     resumable()
-    if how[1:] == ("late",) and rank() == 0:
+    if late and rank() == 0:
         atexit.register(time.sleep, LATE)
-    module = distillation(int(cycles))
+    module = distillation(int(steps))
     step = module.training_step
 
     def slow_step(batch: Any) -> None:
@@ -100,16 +100,8 @@ def main(folder: str, strategy: str, cycles: str, *how: str) -> None:
         time.sleep(0.05)
         step(batch)
 
-    if how[:1] == ("slow",):
-        module.training_step = slow_step  # type: ignore[method-assign]
-    run(
-        module,
-        Path(folder),
-        {"ddp": DDP(), "fsdp": FSDP()}[strategy],
-        2,
-        every=3 if how == ("measured",) else 0,
-        precision="64-true" if how == ("double",) else "32-true",
-    )
+    module.training_step = slow_step  # type: ignore[method-assign]
+    run(module, Path(folder), DDP(), 2)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from fgm.cli.synthetic import untrained
 from fgm.teachers.edm import ARCHITECTURES
 from fgm.teachers.edm2 import EDM2UNet
 from fgm.teachers.edm_networks import SongUNet
-from fgm.training.evaluation import final_measurements
 from fgm.training.trainer import fit
 
 FULL = {
@@ -145,9 +144,9 @@ def test_a_recipe_resumes_and_is_measured_under_edms_protocol(
 
     whole, resumed = whole_and_cut(made, tmp_path, monkeypatch, 1)
     assert same_bits(whole, resumed)
-    measuring = made(tmp_path / "parts")[1].measuring
-    told = {(m.metric, m.weights): m.protocol for m in final_measurements(measuring, resumed, [])}
-    assert told["fd", "ema"].startswith("edm but for n = 50000") and ("fid", "ema") not in told
+    callback = made(tmp_path / "parts")[1].evaluation_callback
+    protocols = {(m.metric, m.weights): m.protocol for m in callback.measure_all(resumed)}
+    assert protocols["fd", "ema"].startswith("edm but for n = 50000") and ("fid", "ema") not in protocols
 
 
 @pytest.mark.parametrize("recipe", ["cifar10_edm_fgm", "cifar10_fgm_exact", "cifar10_edm_fgm, rectified flow"])

@@ -86,17 +86,6 @@ def test_weights_are_read_once_where_all_networks_start_from_the_teacher(
     assert len(reads) == 3 and module.setting.net is module.setting.net
 
 
-def test_a_measurement_in_training_hashes_no_weights(
-    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module, run = built(settings, tmp_path, "evaluation.every=1")
-    monkeypatch.setattr("fgm.evaluation.sources.state_sha256", lambda sampler: 1 / 0)
-    fit(module, run)
-    assert int(module.cycle) == 2 and (tmp_path / "samples" / "000002.png").exists()
-    with pytest.raises(ZeroDivisionError):
-        run.measuring.measure(module.sources()[0], module, 3)
-
-
 @pytest.mark.parametrize(
     "overrides, message",
     [(["trainer.precision=64-true"], "bfloat16 beside float64"), (LORA, "adapters.base is the dtype")],

@@ -53,7 +53,7 @@ def test_packaged_classifier_gives_features_and_logits_in_one_pass(
 
 
 def test_packaged_classifier_is_what_training_gives() -> None:
-    """Retrained for a fifth of its iterations it reads the held-out scans almost as well, within three points."""
+    """After a fifth of the iterations the accuracy on the test split is within three points."""
     shipped, name = load_classifier("digits")
     scans = Digits().split["test"]
     assert len(name) == 8
@@ -62,7 +62,7 @@ def test_packaged_classifier_is_what_training_gives() -> None:
 
 
 def test_training_learns_separable_classes_and_standardises_features(data: FashionMNIST) -> None:
-    """Bars at ten places are read without error after forty steps; features have moments 0 and 1 on the split."""
+    """Bars at ten places are classified after forty steps; features have moments 0 and 1 on the training split."""
     net = train_classifier(CLASSIFIERS["fashion"], data, iterations=40, batch_size=64)
     images, labels = data.split["test"]
     assert labels is not None and accuracy(net, images, labels) > 0.95
@@ -78,9 +78,9 @@ def test_fashion_metrics_order_real_blurred_and_noise(data: FashionMNIST) -> Non
     )
     assert real < 0.2 * min(blurred, noise)
     images, labels = data.split["test"]
-    told = measure(suite, dequantise(images), labels)
-    assert {m.metric for m in told} == {*OF_CLASSIFIER, "power_low", "power_mid", "power_high"} - {"power"}
-    (fd,) = (m.protocol for m in told if m.metric == "fd")
+    measured = measure(suite, dequantise(images), labels)
+    assert {m.metric for m in measured} == {*OF_CLASSIFIER, "power_low", "power_mid", "power_high"} - {"power"}
+    (fd,) = (m.protocol for m in measured if m.metric == "fd")
     assert fd.startswith(f"fashion-classifier-{suite.extractor.sha256}, uint8") and "training split" in fd
 
 

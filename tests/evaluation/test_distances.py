@@ -78,9 +78,9 @@ def test_kid_of_one_full_subset_is_the_unbiased_mmd() -> None:
     k_xx, k_yy, k_xy = ((a @ b.T / 4 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     off = 1 - torch.eye(50)
     expected = (k_xx * off).sum() / (50 * 49) + (k_yy * off).sum() / (50 * 49) - 2 * k_xy.mean()
-    found = kid(x, y, subsets=3, subset_size=50)
-    assert found.mean == pytest.approx(expected.item(), rel=1e-10)
-    assert found.std == pytest.approx(0, abs=1e-12)
+    result = kid(x, y, subsets=3, subset_size=50)
+    assert result.mean == pytest.approx(expected.item(), rel=1e-10)
+    assert result.std == pytest.approx(0, abs=1e-12)
     assert torch.equal(cubic_kernel(x, y), cubic_kernel(y, x).T)
 
 
@@ -151,11 +151,11 @@ def test_prdc_equals_its_definition_ball_by_ball() -> None:
         (name, j): np.sort(torch.cdist(f, f).numpy(), 1)[:, j] for name, f in (("x", x), ("y", y)) for j in (k, wide)
     }
     d = torch.cdist(x, y).numpy()
-    found = prdc(x, y, k, wide)
-    assert found.precision == np.mean([(d[i] <= reach["y", k]).any() for i in range(20)])
-    assert found.recall == np.mean([(d[:, j] <= reach["x", k]).any() for j in range(25)])
-    assert found.density == pytest.approx(np.mean([(d[i] < reach["y", wide]).sum() / wide for i in range(20)]))
-    assert found.coverage == np.mean([d[:, j].min() < reach["y", wide][j] for j in range(25)])
+    result = prdc(x, y, k, wide)
+    assert result.precision == np.mean([(d[i] <= reach["y", k]).any() for i in range(20)])
+    assert result.recall == np.mean([(d[:, j] <= reach["x", k]).any() for j in range(25)])
+    assert result.density == pytest.approx(np.mean([(d[i] < reach["y", wide]).sum() / wide for i in range(20)]))
+    assert result.coverage == np.mean([d[:, j].min() < reach["y", wide][j] for j in range(25)])
 
 
 def test_intervals_cover_at_their_level() -> None:

@@ -208,5 +208,5 @@ def test_monitor_needs_measurements_in_training() -> None:
 
 def test_only_a_prompt_metric_supplies_conditions() -> None:
     data = Digits()
-    found = Evaluator(DigitMetrics(), n=N, every=0).source(Sampler("tanh", Tanh(), 1, "ema"), data, CPU, N)
-    assert torch.equal(found.conditioning.conditions(torch.arange(12)), torch.arange(12) % 10)
+    drawn = Evaluator(DigitMetrics(), n=N, every=0).source(Sampler("tanh", Tanh(), 1, "ema"), data, CPU, N)
+    assert torch.equal(drawn.conditioning.conditions(torch.arange(12)), torch.arange(12) % 10)

@@ -1,4 +1,4 @@
-"""A folder of PNGs: in the order of its names, told by its pixels, and the first image that does not fit is named."""
+"""A folder of PNGs is read in the order of its names and identified by its pixels; a bad image is named."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def png(path: Path, mode: str = "L", size: tuple[int, int] = (8, 8)) -> Path:
     return path
 
 
-def test_a_description_names_the_pixels_and_the_labels(tmp_path: Path) -> None:
+def test_description_depends_on_pixels_and_labels_only(tmp_path: Path) -> None:
     one = FolderSource(exported(tmp_path / "a"))
     same = FolderSource(exported(tmp_path / "b", "edm"), recursive=True)
     assert one.describe() == same.describe() != FolderSource(tmp_path / "a", n=24).describe()
@@ -87,21 +87,21 @@ DAMAGES = (truncate, no_png, corrupt, another_size, colour_among_grey, alpha, jp
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_an_image_that_does_not_fit_is_named(damage: Callable[[Path], str], tmp_path: Path) -> None:
+def test_bad_image_is_a_user_error_that_names_it(damage: Callable[[Path], str], tmp_path: Path) -> None:
     message = damage(exported(tmp_path / "out"))
     with pytest.raises(UserError, match=message) as refusal:
         FolderSource(tmp_path / "out")
     assert "\n" not in str(refusal.value)
 
 
-def test_grey_among_rgb_is_refused(tmp_path: Path) -> None:
+def test_grey_image_among_rgb_is_a_user_error(tmp_path: Path) -> None:
     png(tmp_path / "a.png", "RGB")
     png(tmp_path / "b.png", "L")
     with pytest.raises(UserError, match=r"b\.png: is grey 8 x 8, but a\.png is RGB 8 x 8"):
         FolderSource(tmp_path)
 
 
-def test_fewer_images_than_promised_are_refused(tmp_path: Path) -> None:
+def test_too_few_images_are_a_user_error(tmp_path: Path) -> None:
     exported(tmp_path / "out")
     with pytest.raises(UserError, match="out: 25 PNGs, but n = 26 needed"):
         FolderSource(tmp_path / "out", n=26)
@@ -110,7 +110,7 @@ def test_fewer_images_than_promised_are_refused(tmp_path: Path) -> None:
         FolderSource(tmp_path / "none")
 
 
-def test_subfolders_are_read_when_asked_for(tmp_path: Path) -> None:
+def test_subfolders_need_recursive(tmp_path: Path) -> None:
     out = exported(tmp_path / "out", "edm")
     with pytest.raises(UserError, match="PNGs only in subfolders; give recursive=true"):
         FolderSource(out)
@@ -119,7 +119,7 @@ def test_subfolders_are_read_when_asked_for(tmp_path: Path) -> None:
         FolderSource(tmp_path / "nowhere")
 
 
-def test_files_are_sorted_and_the_first_n_count(tmp_path: Path) -> None:
+def test_first_n_files_in_sorted_order_are_read(tmp_path: Path) -> None:
     for value in (3, 1, 2):
         Image.new("L", (4, 4), value).save(tmp_path / f"{value}.png")
     assert FolderSource(tmp_path, n=2).take(range(2)).x[:, 0, 0, 0].tolist() == [1, 2]

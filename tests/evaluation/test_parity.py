@@ -1,4 +1,4 @@
-"""Our distances are torch-fidelity's and torchmetrics', on the same pictures with the same network, to 1e-4.
+"""Our distances equal torch-fidelity's and torchmetrics' on the same pictures with the same network, to 1e-4.
 
 Two networks: a tiny one that is registered with torch-fidelity, and the true Inception-v3 architecture with RANDOM
 weights in a file given by path. The published weights are not needed: what agrees is resize, network and statistics.
@@ -73,7 +73,7 @@ def folder(images: Tensor, path: Path) -> str:
     return str(path)
 
 
-def test_tiny_agrees_with_torch_fidelity_on_folders(tmp_path: Path) -> None:
+def test_distances_equal_torch_fidelity_on_folders(tmp_path: Path) -> None:
     samples, real = blobs(300, 0, 50), blobs(250, 1, 60)
     theirs = calculate_metrics(
         input1=folder(samples, tmp_path / "samples"), input2=folder(real, tmp_path / "real"), feature_extractor="tiny",
@@ -89,7 +89,7 @@ def test_tiny_agrees_with_torch_fidelity_on_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save all")
-def test_tiny_agrees_with_torchmetrics() -> None:
+def test_distances_equal_torchmetrics() -> None:
     """Its KID shuffles with the global generator, so that whole sets are compared, where order does not matter."""
     samples, real = blobs(200, 0, 50), blobs(200, 1, 60)
     extractor = Registered("tiny")
@@ -120,7 +120,7 @@ def random_inception(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def test_inceptions_early_layer_gives_the_fid_of_torchmetrics(random_inception: str) -> None:
+def test_fd_of_inceptions_early_layer_equals_torchmetrics(random_inception: str) -> None:
     """Without antialias, which is its default and no published protocol's."""
     samples, real = blobs(65, 0, 50), blobs(65, 1, 60)  # one more than there are features
     early = Registered("inception-v3-compat", "64", random_inception)
@@ -132,7 +132,7 @@ def test_inceptions_early_layer_gives_the_fid_of_torchmetrics(random_inception: 
     assert metric.compute().item() == pytest.approx(frechet_distance(x.moments, y.moments), rel=1e-4)
 
 
-def test_inceptions_last_layer_gives_the_values_of_torch_fidelity(random_inception: str, tmp_path: Path) -> None:
+def test_distances_of_inceptions_last_layer_equal_torch_fidelity(random_inception: str, tmp_path: Path) -> None:
     samples, real = blobs(FEW, 0, 50), blobs(FEW, 1, 60)
     extractor = Inception(random_inception, device="cpu")
     x, y = (FeatureSet.extract(extractor, images) for images in (samples, real))
@@ -155,7 +155,7 @@ def test_inceptions_last_layer_gives_the_values_of_torch_fidelity(random_incepti
     assert x.logits is not None and x.logits.shape == (FEW, 1008)
 
 
-def test_behind_a_firewall_one_local_file_suffices(
+def test_evaluation_needs_no_network(
     random_inception: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The command of docs/evaluation.md, with a stand-in for the file, few pictures, and no way to the network."""

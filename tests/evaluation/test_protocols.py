@@ -97,7 +97,7 @@ def test_floor_and_ceilings_are_ordered() -> None:
     assert bounds["floor: held-out pictures"] < bounds["ceiling: noise"] < bounds["ceiling: blurred pictures"]
 
 
-def test_random_convolutions_see_a_blur_of_digits() -> None:
+def test_random_convolutions_distinguish_blurred_digits() -> None:
     data = SimpleNamespace(split=Digits().split)
     fd = {m.protocol.partition(";")[0]: m.value for m in suite(data=data, metrics=("fd",)).reference_values()}
     assert 100 * fd["floor: held-out pictures"] < min(fd["ceiling: blurred pictures"], fd["ceiling: noise"])
@@ -112,15 +112,15 @@ def test_batch_size_does_not_change_features() -> None:
 
 def test_digit_metrics_keep_their_recorded_names_protocols_and_values() -> None:
     x, labels = Digits().split["test"]
-    told = {m.metric: m for m in measure(DigitMetrics(), x, labels)}
+    measured = {m.metric: m for m in measure(DigitMetrics(), x, labels)}
     symptoms = ["class_tv", "diversity", "power_low", "power_mid", "power_high"]
-    assert list(told) == ["fd", "kid", "precision", "recall", "density", "coverage", "accuracy", *symptoms]
-    assert told["fd"].protocol == "small-classifier-843d80fd, uint8, training split"
-    assert told["accuracy"].protocol == "small-classifier-843d80fd, uint8"
-    assert told["fd"].value == pytest.approx(0.087867, rel=1e-3)
-    assert told["accuracy"].value == pytest.approx(0.975275, rel=1e-4)
-    assert told["precision"].value > 0.8 and told["recall"].value > 0.8 and told["kid"].value < 0.02
-    assert [m.metric for m in measure(DigitMetrics(), x, None)] == [name for name in told if name != "accuracy"]
+    assert list(measured) == ["fd", "kid", "precision", "recall", "density", "coverage", "accuracy", *symptoms]
+    assert measured["fd"].protocol == "small-classifier-843d80fd, uint8, training split"
+    assert measured["accuracy"].protocol == "small-classifier-843d80fd, uint8"
+    assert measured["fd"].value == pytest.approx(0.087867, rel=1e-3)
+    assert measured["accuracy"].value == pytest.approx(0.975275, rel=1e-4)
+    assert measured["precision"].value > 0.8 and measured["recall"].value > 0.8 and measured["kid"].value < 0.02
+    assert [m.metric for m in measure(DigitMetrics(), x, None)] == [name for name in measured if name != "accuracy"]
 
 
 def test_bias_is_warned_of_once_per_n(caplog: pytest.LogCaptureFixture) -> None:
@@ -142,12 +142,12 @@ def test_bias_is_warned_of_once_per_n(caplog: pytest.LogCaptureFixture) -> None:
     ({"reference": "none.npz"}, "kid compares features one by one"),
     ({"reference": "none.npz", "metrics": ("fd",)}, "there is no reference file none.npz"),
 ])  # fmt: skip
-def test_a_suite_that_cannot_be_is_refused(settings: dict[str, object], message: str) -> None:
+def test_impossible_suite_is_a_user_error(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         suite(**settings)
 
 
-def test_too_few_or_broken_samples_are_refused(tmp_path: Path) -> None:
+def test_too_few_or_infinite_samples_are_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fd in the 8 features of random-convolutions needs 9 samples or more, not 8"):
         measure(suite(), pictures(8), None)
     assert measure(suite(metrics=("kid",)), pictures(8), None)[0].n == 8

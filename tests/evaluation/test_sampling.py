@@ -1,4 +1,4 @@
-"""Samples by index: whoever asks gets the same, a folder is what memory was, and what does not fit is named."""
+"""Samples by index are the same in any range, in memory and in exported folders; samples that are not finite are named."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def everything(source: SampleSource) -> torch.Tensor:
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7)])
 @pytest.mark.parametrize("layout", ["png", "edm"])
-def test_a_folder_is_what_memory_was_bit_for_bit(layout: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_export_roundtrip_is_bit_exact(layout: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     source = sampler(shape=shape)
     folder = FolderSource(exported(source, tmp_path / "out", layout), recursive=layout == "edm")
     for indices in (range(25), range(3, 4), range(10, 20)):
@@ -62,7 +62,7 @@ def test_a_folder_is_what_memory_was_bit_for_bit(layout: str, shape: tuple[int, 
     assert folder.shape == shape and folder.weights == "folder" and folder.nfe == 0
 
 
-def test_a_sampler_draws_what_draw_samples_draws_quantised() -> None:
+def test_sampler_source_is_draw_samples_quantised() -> None:
     source = sampler()
     whole, labels = draw_samples(source.sampler, 7, 25, (1, 8, 8), balanced(10).conditions, CPU, batch=10)
     for indices in (range(25), range(10, 25), range(20, 25)):
@@ -71,7 +71,7 @@ def test_a_sampler_draws_what_draw_samples_draws_quantised() -> None:
         assert torch.equal(samples.labels, labels[indices.start : indices.stop])
 
 
-def test_captions_are_a_function_of_seed_and_index() -> None:
+def test_conditions_are_a_function_of_seed_and_index() -> None:
     class Words(torch.nn.Module):
         def forward(self, z: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
             return dequantise(tokens.to(torch.uint8)).view(-1, 1, 3, 4)
@@ -85,18 +85,18 @@ def test_captions_are_a_function_of_seed_and_index() -> None:
     assert not torch.equal(everything(one), everything(other))
 
 
-def test_points_stay_as_they_are() -> None:
+def test_points_are_not_quantised() -> None:
     source = sampler(shape=(2,), classes=0)
     samples = source.take(range(25))
     assert samples.x.dtype == torch.float32 and samples.labels is None
     assert torch.equal(samples.x, draw_samples(source.sampler, 7, 25, (2,), balanced(0).conditions, CPU, batch=10)[0])
 
 
-def test_the_layouts_are_named_as_other_tools_name_them(tmp_path: Path) -> None:
+def test_layouts_have_the_names_of_other_tools(tmp_path: Path) -> None:
     exported(sampler(), tmp_path / "edm", "edm")
     assert (tmp_path / "edm" / "00000" / "img00000024.png").exists()
-    told = json.loads((tmp_path / "edm" / "dataset.json").read_text())["labels"]
-    assert told[13] == ["00000/img00000013.png", 3] and len(told) == 25
+    labels_of_files = json.loads((tmp_path / "edm" / "dataset.json").read_text())["labels"]
+    assert labels_of_files[13] == ["00000/img00000013.png", 3] and len(labels_of_files) == 25
     exported(sampler(classes=0), tmp_path / "png")
     assert (tmp_path / "png" / "000024.png").exists() and len(list((tmp_path / "png").glob("*.png"))) == 25
     assert json.loads((tmp_path / "png" / "dataset.json").read_text()) == {"labels": None}
@@ -118,7 +118,7 @@ def broken_sampler(at: list[int], value: float) -> SamplerSource:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_samples_that_are_not_finite_are_counted_and_named(value: float, tmp_path: Path) -> None:
+def test_samples_that_are_not_finite_are_a_user_error(value: float, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="mixer: 2 of the samples 20 to 24 are not finite, number 21 first") as refusal:
         broken_sampler([1, 3], value).take(range(20, 25))
     assert "\n" not in str(refusal.value)
@@ -127,7 +127,7 @@ def test_samples_that_are_not_finite_are_counted_and_named(value: float, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_real_images_come_as_bytes_with_their_labels() -> None:
+def test_dataset_source_is_the_split_quantised() -> None:
     source = DatasetSource.of_data(Digits(), "digits", "test", None)
     images, labels = Digits().split["test"]
     taken = source.take(range(5, 9))
@@ -136,7 +136,7 @@ def test_real_images_come_as_bytes_with_their_labels() -> None:
     assert source.describe() != DatasetSource.of_data(Digits(), "digits", "train", len(images)).describe()
 
 
-def test_an_unlimited_set_is_drawn_image_by_image() -> None:
+def test_unlimited_set_is_drawn_image_by_image() -> None:
     few, more = (DatasetSource.of_data(Shapes(), "shapes", "train", n) for n in (2, 3))
     assert torch.equal(everything(few), everything(more)[:2]) and everything(few).shape == (2, 3, 32, 32)
 
@@ -146,7 +146,7 @@ def test_a_dataset_in_memory_is_measured_by_its_bytes() -> None:
     assert torch.equal(everything(DatasetSource(images, None, "ramp")), quantise(images))
 
 
-def test_a_geneval_layout_comes_back_in_the_order_of_its_indices(tmp_path: Path) -> None:
+def test_geneval_layout_roundtrip_keeps_the_order(tmp_path: Path) -> None:
     source = sampler(n=2 * len(PROMPTS), classes=0)
     export_geneval(source, tmp_path / "out", PROMPTS, per_prompt=2, batch=10)
     layout = read_layout(tmp_path / "out", PROMPTS, 2)
@@ -158,7 +158,7 @@ def test_a_geneval_layout_comes_back_in_the_order_of_its_indices(tmp_path: Path)
     assert describe(layout, PROMPTS) != before
 
 
-def test_an_export_is_whole_or_absent_and_mixes_with_nothing(tmp_path: Path) -> None:
+def test_export_is_atomic_and_needs_an_empty_folder(tmp_path: Path) -> None:
     exported(sampler(), tmp_path / "out")
     with pytest.raises(UserError, match="is there already, and is not written to"):
         exported(sampler(), tmp_path / "out")

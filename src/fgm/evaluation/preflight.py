@@ -1,4 +1,4 @@
-"""Files that an evaluation will ask for, looked for before anything is imported or trained."""
+"""Files that a config's evaluation names, checked at once, before anything is loaded or trained."""
 
 from pathlib import Path
 from typing import Any
@@ -10,37 +10,30 @@ DIRECTORIES = {"Mask2FormerDetector": ("detector", MASK2FORMER), "CLIPColors": (
 
 
 def require_files(node: Any) -> None:
-    """Of every suite and extractor in a config.
+    """Check every suite and extractor in a config.
 
     Raises:
-        UserError: a file of weights or a reference is not there.
+        UserError: a file of weights, prompts or moments is missing.
     """
     if not isinstance(node, dict):
         return
-    name, reference = str(node.get("_target_", "")).rpartition(".")[2], node.get("reference")
+    name, where = str(node.get("_target_", "")).rpartition(".")[2], "evaluation.suite"
     if name == "Inception":
         inception_weights(node.get("weights"))
     if name in DIRECTORIES:
-        require_folder(*DIRECTORIES[name], node["directory"])
-    if name == "GenEvalSuite":
-        require_metadata(node["metadata"])
-    if name == "FeatureMetrics" and reference and not Path(reference).is_file():
-        raise UserError(f"there is no file {reference}: give evaluation.suite.reference=<npz in EDM's layout>, or null")
-    for value in node.values():
-        require_files(value)
-
-
-def require_folder(key: str, published_as: str, directory: str | None) -> None:
-    if not directory or not Path(directory).is_dir():
+        key, published_as = DIRECTORIES[name]
+        if not node["directory"] or not Path(node["directory"]).is_dir():
+            raise UserError(
+                f"{where}.{key}.directory = {node['directory']}: put {published_as} into a folder and name it there; "
+                "nothing is downloaded"
+            )
+    if name == "GenEvalSuite" and not (node["metadata"] and Path(node["metadata"]).is_file()):
         raise UserError(
-            f"evaluation.suite.{key}.directory = {directory}: put {published_as} into a folder and name it there; "
-            "nothing is downloaded"
-        )
-
-
-def require_metadata(path: str | None) -> None:
-    if not path or not Path(path).is_file():
-        raise UserError(
-            f"evaluation.suite.metadata = {path}: give prompts/evaluation_metadata.jsonl of a checkout of "
+            f"{where}.metadata = {node['metadata']}: give prompts/evaluation_metadata.jsonl of a checkout of "
             "github.com/djghosh13/geneval"
         )
+    reference = node.get("reference")
+    if name == "FeatureMetrics" and reference and not Path(reference).is_file():
+        raise UserError(f"there is no file {reference}: give {where}.reference=<npz in EDM's layout>, or null")
+    for value in node.values():
+        require_files(value)

@@ -1,23 +1,21 @@
-"""What the documents' tests share: the commands that a document shows, and what each would be started with."""
+"""The commands that the documents show, and what each of them would run."""
 
 import re
 import shlex
+from copy import copy
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 import nbformat
-from fgm.cli.evaluators import evaluator_of_folder, evaluator_settings, read_evaluator
 
-from fgm.cli.arguments import parse_arguments, read_settings, split
-from fgm.cli.config import read_recipe
-from fgm.cli.sweep import read_sweep, values_of
+from fgm.cli.command import Command
+from fgm.cli.main import MODULES
 from fgm.cli.table import DOCUMENTS, ROOT
 
 NOTEBOOKS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.ipynb"))
 ALL = (*DOCUMENTS, *NOTEBOOKS)
-WITHOUT_RECIPE = ("fgm.cli.score", "fgm.cli.reference")
-INLINE = re.compile(r"(?<!`)`((?:make|torchrun|srun|python) [^`\n]+)`")
+INLINE = re.compile(r"(?<!`)`((?:make|fgm|torchrun|srun|python) [^`\n]+)`")
 
 
 def text_of(name: str) -> str:
@@ -42,6 +40,8 @@ def commands(name: str) -> list[str]:
 def started(command: str) -> tuple[str, list[str]]:
     """The module and its arguments, as make, torchrun or srun would start it; no module for what is make's alone."""
     words = shlex.split(command)
+    if words[0] == "fgm":
+        return f"fgm.cli.{MODULES[words[1]]}", words[2:]
     if words[0] != "make":
         module, *arguments = words[words.index("-m") + 1 :]
         return module, arguments
@@ -65,54 +65,21 @@ def line_of(target: str) -> str:
     return "" if makefile[found.end() :].startswith("\n\t@") else found[1]
 
 
-def compose(module: str, arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """What a command does before anything heavy: the config that it runs, and the overrides which that is to hold.
+def compose(module: str, arguments: list[str]) -> None:
+    """Compose and check what a command would run, and run nothing; of a study's sweep, its first point.
 
     Raises:
-        UserError: a recipe, a study, a setting or a value that is not there.
+        UserError: an experiment, a study, a setting or a value does not exist.
     """
-    evaluator, rest = evaluator_settings(arguments)
-    is_folder = any(argument.startswith("samples_dir=") for argument in rest)
-    own = settings_of(module, is_folder)
-    if module in WITHOUT_RECIPE or is_folder:
-        given, recipe, overrides = read_settings(rest, own), "digits_fgm", []
-    else:
-        given, overrides = split(rest, own)
-        recipe, overrides = recipe_of(given, overrides)
-    if given.get("sweep"):
-        read_sweep(given["sweep"])
-    config = composed(recipe, tuple(overrides))
-    if is_folder:
-        evaluator_of_folder(given["evaluator"], evaluator, given["data"])
-    elif given.get("evaluator"):
-        read_evaluator(given["evaluator"], evaluator, recipe, overrides)
-    return config, overrides
+    command: Any = import_module(module).main
+    if isinstance(command, Command):
+        checked = copy(command)
+        checked.function = lambda config, settings: None
+        checked(arguments)
 
 
-def stands(config: dict[str, Any], override: str) -> bool:
-    """Whether a value stands where it was put; of a noun, which is a node of its own, whether there is one."""
-    place, _, word = override.lstrip("+").partition("=")
-    place = place.rpartition("@")[2]  # a noun put elsewhere: group@place
-    found: Any = config
-    for name in place.split("."):
-        found = found[name]
-    return isinstance(found, dict | list) or found == values_of(place, word)[0]
-
-
-def settings_of(module: str, is_folder: bool) -> dict[str, str]:
-    """Those of a command's own, with their defaults."""
-    entry: Any = import_module(module)
-    names = ("FOLDER",) if is_folder and hasattr(entry, "FOLDER") else ("OWN", "RUN")
-    return next((getattr(entry, name) for name in names if hasattr(entry, name)), {})
-
-
-def recipe_of(given: dict[str, str], overrides: list[str]) -> tuple[str, list[str]]:
-    """A recipe and its overrides, of which a multirun's several values are left to Hydra."""
-    single = [o for o in overrides if not o.startswith("hydra") and len(values_of(*o.split("=", 1))) == 1]
-    recipe, rest = parse_arguments(single)
-    return recipe, [f"+sweep={given['sweep']}", *rest] if "sweep" in given else rest
-
-
-@cache
-def composed(recipe: str, overrides: tuple[str, ...]) -> dict[str, Any]:
-    return read_recipe(recipe, list(overrides))
+def own_module(argument: str) -> tuple[str, str] | None:
+    """Return the file name and the code that a document shows for key._target_=module.Class of the reader's own."""
+    found = re.fullmatch(r"[\w.+]+\._target_=(my_\w+|\w+)\.(\w+)", argument)
+    shown = [block for name in ALL for block in blocks(name, "python") if found and f"class {found[2]}" in block]
+    return (f"{found[1]}.py", shown[0]) if found and shown else None

@@ -61,7 +61,7 @@ def test_a_mistake_in_a_documented_command_is_noticed(command: str, message: str
 
 
 EXAMPLES = {
-    "python": ["class MyDistillation", "class Parabolic", "class Radii", "class Stripe", "class MyTeacher"],
+    "python": ["fgm.load", "class MyDistillation", "class Parabolic", "class Radii", "class Stripe", "class MyTeacher"],
     "yaml": ["EXP=spirals_fgm"],
 }
 

@@ -97,3 +97,13 @@ def test_copies_of_a_network_share_one_text(plan: PromptCache) -> None:
     assert not text.state_dict() and not list(text.parameters())
     with pytest.raises(IndexError, match="prompt 5 of 5"):
         text(torch.tensor([5]))
+
+
+def test_preloaded_encodings_are_those_of_the_shards_and_of_no_other_prompt(plan: PromptCache) -> None:
+    text, indices = CachedText(written(plan)), torch.tensor([3, 1, 3])
+    expected, empty = text(indices), text(torch.zeros(2, dtype=torch.int64))
+    with text.preload(indices):
+        assert all(map(torch.equal, text(indices), expected))
+        assert all(map(torch.equal, text(torch.zeros(2, dtype=torch.int64)), empty))
+    with pytest.raises(IndexError, match="not preloaded"), text.preload(indices):
+        text(torch.tensor([2]))

@@ -220,7 +220,7 @@ class CachedText(nn.Module):
         return words[places], pooled[places]
 
     @contextmanager
-    def holding(self, indices: Tensor) -> Iterator[None]:
+    def preload(self, indices: Tensor) -> Iterator[None]:
         """Keep the encodings of these prompts and of the empty one on their device, to wait for the disk only once.
 
         Raises:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fgm.data.encodings import CachedText
 from fgm.networks import VelocityModel
 
 PerSampleLoss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # l(u, v, c, x_0, x_t) -> (batch,)
@@ -72,8 +73,8 @@ def two_stage(
 @contextmanager
 def cached_prompts(nets: Sequence[VelocityModel], condition: Tensor | None) -> Iterator[None]:
     """Read the embeddings of these prompts from disk once, for the networks that look them up; None: do not."""
-    modules = {} if condition is None else {id(m): m for net in nets for m in net.modules() if hasattr(m, "holding")}
     with ExitStack() as stack:
-        for module in modules.values():
-            stack.enter_context(module.holding(condition))  # type: ignore[operator]
+        if condition is not None:
+            for text in {module for net in nets for module in net.modules() if isinstance(module, CachedText)}:
+                stack.enter_context(text.preload(condition))
         yield

@@ -230,7 +230,7 @@ def test_data_that_are_not_there_are_one_line() -> None:
 
 
 def test_training_on_random_weights_and_unknown_shapes_are_refused() -> None:
-    with pytest.raises(UserError, match="random weights are to be timed or counted"):
+    with pytest.raises(UserError, match="random weights are for benchmarks and make memory"):
         require_models({"_target_": "fgm.networks.sd3.pretrained", "random_init": True})
     with pytest.raises(UserError, match="its shape is not known"):
         architecture("somebody/else")

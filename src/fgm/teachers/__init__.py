@@ -18,7 +18,7 @@ def require_models(node: Any) -> None:
     target = str(node.get("_target_"))
     if target == "fgm.networks.sd3.pretrained":
         if node.get("random_init"):
-            raise UserError("network.random_init = true: random weights are for make bench and make memory only")
+            raise UserError("network.random_init = true: random weights are for benchmarks and make memory only")
         require_size(node["size"])
         require_parts(node["model"], ("transformer", "vae"))
     if target.startswith("fgm.teachers.diffusers_unet."):

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -80,14 +79,3 @@ def refused(
 def results_of(said: str) -> dict:
     """The last results.json that `make eval` names."""
     return json.loads(Path(re.findall(r"provenance: (.*results\.json)", said)[-1]).read_text())
-
-
-def light(module: str, arguments: list[str]) -> str:
-    """What a command of its own process says, which must not have imported torch."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", f"fgm.{module}", *arguments], capture_output=True, text=True
-    )
-    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
-    assert done.returncode == 2 and len(said) == 1 and said[0].startswith("error: ")
-    assert not re.search(r"\| +torch$", done.stderr, re.M)
-    return said[0]

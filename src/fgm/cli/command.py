@@ -87,7 +87,8 @@ class Command(Generic[S]):
         own: Any = OmegaConf.to_container(OmegaConf.masked_copy(composed, [k for k in composed if k in self.own]))
         own |= {key: word or None for key, word in texts.items()}
         check_arguments(own, self.settings, self.name, "")
-        own |= {key: OmegaConf.to_container(composed[key], resolve=True) for key in self.groups if key in composed}
+        with one_line_errors(self.keys):
+            own |= {key: OmegaConf.to_container(composed[key], resolve=True) for key in self.groups if key in composed}
         config = None
         if choice is not None:
             config = resolved(OmegaConf.masked_copy(composed, [k for k in composed if k not in names]), choice)

@@ -185,12 +185,6 @@ def run_name(experiment: str, changed: dict[str, Any]) -> str:
     return name[: LONGEST - len(suffix)].rstrip("_") + suffix
 
 
-def telling(overrides: list[str]) -> list[str]:
-    """Return the overrides that identify a run."""
-    keys = [override.split("=")[0].lstrip("+~") for override in overrides]
-    return [o for o, key in zip(overrides, keys, strict=True) if not any(within(key, ignored) for ignored in IGNORED)]
-
-
 def keys_of(experiment: str) -> list[str]:
     """List the dotted keys of an experiment's config, nodes included."""
 

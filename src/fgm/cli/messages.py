@@ -49,6 +49,9 @@ def one_line(error: Exception, known: Callable[[], list[str]]) -> str:
         if "=" not in error.override and not error.override.startswith("~"):
             return f"{error.override!r} is not of the form key=value"
         return f"{error.override}: cannot be read; a value that holds =, a comma or a bracket needs quotes of its own"
+    missing = re.search(r"Interpolation key '([^']+)' not found", message)
+    if missing:
+        return f"{where} takes {missing[1]}, which this config has not: choose another {missing[1].partition('.')[0]}="
     several = re.search(r"Ambiguous value for argument '([^']+)'", message)
     if several:
         return f"{several[1]}: a run has one value; give -m to run one after the other, and write a list as [a,b]"

@@ -29,7 +29,6 @@ from fgm.evaluation.shapes.metric import RULES
 from fgm.utils.errors import UserError
 
 NEEDED = {"json": ("detections",), "mask2former": ("detector_dir", "clip_dir"), "shapes": ()}
-VOCABULARIES = {"geneval": GENEVAL, "shapes": VOCABULARY}
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,8 @@ def run(_: None, settings: Settings) -> None:
     print(f"{score.scores.describe(name)}\n({measurement.protocol})\ngrades, and scores with their provenance: {out}")
 
 
-def prompts_of(metadata: str, vocabulary: str) -> list[Metadata]:
-    """Read a file of prompts in the words of "geneval" or "shapes"."""
-    return read_prompts(Path(metadata), VOCABULARIES[vocabulary])
+def prompts_of(metadata: str, vocabulary: Literal["geneval", "shapes"]) -> list[Metadata]:
+    return read_prompts(Path(metadata), {"geneval": GENEVAL, "shapes": VOCABULARY}[vocabulary])
 
 
 main = Command("score", run, Settings, experiment=None)

@@ -233,7 +233,7 @@ def require_shards_suffice(config: dict[str, Any]) -> None:
     if config["strategy"].get("_target_") == "fgm.training.distributed.FSDP":
         cannot = {
             "method.adapters": method.get("adapters") and "shares one network, which every device holds whole",
-            "method.discriminator": method.get("adversary")
+            "method.discriminator": method.get("discriminator")
             and "reads a network at its middle, where its shards are apart",
             "trainer.precision": trainer["precision"] == "64-true" and "must be 32-true or bf16-mixed",
             "training.compile": training["compile"] and "is untried with shards",

@@ -17,20 +17,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_an_exported_folder_has_the_metrics_of_its_run(run: list[str], tmp_path: Path, capsys: Said) -> None:
-    fgm.cli.evaluate.main([*run])
+    fgm.cli.evaluate.main(run)
     memory = results_of(capsys.readouterr().out)
     fgm.cli.export.main([*run, "format=png", f"out={tmp_path / 'png'}"])
-    told = json.loads((tmp_path / "png" / "dataset.json").read_text())["labels"]
-    assert [label for _, label in told] == list(range(24))
+    labels = json.loads((tmp_path / "png" / "dataset.json").read_text())["labels"]
+    assert [label for _, label in labels] == list(range(24))
     settings = ["evaluator.suite.prompts_per_tag=4", "evaluator.suite.images_per_tag=4"]
     fgm.cli.evaluate.main([
         f"samples_dir={tmp_path / 'png'}", "evaluator=shape_eval", "data=shapes", *settings, f"outputs={tmp_path}",
     ])  # fmt: skip
     folder = results_of(capsys.readouterr().out)
-    values = [{r["metric"]: (r["value"], r["n"]) for r in told["results"] if r["weights"] in ("ema", "folder")}
-              for told in (memory, folder)]  # fmt: skip
+    values = [{r["metric"]: (r["value"], r["n"]) for r in row["results"] if r["weights"] in ("ema", "folder")}
+              for row in (memory, folder)]  # fmt: skip
     assert values[0] == values[1] and values[0]["shapeeval"][1] == 24 and "stray" in values[0]
-    assert memory["evaluation"]["suite"]["asked"] == folder["evaluation"]["suite"]["asked"]
+    assert memory["evaluation"]["suite"]["prompts"] == folder["evaluation"]["suite"]["prompts"]
 
 
 def test_samples_depend_on_the_prompt(run: list[str], tmp_path: Path, capsys: Said) -> None:
@@ -44,8 +44,8 @@ def test_samples_depend_on_the_prompt(run: list[str], tmp_path: Path, capsys: Sa
 def test_an_impossible_prompt_is_one_line(
     run: list[str], tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = [*run, "prompt=a photo of a crimson circle"]
-    assert "unknown word 'crimson'" in refused(fgm.cli.sample.main, asked, capsys, monkeypatch)
+    arguments = [*run, "prompt=a photo of a crimson circle"]
+    assert "unknown word 'crimson'" in refused(fgm.cli.sample.main, arguments, capsys, monkeypatch)
     digits = finished(tmp_path, "digits_fgm", TINY)
     line = refused(fgm.cli.sample.main, [*digits, "prompt=three"], capsys, monkeypatch)
     assert "prompt = 'three': digits_fgm is no model with prompts" in line

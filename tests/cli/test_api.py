@@ -55,6 +55,11 @@ def test_distilling_any_module_brings_the_generator_to_its_distribution() -> Non
     assert abs(std[1] - 2) < abs(std[0] - 2) / 2
 
 
+def test_a_few_step_generator_draws_from_given_noise() -> None:
+    generator = fgm.distill(Plain(), shape=(1,), max_steps=1, batch_size=8, steps=3)
+    assert generator(torch.randn(5, 1)).shape == (5, 1) and generator.sampler.nfe == 3
+
+
 def test_distilling_twice_gives_the_same_bits() -> None:
     first, again = (fgm.distill(Plain(), shape=(1,), max_steps=3, batch_size=8)(n=9) for _ in range(2))
     assert torch.equal(first, again)

@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch import Trainer
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from fgm.cli.checks import make
 from fgm.cli.config import read_recipe, recipes
@@ -63,7 +62,7 @@ class Generator:
         if not count:
             return self.sampler.model(z, *rest)
         rng = keyed_generator(seed, "renoising", index=0, device=z.device)
-        eps = torch.randn((count, *z.shape), generator=rng, dtype=z.dtype, device=z.device)
+        eps = torch.randn((len(z), count, *z.shape[1:]), generator=rng, dtype=z.dtype, device=z.device)
         return self.sampler.model(z, condition, eps)
 
 
@@ -145,8 +144,7 @@ def distill(
         raise UserError(f"distill: {str(error).partition(' ')[2]}") from error
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     trainer = trainer or Trainer(max_epochs=1, devices=1, logger=False, **quiet)  # type: ignore[arg-type]
-    steps: Any = range(max_steps)  # a step draws all that it needs from its keyed generators
-    trainer.fit(module, DataLoader(steps, batch_size=None))
+    trainer.fit(module)
     return Generator(module.samplers()[0], data)
 
 

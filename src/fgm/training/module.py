@@ -263,7 +263,7 @@ class TrainingModule(LightningModule):
         if self.logs_now:
             skipped = sum(total for total, _ in self.skipped.values())
             counts = {"skipped": torch.tensor(float(skipped)), "images_seen": torch.tensor(float(self.images_seen))}
-            self.log_dict(scalars | counts, logger=not self.logged_by_callback)
+            self.log_dict(scalars | counts, logger=bool(self.loggers) and not self.logged_by_callback)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped"] = self.skipped

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -268,6 +269,14 @@ def test_recorded_estimate_is_the_printed_one(capsys: Said, tmp_path: Path) -> N
     assert f"| digits_fgm | batch 32 a device, training.batch_size=32 | 32 | {values['weights_gib']:.3g} |" in text
 
 
-def test_only_distillations_are_counted() -> None:
-    with pytest.raises(UserError, match="distillations"):
-        fgm.cli.memory.main(["experiment=digits_teacher"])
+@pytest.mark.parametrize("arguments", [["experiment=digits_teacher"], ["strategy=fsdp", "trainer.devices=2"]])
+def test_only_distillations_on_devices_that_hold_everything_are_counted(arguments: list[str]) -> None:
+    with pytest.raises(UserError, match="counted"):
+        fgm.cli.memory.main(arguments)
+
+
+def test_ddp_adds_buckets_of_gradients(capsys: Said) -> None:
+    for strategy in ("single", "ddp"):
+        fgm.cli.memory.main(["experiment=digits_fgm", f"strategy={strategy}"])
+    single, ddp = re.findall(r"gradients *│ ([\d.]+)", capsys.readouterr().out)
+    assert float(ddp) > float(single)

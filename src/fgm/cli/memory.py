@@ -28,10 +28,10 @@ def run(config: dict[str, Any], settings: NoSettings) -> None:
     if "t_star" not in config["method"]:
         raise UserError(f"{config['recipe']}: only the memory of distillations is counted")
     strategy = config["strategy"]["_target_"].rpartition(".")[2]
-    if strategy not in ("Single", "DistributedCopies"):
+    if strategy not in ("Single", "DDP"):
         raise UserError("only a device that holds everything is counted: give strategy=single or ddp")
     made = without_files(config)
-    ddp, precision = strategy == "DistributedCopies", config["trainer"]["precision"]
+    ddp, precision = strategy == "DDP", config["trainer"]["precision"]
     estimate = estimate_memory(lambda: build_module(made), precision, ddp)
     report(estimate, config)
     if config["record"]:

@@ -33,8 +33,8 @@ from omegaconf import OmegaConf
 from fgm.analysis.sweeps import value_of
 from fgm.cli import runs, teacher
 from fgm.cli.config import CONFIGS, composed, digest
+from fgm.training.loggers import PROJECT, final
 from fgm.training.module import DivergenceError
-from fgm.utils.account import PROJECT, final
 from fgm.utils.errors import UserError, entry, first_line, hint
 from fgm.utils.records import append_row
 

@@ -9,9 +9,11 @@ writer here keeps the rows before the resumed step.
 
 import csv
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,26 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from numpy.typing import NDArray
 from rich.console import Console
 
-from fgm.utils.account import AXIS, PROJECT, final, wandb_works
 from fgm.utils.errors import UserError, first_line
 from fgm.utils.files import replacing
 from fgm.utils.records import Measurement, read_metrics
 
+PROJECT, AXIS = "fgm", "step"  # of W&B: the project, and the axis of every curve
 FOLDERS = ("train", "eval", "warning")
+
+
+def final(metric: str, *sampler: str | int) -> str:
+    """Name a final measurement in a run's summary: the first sampler's, or that of (weights, nfe)."""
+    return "/".join(map(str, ("final", metric, *sampler)))
+
+
+def wandb_works() -> bool:
+    """Return whether a W&B run can start without asking for an account."""
+    if find_spec("wandb") is None:
+        return False
+    mode, netrc = os.environ.get("WANDB_MODE", "online"), Path.home() / ".netrc"
+    known = bool(os.environ.get("WANDB_API_KEY")) or (netrc.is_file() and "api.wandb.ai" in netrc.read_text())
+    return mode == "offline" or (mode == "online" and known)
 
 
 class AppendingWriter(_ExperimentWriter):

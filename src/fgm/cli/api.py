@@ -135,10 +135,11 @@ def distill(
     config = TrainingConfig(max_steps, batch_size, **{key: options.pop(key) for key in known & options.keys()})
     if not isinstance(teacher, VelocityModel):
         teacher = Velocity(teacher, tuple(data.shape), data.num_classes)
+    settings: dict[str, Any] = {"t_star": 0.97} | options
     try:
         module = Distillation(
             teacher, data, path or RectifiedPath(), times or LogitNormal(), partial(adam, lr=lr), config, seed=seed,
-            **{"t_star": 0.97} | options,
+            **settings,
         )  # fmt: skip
     except TypeError as error:
         raise UserError(f"distill: {str(error).partition(' ')[2]}") from error

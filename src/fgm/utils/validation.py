@@ -92,7 +92,7 @@ def strict_type(annotation: Any) -> Any:
         return inner and Annotated[(inner, *arguments[1:])]
     if origin in (Union, UnionType, list, tuple, Sequence):
         inner = [each if each is Ellipsis else strict_type(each) for each in arguments]
-        return None if None in inner else Union[tuple(inner)] if origin is UnionType else origin[tuple(inner)]  # noqa: UP007
+        return None if None in inner else Union[tuple(inner)] if origin is UnionType else origin[tuple(inner)]  # noqa: UP007  # type: ignore[invalid-annotation]
     return None
 
 

@@ -67,9 +67,10 @@ class Moments:
 
     def save(self, path: Path | str) -> None:
         """Write an npz in EDM's layout, mu (d,) and sigma (d, d), with n added."""
-        arrays = {"mu": self.mean.numpy(), "sigma": self.covariance.numpy()}
+        arrays: dict[str, Any] = {"mu": self.mean.numpy(), "sigma": self.covariance.numpy()}
+        arrays |= {} if self.n is None else {"n": np.array(self.n)}
         with Path(path).open("wb") as file:
-            np.savez(file, **arrays, **({} if self.n is None else {"n": np.array(self.n)}))
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: Path | str, dim: int) -> Self:

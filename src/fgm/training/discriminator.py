@@ -72,7 +72,7 @@ class GANTerm(nn.Module):
     ) -> None:
         super().__init__()
         self.blocks, self.weight, self.start_step = list(blocks), weight, start_step
-        self.make_optimizer = optimizer or module.make_optimizer
+        self.make_optimizer: Any = optimizer or module.make_optimizer
         self.times, self.r1_weight, self.r1_at = times or module.times, r1_weight, r1_at
         self.images = RealImages(data or module.data, module.data)
         self.unregistered = (module, online if features == "online" else teacher)  # not a part of the discriminator

@@ -96,7 +96,7 @@ class Distillation(TrainingModule):
         net, self.online = initialize_pair(self, teacher, network, generator_init, online_init, adapters)
         shared = generator_init == "teacher" and adapters is None
         start = reading(unwrap_guidance(teacher) if shared else frozen_copy(net)).eval()
-        self.frozen = (teacher, start)
+        self.frozen = (teacher, start)  # neither registered nor in a checkpoint
         self.generator = reading(net)
         self.average(self.generator)
         self.velocities = apply_guidance(guidance, teacher, self.online)
@@ -115,6 +115,7 @@ class Distillation(TrainingModule):
         with cached_prompts(self.networks(), None if self.gan or self.real_uid else condition):
             with self.toggled_optimizer(self.optimizer("generator")), torch.set_grad_enabled(self.whole_batch):
                 x_0 = torch.cat([self.generator(*part) for part in self.parts(z, condition, eps)])
+            scalars: Scalars = {}
             for k in range(self.online_steps):
                 scalars = self.online_update(x_0.detach(), condition, step * self.online_steps + k)
             if self.gan:
@@ -204,16 +205,15 @@ class Distillation(TrainingModule):
 
     def samplers(self) -> list[Sampler]:
         """Return what is measured and shown: ema, raw weights, start, and the teacher's ODE."""
-        teacher, start = self.frozen
         return [
             generator_sampler(self.ema, "ema"),
             generator_sampler(self.generator, "raw"),
-            Sampler("start: teacher at t*", start, start.nfe, "teacher" if start.nfe == 1 else "start"),
-            ode_sampler(teacher, self.path, self.teacher_steps),
+            Sampler("start: teacher at t*", self.start, self.start.nfe, "teacher" if self.start.nfe == 1 else "start"),
+            ode_sampler(self.teacher, self.path, self.teacher_steps),
         ]
 
     def networks(self) -> list[VelocityModel]:
-        nets = [self.generator.net, self.online, self.ema.net, unwrap_guidance(self.teacher), self.frozen[1].net]
+        nets = [self.generator.net, self.online, self.ema.net, unwrap_guidance(self.teacher), self.start.net]
         return list(dict.fromkeys(base_model(net) for net in nets if any(True for _ in net.parameters())))
 
     def result(self) -> nn.Module:

@@ -132,7 +132,7 @@ class TrackioLogger(Logger):
 
     def __init__(self, name: str, config: dict[str, Any], project: str = PROJECT, **init: Any) -> None:
         super().__init__()
-        import trackio
+        import trackio  # type: ignore[import]
 
         self._name, self.project = name, project
         self.run = trackio.init(project=project, name=name, config=config, resume="allow", **init)

@@ -200,8 +200,9 @@ class GPUKernels(TorchFunctionMode):
             return FusedAttention.apply(q, k, v)
         if func in NORMS and autocast:
             with torch.autocast("cpu", enabled=False):
-                inputs = [x.float() if isinstance(x, Tensor) else x for x in args]
-                return func(*inputs, **{k: x.float() if isinstance(x, Tensor) else x for k, x in kwargs.items()})
+                inputs: list[Any] = [x.float() if isinstance(x, Tensor) else x for x in args]
+                named: dict[str, Any] = {k: x.float() if isinstance(x, Tensor) else x for k, x in kwargs.items()}
+                return func(*inputs, **named)
         if func in (Tensor.backward, torch.autograd.grad):
             with self:  # torch leaves the mode before it calls func
                 return run_backward(func, *args, **kwargs)

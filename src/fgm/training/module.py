@@ -86,6 +86,11 @@ class TrainingModule(LightningModule):
         """The frozen velocity that is distilled; not a registered submodule."""
         return self.frozen[0]  # type: ignore[return-value]
 
+    @property
+    def start(self) -> Any:
+        """The generator before training."""
+        return self.frozen[1]
+
     def average(self, net: nn.Module) -> None:
         """Set `ema` to a copy of net. Kept on the host, it is hidden from DDP."""
         self.ema = frozen_copy(net)

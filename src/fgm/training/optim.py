@@ -113,7 +113,7 @@ def constrain(net: nn.Module) -> None:
     """Call constrain_() of every layer that has it, such as those of EDM2, whose weights have normalized rows."""
     for module in net.modules():
         if hasattr(module, "constrain_"):
-            module.constrain_()
+            module.constrain_()  # type: ignore[operator]
 
 
 def keep_constrained(optimizer: Optimizer, net: nn.Module) -> Optimizer:

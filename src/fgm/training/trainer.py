@@ -84,7 +84,7 @@ def fit(module: TrainingModule, run: Run) -> dict[str, float]:
     if checkpoint:
         run.console.print(f"resuming from step {step} of {module.config.max_steps}")
     evaluate, timer = run.evaluation_callback, Timer(verbose=False)
-    callbacks = [
+    callbacks: list[Callback] = [
         timer,
         WorldSizeCheck(run.console, run.allow_world_size_change),
         ReplicaConsistencyCheck(),

@@ -1,4 +1,4 @@
-"""The image recipes: at full size on the meta device, and for two cycles on small files in the official formats."""
+"""The image recipes: at full size on the meta device, and for two steps on small files in the official formats."""
 
 from pathlib import Path
 from typing import Any
@@ -120,16 +120,16 @@ SMALL: dict[str, Any] = {
 
 @pytest.mark.parametrize("recipe", SMALL)
 def test_a_recipe_runs_on_the_official_formats(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two cycles: weights move, stay finite, and no update is left out."""
+    """Two steps: weights move, stay finite, and no update is left out."""
     module, run = built(recipe, tmp_path, monkeypatch)
     before = {name: weight.clone() for name, weight in module.result().state_dict().items()}
     fit(module, run)
     after = module.result().state_dict()
-    assert int(module.cycle) == 2 and all(torch.isfinite(weight).all() for weight in after.values())
+    assert int(module.step) == 2 and all(torch.isfinite(weight).all() for weight in after.values())
     assert any(not torch.equal(before[name], after[name]) for name in before)
-    assert all(descent.skipped == 0 for descent in getattr(module, "descents", []))
-    if getattr(module, "adversary", None):
-        (head,) = module.adversary.discriminator.heads
+    assert all(skips == [0, 0] for skips in module.skipped.values())
+    if getattr(module, "gan", None):
+        (head,) = module.gan.discriminator.heads
         assert head.layers[-1].weight.any(), "it begins at zero"
 
 

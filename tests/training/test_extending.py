@@ -18,15 +18,17 @@ RATE, WEIGHT = 0.5, 0.3
 class SmallSamples(Distillation):
     """Adds WEIGHT |x_0|^2 per sample."""
 
-    def generator_loss(self, u: Tensor, v: Tensor, c: Tensor, x_0: Tensor, *rest: Any) -> Tensor:
-        return super().generator_loss(u, v, c, x_0, *rest) + WEIGHT * losses.squared_norm(x_0)
+    def generator_loss(self, u, v, c, x_0, x_t, t, condition):
+        loss = super().generator_loss(u, v, c, x_0, x_t, t, condition)
+        return loss + WEIGHT * losses.squared_norm(x_0)
 
 
 class RobustMismatch(Distillation):
     """Adds WEIGHT sqrt(1 + |u - v|^2) per sample."""
 
-    def generator_loss(self, u: Tensor, v: Tensor, *rest: Any) -> Tensor:
-        return super().generator_loss(u, v, *rest) + WEIGHT * (1 + losses.squared_norm(u - v)).sqrt()
+    def generator_loss(self, u, v, c, x_0, x_t, t, condition):
+        loss = super().generator_loss(u, v, c, x_0, x_t, t, condition)
+        return loss + WEIGHT * (1 + losses.squared_norm(u - v)).sqrt()
 
 
 def small_samples(u: Tensor, v: Tensor, x_0: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from fgm.networks.mlp import VelocityMLP
 from fgm.training import module as training_module
 from fgm.training.config import TrainingConfig
 from fgm.training.distillation import Distillation
-from fgm.training.memory import Loss, VelocityAt, two_stage
+from fgm.training.memory import PerSampleLoss, VelocityAt, two_stage
 from fgm.training.memory_estimate import estimate_memory
 from fgm.training.module import TrainingModule, slices
 from fgm.training.real_images import RealUID
@@ -28,9 +28,9 @@ from fgm.training.real_images import RealUID
 PATH = RectifiedPath()
 
 
-def plain(teacher: VelocityAt, online: VelocityAt, loss: Loss, c: Tensor, x_0: Tensor, x_t: Tensor) -> Any:
+def plain(teacher: VelocityAt, online: VelocityAt, loss: PerSampleLoss, c: Tensor, x_0: Tensor, x_t: Tensor) -> Any:
     u, v = teacher(x_t), online(x_t)
-    value = loss(u, v, c, x_0, x_t)
+    value = loss(u, v, c, x_0, x_t).mean()
     return u, v, value, value
 
 
@@ -48,7 +48,7 @@ class Step:
         t = 0.05 + 0.9 * torch.rand(64, generator=noise, dtype=dtype)
         self.t, self.velocities = t, [VelocityAt(net, t, None) for net in self.nets]
 
-    def results(self, backward: Any, loss: Loss) -> Any:
+    def results(self, backward: Any, loss: PerSampleLoss) -> Any:
         """u, v, the loss, and the surrogate."""
         x_0 = self.generator(self.z)
         x_t, c = PATH.interpolate(x_0, self.eps, self.t)
@@ -60,22 +60,22 @@ class Step:
         return torch.cat([g.flatten() for g in gradients])
 
 
-def fgm(lambda_1: float = 1.0, detach: bool = False) -> Loss:
-    return lambda u, v, c, x_0, x_t: losses.fgm(u, v, c, lambda_1, detach).mean()
+def fgm(lambda_1: float = 1.0, detach: bool = False) -> PerSampleLoss:
+    return lambda u, v, c, x_0, x_t: losses.fgm(u, v, c, lambda_1, detach)
 
 
-LOSSES: list[Loss] = [
+LOSSES: list[PerSampleLoss] = [
     fgm(), fgm(-0.4), fgm(0.0, True),
-    lambda u, v, c, x_0, x_t: losses.flow_matching(u, c).mean(),
-    lambda u, v, c, x_0, x_t: losses.squared_norm(v).mean(),
-    lambda u, v, c, x_0, x_t: ((u - v) * x_0 * x_t.sin()).sum(),
-    lambda u, v, c, x_0, x_t: x_0.square().mean(),
+    lambda u, v, c, x_0, x_t: losses.flow_matching(u, c),
+    lambda u, v, c, x_0, x_t: losses.squared_norm(v),
+    lambda u, v, c, x_0, x_t: ((u - v) * x_0 * x_t.sin()).sum(1),
+    lambda u, v, c, x_0, x_t: losses.squared_norm(x_0),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("dtype, rtol", [(torch.float64, 1e-12), (torch.float32, 1e-6)])
-def test_two_stage_gradient_is_the_plain_one(loss: Loss, dtype: torch.dtype, rtol: float) -> None:
+def test_two_stage_gradient_is_the_plain_one(loss: PerSampleLoss, dtype: torch.dtype, rtol: float) -> None:
     step = Step(dtype)
     expected, ours = step.results(plain, loss), step.results(two_stage, loss)
     assert all(torch.equal(a, b) for a, b in zip(ours[:3], expected[:3], strict=True))

@@ -50,7 +50,7 @@ def started(command: str) -> tuple[str, list[str]]:
         f"{command}: a variable that the Makefile does not read"
     )
     arguments, module = shlex.split(given.get("ARGS", "")), re.search(r"\$\(RUN\) (fgm\.cli\.\w+)", line)
-    named = [f"sweep={given.get('SWEEP', '')}"] if "$(SWEEP)" in line else []
+    named = [f"+sweep={given.get('SWEEP', '')}"] if "$(SWEEP)" in line else []
     named += [f"experiment={given['EXP']}"] if "EXP" in given else []
     named += [f"prompt={given['PROMPT']}"] if "PROMPT" in given else []
     return module[1] if module else "", [*named, *arguments]

@@ -61,7 +61,16 @@ def test_a_mistake_in_a_documented_command_is_noticed(command: str, message: str
 
 
 EXAMPLES = {
-    "python": ["fgm.load", "class MyDistillation", "class Parabolic", "class Radii", "class Stripe", "class MyTeacher"],
+    "python": [
+        "fgm.load",
+        "class MyDistillation",
+        "class Parabolic",
+        "class Radii",
+        "class Stripe",
+        "class MyLogger",
+        "class MyCallback",
+        "class MyTeacher",
+    ],
     "yaml": ["EXP=spirals_fgm"],
 }
 

@@ -91,7 +91,7 @@ def require_plain(config: dict[str, Any], arms: str) -> None:
     odd += [key for key in ("discriminator", "real_uid") if method.get(key)]
     odd += [f"method.steps = {method['steps']}"] if not odd and method["steps"] > 1 else []
     if odd:
-        raise UserError(f"a plain distillation in one step is timed: {config['recipe']} has {odd[0]}")
+        raise UserError(f"a plain distillation in one step is timed: {config['experiment']} has {odd[0]}")
     if config["training"]["micro_batches"] > 1 and arms == "all":
         raise UserError("training.micro_batches > 1: the plain loops take a batch at once; give arms=ours")
 

@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
     own, config = read_arguments(arguments, SETTINGS)
     n, repetitions, data = own["n"], own["repetitions"], make(config["data"], "data")
     if len(data.shape) != 3:
-        raise UserError(f"pictures are measured, and {config['recipe']} draws points")
+        raise UserError(f"pictures are measured, and {config['experiment']} draws points")
     began, (generator, origin) = time.perf_counter(), generator_of(config)
     device = device_of_rank(config["trainer"]["accelerator"])
     generator.model.to(device)

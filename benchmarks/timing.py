@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fgm.analysis.tables import summary
-from fgm.cli.config import digest, read_recipe
+from fgm.cli.config import compose_experiment, digest
 from fgm.cli.runs import provenance
 from fgm.utils.errors import UserError, hint
 from fgm.utils.printing import plain_console
@@ -82,7 +82,7 @@ def read_arguments(arguments: list[str], defaults: dict[str, Any]) -> tuple[dict
             raise UserError(f"{key} = {value}: unknown; {hint(value, default)}")
         own |= {key: int(value) if isinstance(default, int) else value} if key in defaults else {}
     overrides = [argument for argument in arguments if argument.partition("=")[0] not in {*defaults, "experiment"}]
-    return own, read_recipe(dict(pairs).get("experiment", "digits_fgm"), overrides)
+    return own, compose_experiment(dict(pairs).get("experiment", "digits_fgm"), overrides)
 
 
 def report(
@@ -95,5 +95,5 @@ def report(
     row |= {key: own[key] for key in ("extractor",) if key in own} | cost
     seconds = {arm: [round(s, 4) for s in each] for arm, each in times.items()}
     append_row(path, row | {"seconds": seconds, "results": [m.row() for m in results]})
-    console.print(summary(results, f"{subject} of {config['recipe']}, {row['device']}"))
+    console.print(summary(results, f"{subject} of {config['experiment']}, {row['device']}"))
     console.print(f"row in {path} (make table)")

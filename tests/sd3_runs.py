@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from tiny_sd3 import SIZE, save_tiny_pipeline
 
 from fgm.cli import cache_prompts
-from fgm.cli.config import read_recipe
+from fgm.cli.config import compose_experiment
 from fgm.cli.runs import write_yaml
 from fgm.networks.guidance import unwrap_guidance
 
@@ -19,7 +19,7 @@ ROW = {"metric": "saturation", "value": 0.25, "n": 5, "protocol": "uint8, mean o
 
 
 def settings_of(root: Path) -> list[str]:
-    """Of an SD3 recipe, for the tiny pipeline in root/model and root/prompts.txt."""
+    """Of an SD3 experiment, for the tiny pipeline in root/model and root/prompts.txt."""
     if not (root / "model").exists():
         save_tiny_pipeline(root / "model")
         (root / "prompts.txt").write_text("\n".join(PROMPTS))
@@ -43,7 +43,7 @@ def cached(root: Path) -> list[str]:
 
 def finished(settings: list[str], seed: int = 1) -> list[str]:
     """The arguments of a run whose generator is the teacher and noise on every weight that training moves."""
-    config = read_recipe("sd3_fgm", settings)
+    config = compose_experiment("sd3_fgm", settings)
     run_dir, noise = Path(config["run_dir"]), torch.Generator().manual_seed(seed)
     run_dir.mkdir(parents=True)
     save_file(

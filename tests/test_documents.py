@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 
 import fgm.cli.config
 import fgm.cli.table
-from fgm.cli.config import CONFIGS, read_recipe
+from fgm.cli.config import CONFIGS, compose_experiment
 from fgm.cli.sweep import read_sweep
 from fgm.cli.table import BLOCK, DOCUMENTS, OVERVIEW, ROOT, header, measured, render, study_line
 from fgm.evaluation import measure
@@ -130,7 +130,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def made(noun: str, file: str) -> Any:
         arguments = argument(file)
         (tmp_path / f"{file}.py").write_text(example("python", arguments[0].rpartition(".")[2]))
-        return instantiate(read_recipe("mixture_fgm", arguments)[noun])
+        return instantiate(compose_experiment("mixture_fgm", arguments)[noun])
 
     return made
 
@@ -154,7 +154,7 @@ def test_a_recipe_of_ones_own_is_one_file(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(fgm.cli.config, "CONFIGS", tmp_path / "configs")
     text = example("yaml", "spirals_fgm")
     (tmp_path / "configs" / "experiment" / "spirals_fgm.yaml").write_text(text)
-    config = read_recipe("spirals_fgm", [])
+    config = compose_experiment("spirals_fgm", [])
     assert config["data"]["_target_"].endswith("Spirals") and config["teacher"]["overrides"] == ["data=spirals"]
     assert all(word in text for word in ("# make train EXP=spirals_fgm", "# Cost:", "# Expect:"))
 
@@ -185,12 +185,12 @@ def test_a_number_by_hand_is_found() -> None:
     assert numbers_by_hand(f"{made}| [01](x/1.py) | `n=3` | x_0, **0.25** | about 7 |\n3 and 4\n") == ["0.25", "7"]
 
 
-@pytest.mark.parametrize("recipe", bundled())
-def test_the_weights_that_come_with_the_suite_have_the_value_of_their_row(recipe: str) -> None:
-    row = bundled_run(recipe)["row"]
+@pytest.mark.parametrize("experiment", bundled())
+def test_the_weights_that_come_with_the_suite_have_the_value_of_their_row(experiment: str) -> None:
+    row = bundled_run(experiment)["row"]
     value = next(m for m in row["results"] if m["metric"] == "shapeeval")
     (line,) = (
-        x for x in text_of("src/fgm/teachers/bundled/README.md").splitlines() if x.startswith(f"| {recipe}.safe")
+        x for x in text_of("src/fgm/teachers/bundled/README.md").splitlines() if x.startswith(f"| {experiment}.safe")
     )
     assert f"ShapeEval {value['value']:.3f} " in line and f"n = {value['n']} " in line
 
@@ -216,7 +216,7 @@ def test_a_recipe_is_told_with_its_first_sampler_and_its_teacher(tmp_path: Path)
 
 def test_a_study_is_told_with_its_best_point(tmp_path: Path) -> None:
     def run(t_star: float, seed: int, value: float) -> dict[str, Any]:
-        told = {"recipe": "digits_fgm", "study": "t_star", "metrics": {"fd": "min"}, "sweep_digest": "a"}
+        told = {"experiment": "digits_fgm", "study": "t_star", "metrics": {"fd": "min"}, "sweep_digest": "a"}
         results = [Measurement("fd", value, 100, "p", 1, "ema").row()]
         return told | {"seed": seed, "swept": {"method.t_star": t_star}, "results": results}
 

@@ -18,7 +18,7 @@ import fgm.cli.evaluate
 import fgm.cli.sample
 import fgm.cli.train
 from fgm.cli import teacher
-from fgm.cli.config import read_recipe
+from fgm.cli.config import compose_experiment
 from fgm.cli.runs import read_yaml, write_yaml
 from fgm.data.encodings import PromptCache
 from fgm.data.folders import ImageZip
@@ -236,8 +236,8 @@ def test_target_that_the_user_names_in_the_command_is_allowed(tmp_path: Path, mo
 
     (tmp_path / "mine.py").write_text("class Teacher: ...")
     monkeypatch.syspath_prepend(tmp_path)
-    asked = read_recipe("digits_fgm", ["teacher=own", "teacher._target_=mine.Teacher"])
+    asked = compose_experiment("digits_fgm", ["teacher=own", "teacher._target_=mine.Teacher"])
     write_yaml(asked, tmp_path / "config.yaml")
     assert read_config(tmp_path / "config.yaml", asked) == asked
     with pytest.raises(fgm.cli.config.UserError, match=r"names mine\.Teacher, which"):
-        read_config(tmp_path / "config.yaml", read_recipe("digits_fgm", []))
+        read_config(tmp_path / "config.yaml", compose_experiment("digits_fgm", []))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fgm.cli.config import digest, read_recipe, recipes
+from fgm.cli.config import compose_experiment, digest, experiment_names
 from fgm.cli.runs import git, provenance
 from fgm.cli.sweep import sweeps
 from fgm.cli.table import ROOT
@@ -25,8 +25,8 @@ def test_a_row_comes_back_with_what_stands_beside_its_value() -> None:
 
 def test_another_seed_machine_or_place_is_the_same_experiment() -> None:
     alike = ["seed=3", "trainer.accelerator=cpu", "outputs=elsewhere", "logger=csv"]
-    assert read_recipe("digits_fgm", alike)["differs"] == []
-    other = read_recipe("digits_fgm", [*alike, "training.max_steps=20"])
+    assert compose_experiment("digits_fgm", alike)["differs"] == []
+    other = compose_experiment("digits_fgm", [*alike, "training.max_steps=20"])
     assert other["differs"] == ["training.max_steps=20"]
     assert digest(other) == digest(other | {"differs": []})
 
@@ -35,7 +35,7 @@ def test_a_row_names_the_device_that_trained(monkeypatch: pytest.MonkeyPatch) ->
     """Not merely one that is there."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "some card")
-    told = [provenance(read_recipe("digits_fgm", [f"trainer.accelerator={name}"])) for name in ("auto", "cpu")]
+    told = [provenance(compose_experiment("digits_fgm", [f"trainer.accelerator={name}"])) for name in ("auto", "cpu")]
     assert told[0]["device"] == "some card" and told[1]["device"] == "cpu, 1 thread"
 
 
@@ -68,13 +68,13 @@ def test_weights_are_as_readable_as_any_new_file(tmp_path: Path) -> None:
 
 def test_every_folder_of_experiments_belongs_to_a_recipe_and_has_a_verdict() -> None:
     for folder in (path.parent for path in (ROOT / "experiments").glob("*/runs.jsonl")):
-        assert folder.name in [*recipes(), *sweeps(), "bench", "identity", "memory"]
+        assert folder.name in [*experiment_names(), *sweeps(), "bench", "identity", "memory"]
         diary = (folder / "README.md").read_text()
         for word in ("Question", "Command", "Finding", "Verdict"):
             assert f"**{word}" in diary, f"{folder.name} says no {word.lower()}"
         for row in read_rows(folder / "runs.jsonl"):
-            assert row["recipe"] in recipes()
-            assert folder.name in (row["recipe"], row.get("study"), "bench", "memory")
+            assert row["experiment"] in experiment_names()
+            assert folder.name in (row["experiment"], row.get("study"), "bench", "memory")
 
 
 def test_every_committed_row_is_of_code_in_the_history() -> None:

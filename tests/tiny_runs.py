@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fgm.cli.config import read_recipe
+from fgm.cli.config import compose_experiment
 from fgm.cli.runs import write_yaml
 from fgm.utils.errors import entry
 
@@ -25,11 +25,11 @@ TINY = [
 Said = pytest.CaptureFixture[str]
 
 
-def finished(outputs: Path, recipe: str, overrides: list[str]) -> list[str]:
+def finished(outputs: Path, experiment: str, overrides: list[str]) -> list[str]:
     from hydra.utils import instantiate
 
-    arguments = [f"experiment={recipe}", *overrides, f"outputs={outputs}"]
-    config = read_recipe(recipe, arguments[1:])
+    arguments = [f"experiment={experiment}", *overrides, f"outputs={outputs}"]
+    config = compose_experiment(experiment, arguments[1:])
     run_dir = Path(config["run_dir"])
     run_dir.mkdir(parents=True)
     with torch.random.fork_rng():
@@ -49,7 +49,7 @@ SHAPES = [
 
 
 def run_dir(run: list[str]) -> Path:
-    return Path(read_recipe("digits_fgm", run[1:])["run_dir"])
+    return Path(compose_experiment("digits_fgm", run[1:])["run_dir"])
 
 
 def rescale(directory: Path, scale: float) -> None:

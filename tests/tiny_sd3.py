@@ -1,4 +1,4 @@
-"""A complete StableDiffusion3Pipeline of random weights, 32 pixels a side: what tests of the SD3 recipes load."""
+"""A complete StableDiffusion3Pipeline of random weights, 32 pixels a side: what tests of the SD3 experiments load."""
 
 import string
 from pathlib import Path

@@ -29,7 +29,7 @@ from gradients import AffineGenerator, Comparison, Draws, Problem, Velocity
 from torch import Generator, Tensor, nn
 
 from fgm.cli.build import build_module
-from fgm.cli.config import digest, read_recipe
+from fgm.cli.config import compose_experiment, digest
 from fgm.cli.runs import device_of_rank, provenance, runs_file
 from fgm.cli.train import train_teacher
 from fgm.networks import VelocityModel
@@ -64,7 +64,7 @@ class Case:
     draws: int
 
     def config(self, seed: int, overrides: list[str]) -> dict[str, Any]:
-        config = read_recipe(self.experiment, [*self.overrides, *overrides])
+        config = compose_experiment(self.experiment, [*self.overrides, *overrides])
         return config | {"seed": seed, "study": {"study": "identity", "case": self.name}}
 
     def digest(self, config: dict[str, Any]) -> str:

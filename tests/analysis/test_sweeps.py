@@ -22,7 +22,12 @@ def row(t: float | str, c: str, seed: int, fd: float, **changes: Any) -> dict[st
     ]
     curves = {"eval/fd": [[64.0, 2 * fd], [128.0, fd]], "mismatch": [[64.0, 0.1], [128.0, 0.05]]}
     swept = {"method.t_star": t, "method.c_in": c}
-    origin = {"recipe": "digits_fgm", "study": "t_star", "metrics": {"fd": "min", "recall": "max"}, "sweep_digest": NEW}
+    origin = {
+        "experiment": "digits_fgm",
+        "study": "t_star",
+        "metrics": {"fd": "min", "recall": "max"},
+        "sweep_digest": NEW,
+    }
     digest = f"{t}-{c}-{seed}"
     cost = {"train_s": 60.0, "device": "cpu", "seed": seed, "config_digest": digest, "study_digest": digest}
     return origin | cost | {"swept": swept, "results": results, "curves": curves} | changes
@@ -100,7 +105,7 @@ def test_table_of_some_metrics_leaves_out_the_others() -> None:
 
 
 def test_each_experiment_is_a_study_of_its_own() -> None:
-    other = [each | {"recipe": "mixture_fgm", "sweep_digest": "else"} for each in ROWS[2:4]]
+    other = [each | {"experiment": "mixture_fgm", "sweep_digest": "else"} for each in ROWS[2:4]]
     assert [study.experiment for study in studies_of([*ROWS, *other])] == ["digits_fgm", "mixture_fgm"]
 
 

@@ -116,10 +116,12 @@ def test_mark_selects_metrics_and_each_protocol_appears_once(tmp_path: Path) -> 
 
 def test_benchmark_table_holds_the_newest_row_of_each_measurement() -> None:
     results = [Measurement("ratio", 1.5, 40, "p", 1, "raw", {"low": 1.0, "high": 2.0}).row()]
-    row = {"recipe": "digits_fgm", "subject": "cycle", "device": "cpu", "results": results}
+    row = {"experiment": "digits_fgm", "subject": "cycle", "device": "cpu", "results": results}
     old = row | {"results": [result | {"value": 99.0} for result in results]}
-    head, _, one, other, _ = benchmark_tables([old, row, row | {"recipe": "another"}])
-    assert head == "| recipe | cycle | n | ratio | device |" and one == "| digits_fgm | p | 40 | 1.5 (1 to 2) | cpu |"
+    head, _, one, other, _ = benchmark_tables([old, row, row | {"experiment": "another"}])
+    assert (
+        head == "| experiment | cycle | n | ratio | device |" and one == "| digits_fgm | p | 40 | 1.5 (1 to 2) | cpu |"
+    )
     assert other.startswith("| another |")
     assert len(benchmark_tables([row, row | {"subject": "memory"}])) == 8, "a table for each subject"
 

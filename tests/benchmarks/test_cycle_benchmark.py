@@ -13,7 +13,7 @@ from rich.console import Console
 from benchmarks import cycle
 from benchmarks.cycle import CycleBench, PlainLoops, flops_of, frozen, peak_flops
 from fgm.cli.build import build
-from fgm.cli.config import read_recipe
+from fgm.cli.config import compose_experiment
 from fgm.cli.synthetic import untrained
 from fgm.networks import VelocityModel
 from fgm.training.distillation import Distillation
@@ -25,7 +25,7 @@ TINY += ["training.log_every_n_steps=3", 'teacher.overrides=["network.width=16",
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> CycleBench:
-    config = read_recipe("digits_fgm", [*TINY, f"run_dir={tmp_path_factory.mktemp('bench')}"])
+    config = compose_experiment("digits_fgm", [*TINY, f"run_dir={tmp_path_factory.mktemp('bench')}"])
     with Path("/dev/null").open("w") as nowhere:
         module, run = build(untrained(config), Console(file=nowhere))
         bench = CycleBench(module, run, cycles=3, repetitions=2)  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def test_recorded_ratios_follow_from_the_recorded_seconds(tmp_path: Path) -> Non
     cycle.main([*TINY, "cycles=2", "repetitions=1", f"outputs={tmp_path}/out", f"experiments={tmp_path}"])
     row = json.loads((tmp_path / "bench" / "runs.jsonl").read_text())
     values, seconds = {r["metric"]: r["value"] for r in row["results"]}, row["seconds"]
-    assert (row["recipe"], row["subject"]) == ("digits_fgm", "cycle") and row["images_seen"] == 4 * (2 * 2 + 1)
+    assert (row["experiment"], row["subject"]) == ("digits_fgm", "cycle") and row["images_seen"] == 4 * (2 * 2 + 1)
     assert values["cycle_over_bare"] == pytest.approx(median(seconds["cycle"]) / median(seconds["bare"]), rel=0.1)
     assert not (tmp_path / "out").exists()
 

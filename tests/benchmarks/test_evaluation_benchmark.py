@@ -45,7 +45,7 @@ def row(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_recorded_ratios_follow_from_the_recorded_seconds(row: dict[str, Any]) -> None:
     assert {"commit", "config_digest", "study_digest", "seed", "wall_s", "date"} <= row.keys()
-    assert (row["recipe"], row["subject"], row["extractor"]) == ("digits_fgm", "evaluation", "small")
+    assert (row["experiment"], row["subject"], row["extractor"]) == ("digits_fgm", "evaluation", "small")
     seconds, values = row["seconds"], {r["metric"]: r for r in row["results"]}
     assert all(len(each) == 3 for each in seconds.values()) and row["images_seen"] == 5 * 4 * 40
     over = {"evaluation_over_bare": ("evaluation", "bare"), "evaluation_over_fidelity": ("pictures", "fidelity")}
@@ -74,8 +74,8 @@ def test_our_distances_equal_torch_fidelitys(tmp_path: Path) -> None:
 
 
 def test_finished_run_is_timed_with_its_own_weights(tmp_path: Path) -> None:
-    recipe = [a for a in TINY if "." in a] + ["method.generator_init=random"]
-    run = finished(tmp_path / "outputs", "digits_fgm", recipe)
+    experiment = [a for a in TINY if "." in a] + ["method.generator_init=random"]
+    run = finished(tmp_path / "outputs", "digits_fgm", experiment)
     evaluation.main([*run, "n=40", "repetitions=1", f"experiments={tmp_path}"])
     result = json.loads((tmp_path / "bench" / "runs.jsonl").read_text())["results"][0]
     assert result["protocol"].startswith("finished run;") and result["weights"] == "ema"

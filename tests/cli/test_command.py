@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from fgm.cli import evaluate, record, sample, train
-from fgm.cli.config import recipes
+from fgm.cli.config import experiment_names
 from fgm.utils.errors import UserError
 
 Ran = list[dict[str, Any]]
@@ -29,7 +29,7 @@ def test_help_lists_experiments_and_settings(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit) as stop:
         sample.main(["--help"])
     shown = capsys.readouterr().out
-    assert not stop.value.code and all(name in shown for name in recipes())
+    assert not stop.value.code and all(name in shown for name in experiment_names())
     assert "sample_seed: 0" in shown and "t_star: 0.7" in shown
 
 
@@ -40,7 +40,7 @@ def test_cfg_job_prints_the_composed_config(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_value_is_returned_and_nothing_is_written_by_hydra(ran: Ran, tmp_path: Path) -> None:
     assert train.main(["method.t_star=0.3"]) == 0.3
-    assert [config["recipe"] for config in ran] == ["digits_fgm"] and not list(tmp_path.iterdir())
+    assert [config["experiment"] for config in ran] == ["digits_fgm"] and not list(tmp_path.iterdir())
 
 
 def test_a_grid_is_run_point_by_point(ran: Ran) -> None:

@@ -51,7 +51,7 @@ def test_training_writes_every_promised_file(finished: tuple[Path, str], places:
     experiments = Path(places[1].removeprefix("experiments="))
     (row,) = map(json.loads, (experiments / "digits_fgm" / "runs.jsonl").read_text().splitlines())
     assert row == json.loads((run_dir / "results.json").read_text())
-    keys = {"recipe", "commit", "config_digest", "seed", "images_seen", "wall_s", "device", "results"}
+    keys = {"experiment", "commit", "config_digest", "seed", "images_seen", "wall_s", "device", "results"}
     assert keys <= row.keys()
     assert row["images_seen"] == 4 * 8
     assert {(r["nfe"], r["weights"]) for r in row["results"]} == {

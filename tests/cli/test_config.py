@@ -7,11 +7,11 @@ import yaml
 
 from fgm.cli import train
 from fgm.cli.checks import check
-from fgm.cli.config import CONFIGS, LONGEST, changes, digest, plain, read_recipe, recipes, run_name
+from fgm.cli.config import CONFIGS, LONGEST, changes, compose_experiment, digest, experiment_names, plain, run_name
 from fgm.utils.errors import UserError
 
 BAD = {
-    "unknown recipe": (["experiment=digits_fmg"], "there is no experiment=digits_fmg; did you mean digits_fgm?"),
+    "unknown experiment": (["experiment=digits_fmg"], "there is no experiment=digits_fmg; did you mean digits_fgm?"),
     "mistyped key": (["method.t_starr=0.5"], "did you mean method.t_star"),
     "mistyped key, appended": (["+method.t_starr=0.5"], "did you mean t_star"),
     "unknown root key": (["learning_rate=1"], "no setting learning_rate"),
@@ -78,9 +78,9 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
-@pytest.mark.parametrize("experiment", recipes())
+@pytest.mark.parametrize("experiment", experiment_names())
 def test_an_experiment_composes_and_says_command_cost_and_expectation(experiment: str) -> None:
-    config = read_recipe(experiment, [])
+    config = compose_experiment(experiment, [])
     assert config["run_dir"] == f"outputs/{experiment}" and config["differs"] == []
     lines = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text().splitlines()
     assert len(lines) <= 25
@@ -108,9 +108,9 @@ SAME = [
 
 @pytest.mark.parametrize("overrides", SAME)
 def test_equal_configs_have_one_run_directory_and_one_digest(overrides: list[str]) -> None:
-    config = read_recipe("digits_fgm", [o.removeprefix("+") for o in overrides])
+    config = compose_experiment("digits_fgm", [o.removeprefix("+") for o in overrides])
     assert Path(config["run_dir"]).name == "digits_fgm__method.t_star-0.9__seed-1"
-    assert digest(config) == digest(read_recipe("digits_fgm", SAME[0]))
+    assert digest(config) == digest(compose_experiment("digits_fgm", SAME[0]))
     assert config["differs"] == ["method.t_star=0.9"], "another seed is the same experiment"
 
 
@@ -121,7 +121,7 @@ OTHER = [
 
 
 def test_other_configs_have_other_run_directories_and_digests() -> None:
-    configs = [read_recipe("digits_fgm", overrides) for overrides in OTHER]
+    configs = [compose_experiment("digits_fgm", overrides) for overrides in OTHER]
     assert len({config["run_dir"] for config in configs}) == len({digest(config) for config in configs}) == len(OTHER)
 
 
@@ -134,6 +134,6 @@ def test_a_run_directorys_name_is_short_plain_and_unique(value: str) -> None:
 
 def test_changes_are_dotted_keys_and_ignored_ones_are_dotted_too() -> None:
     base = plain("digits_fgm")
-    config = read_recipe("digits_fgm", ["outputs=x", "optimizer.lr=1", "+method.logger=x"][:2])
+    config = compose_experiment("digits_fgm", ["outputs=x", "optimizer.lr=1", "+method.logger=x"][:2])
     assert changes(base, config) == {"optimizer.lr": 1}
     assert changes(base, base | {"method": base["method"] | {"logger": "x"}}) == {"method.logger": "x"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fgm.cli.config import recipes
+from fgm.cli.config import experiment_names
 from fgm.cli.sweep import sweeps
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +78,7 @@ def told(*command: str) -> subprocess.CompletedProcess[str]:
 
 def test_help_lists_every_target_recipe_and_study() -> None:
     said = told("make", "help").stdout
-    assert {f"EXP={name}" for name in recipes()} | {f"SWEEP={name}" for name in sweeps()} <= set(said.split())
+    assert {f"EXP={name}" for name in experiment_names()} | {f"SWEEP={name}" for name in sweeps()} <= set(said.split())
     assert re.findall(r"^  make ([\w-]+)", said, re.M) == re.findall(
         r"^([\w-]+):.*## ", (ROOT / "Makefile").read_text(), re.M
     )

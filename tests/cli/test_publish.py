@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from fgm.cli import export
-from fgm.cli.config import read_recipe
+from fgm.cli.config import compose_experiment
 from fgm.cli.loading import load_source
 from fgm.cli.runs import finished as finished_config
 from fgm.utils.errors import UserError
@@ -35,7 +35,7 @@ def settings(root: Path) -> list[str]:
 
 def run_of(settings: list[str], *overrides: str) -> list[str]:
     given = [*settings, *overrides]
-    made = (Path(read_recipe("sd3_fgm", given)["run_dir"]) / "results.json").exists()
+    made = (Path(compose_experiment("sd3_fgm", given)["run_dir"]) / "results.json").exists()
     return ["experiment=sd3_fgm", *given] if made else finished(given)
 
 
@@ -43,7 +43,7 @@ def ours(run: list[str], z: Tensor, eps: Tensor | None = None) -> tuple[Tensor, 
     """Latents and images in [0, 1] of all prompts."""
     from hydra.utils import instantiate
 
-    config = finished_config(read_recipe("sd3_fgm", run[1:]))
+    config = finished_config(compose_experiment("sd3_fgm", run[1:]))
     data, generator = instantiate(config["data"]), load_source(config).model
     with torch.no_grad():
         x_0 = generator(z, data.encode(PROMPTS), eps) if eps is not None else generator(z, data.encode(PROMPTS))

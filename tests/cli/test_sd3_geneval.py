@@ -12,7 +12,7 @@ from sd3_runs import PROMPTS, settings_of
 
 from fgm.cli import cache_prompts, train
 from fgm.cli.checks import make
-from fgm.cli.config import read_recipe
+from fgm.cli.config import compose_experiment
 from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.utils.errors import UserError
 
@@ -56,7 +56,7 @@ def overrides(root: Path) -> list[str]:
 
 def test_cache_has_all_prompts_and_training_draws_only_its_own(overrides: list[str]) -> None:
     cache_prompts.main(["experiment=sd3_fgm", *overrides, "device=cpu"])
-    data = make(read_recipe("sd3_fgm", overrides)["data"], "data")
+    data = make(compose_experiment("sd3_fgm", overrides)["data"], "data")
     assert data.index.prompts == ["", *PROMPTS, *(p.prompt for p in EVALUATED)]
     drawn = data.conditions(200, torch.Generator().manual_seed(0))
     assert set(drawn.tolist()) == set(range(1, 1 + len(PROMPTS)))

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 import fgm.cli.train
 from fgm.analysis.sweeps import studies_of, study_tables
 from fgm.cli import runs
-from fgm.cli.config import CONFIGS, composed, digest, read_recipe
+from fgm.cli.config import CONFIGS, compose_experiment, composed, digest
 from fgm.cli.sweep import read_sweep, sweeps, values_of, wandb_sweep
 from fgm.training.module import DivergenceError
 from fgm.utils.errors import UserError
@@ -141,7 +141,7 @@ def test_every_value_of_every_axis_composes_to_a_config_of_its_own(name: str) ->
         plain: Any = [OmegaConf.to_container(OmegaConf.create(point), resolve=True) for point in points]
         assert len({digest(point) for point in plain}) == len(values)
     first = [f"{axis}={values[0]}" for axis, values in sweep.axes.items()]
-    assert read_recipe(default(name), [f"+sweep={name}", *first])["run_dir"].startswith(f"outputs/{name}/")
+    assert compose_experiment(default(name), [f"+sweep={name}", *first])["run_dir"].startswith(f"outputs/{name}/")
 
 
 def default(name: str) -> str:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from fgm.cli import teacher
-from fgm.cli.config import read_recipe
+from fgm.cli.config import compose_experiment
 from fgm.cli.loading import load_source, weights_file
 from fgm.cli.runs import finished, write_yaml
 from fgm.utils.errors import UserError
@@ -18,12 +18,12 @@ def test_a_teacher_that_was_cut_off_while_it_was_measured_is_not_trained_yet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its weights lie there, and its run would go on, against teacher.train=false and in every process of several."""
-    own = read_recipe("digits_teacher", [f"outputs={tmp_path}"])
+    own = compose_experiment("digits_teacher", [f"outputs={tmp_path}"])
     run_dir = Path(own["run_dir"])
     run_dir.mkdir(parents=True)
     write_yaml(own, run_dir / "config.yaml")
     (run_dir / teacher.WEIGHTS).touch()
-    node = read_recipe("digits_fgm", [f"outputs={tmp_path}"])["teacher"]
+    node = compose_experiment("digits_fgm", [f"outputs={tmp_path}"])["teacher"]
     teacher.require(node)
     with pytest.raises(UserError, match=r"is missing and teacher\.train is false: make train EXP=digits_teacher"):
         teacher.require(node | {"train": False})
@@ -53,11 +53,11 @@ class Wide(VelocityModel):
 def test_a_finished_generator_has_the_architecture_of_a_teacher_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not the recipe's, and no config of the suite tells it: `make sample` needs no more than `make train`."""
+    """It is not the experiment's, and no config of the suite tells it: `make sample` needs no more than `make train`."""
     (tmp_path / "wide_teacher.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     own = ["teacher=own", "teacher._target_=wide_teacher.Wide", "+teacher.width=72", f"outputs={tmp_path}"]
-    config = read_recipe("digits_fgm", own)
+    config = compose_experiment("digits_fgm", own)
     weights = {"layer.weight": torch.randn(72, 64), "layer.bias": torch.randn(72)}
     Path(config["run_dir"]).mkdir()
     save_file(weights, weights_file(config))

@@ -8,7 +8,7 @@ import torch
 from geneval_files import example_prompts, write_layout, write_prompts
 from torch import Tensor
 
-from fgm.cli.config import read_recipe
+from fgm.cli.config import compose_experiment
 from fgm.data.geneval import Metadata
 from fgm.data.images import Digits
 from fgm.evaluation import measure
@@ -101,6 +101,6 @@ def test_samples_and_data_without_prompts_are_errors(suite: GenEvalSuite, tmp_pa
     ({"metadata": __file__}, "evaluation.suite.detector.directory = None: put facebook/mask2former"),
 ])  # fmt: skip
 def test_missing_files_are_found_before_a_training(change: dict[str, str], message: str) -> None:
-    node = read_recipe("digits_fgm", ["evaluation=geneval", "data=shapes"])["evaluation"]
+    node = compose_experiment("digits_fgm", ["evaluation=geneval", "data=shapes"])["evaluation"]
     with pytest.raises(UserError, match=message):
         require_files(node | {"suite": node["suite"] | change})

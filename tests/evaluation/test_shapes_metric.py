@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from fgm.cli.config import read_recipe
+from fgm.cli.config import compose_experiment
 from fgm.data.geneval import COLORS, TAGS
 from fgm.data.shapes.captions import SHAPES, binds_unseen, decode
 from fgm.data.shapes.dataset import Shapes
@@ -208,5 +208,5 @@ def test_picture_has_every_caption_below_every_row(suite: ShapeEvalSuite, tmp_pa
 
 @pytest.mark.parametrize("overrides", [["data=shapes", "evaluation=shape_eval"], ["evaluation=random_features"]])
 def test_evaluations_are_instantiated_from_a_recipe(overrides: list[str]) -> None:
-    evaluation = instantiate(read_recipe("digits_fgm", overrides)["evaluation"])
+    evaluation = instantiate(compose_experiment("digits_fgm", overrides)["evaluation"])
     assert isinstance(evaluation, Evaluator) and evaluation.monitor is None

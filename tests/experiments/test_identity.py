@@ -219,5 +219,5 @@ def test_study_refuses_unknown_cases_and_short_references(arguments: str, messag
 
 def test_every_case_composes() -> None:
     for case in study.CASES.values():
-        assert case.config(0, [])["recipe"] == case.experiment and max(case.updates) < case.reference
+        assert case.config(0, [])["experiment"] == case.experiment and max(case.updates) < case.reference
     assert math.isclose(2 - 2 * 1.2, results.MIXTURES["sid"][0])

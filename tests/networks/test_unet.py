@@ -5,7 +5,7 @@ import torch
 from hydra.utils import instantiate
 from torch.testing import assert_close
 
-from fgm.cli.config import read_recipe
+from fgm.cli.config import compose_experiment
 from fgm.networks.unet import UNet
 
 
@@ -75,5 +75,5 @@ def test_wrong_sizes_are_rejected(options: dict, message: str) -> None:
 
 def test_unet_of_fashion_mnist_has_its_number_of_parameters() -> None:
     with torch.device("meta"):
-        net = instantiate(read_recipe("fashion_teacher", ["network=unet_fashion"])["network"])
+        net = instantiate(compose_experiment("fashion_teacher", ["network=unet_fashion"])["network"])
     assert sum(p.numel() for p in net.parameters()) == 1_624_577

@@ -12,7 +12,7 @@ from tiny_runs import TINY, Said, finished, refused, run_dir
 import fgm.cli.evaluate
 import fgm.cli.sample
 from fgm.cli import bundle, teacher
-from fgm.cli.config import read_recipe
+from fgm.cli.config import compose_experiment
 from fgm.cli.loading import weights_file
 from fgm.cli.runs import read_yaml, write_yaml
 from fgm.cli.train import known_measurements
@@ -54,7 +54,7 @@ def test_bundled_teacher_has_its_weights_and_known_measurements(weights: Path) -
     assert all(torch.equal(net.state_dict()[name], tensor.float()) for name, tensor in state.items())
     assert all(tensor.dtype == torch.float32 for tensor in net.state_dict().values())
     small = [setting for setting in TINY if setting.startswith("evaluation")]
-    config = read_recipe("digits_fgm", ["teacher=bundled", "teacher.recipe=digits_fgm", *small])
+    config = compose_experiment("digits_fgm", ["teacher=bundled", "teacher.experiment=digits_fgm", *small])
     assert [m.value for m in known_measurements(config)] == [0.1]
     assert known_measurements(config | {"evaluation": config["evaluation"] | {"seed": 9}}) == []
     assert known_measurements(config | {"teacher": config["teacher"] | {"guidance": 3.0}}) == []
@@ -62,8 +62,8 @@ def test_bundled_teacher_has_its_weights_and_known_measurements(weights: Path) -
 
 
 def test_measurements_of_a_run_without_guidance_count_for_no_guidance(tmp_path: Path) -> None:
-    config = read_recipe("digits_fgm", [f"outputs={tmp_path}"])
-    own = read_recipe("digits_teacher", [f"outputs={tmp_path}"])
+    config = compose_experiment("digits_fgm", [f"outputs={tmp_path}"])
+    own = compose_experiment("digits_teacher", [f"outputs={tmp_path}"])
     assert "guidance" not in own["method"]
     Path(own["run_dir"]).mkdir(parents=True)
     write_yaml(own, Path(own["run_dir"]) / "config.yaml")
@@ -74,9 +74,9 @@ def test_measurements_of_a_run_without_guidance_count_for_no_guidance(tmp_path: 
 
 def test_unknown_bundled_recipe_is_a_user_error(weights: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     def require(arguments: list[str]) -> None:
-        teacher.require(read_recipe("digits_fgm", arguments)["teacher"])
+        teacher.require(compose_experiment("digits_fgm", arguments)["teacher"])
 
-    line = refused(require, ["teacher=bundled", "teacher.recipe=digits"], capsys, monkeypatch)
+    line = refused(require, ["teacher=bundled", "teacher.experiment=digits"], capsys, monkeypatch)
     assert "no such weights come with the suite; did you mean digits_fgm?" in line
 
 
@@ -124,13 +124,13 @@ def test_weights_too_large_for_a_repository_are_a_user_error(
     assert not bundled.names()
 
 
-@pytest.mark.parametrize("recipe", bundled.names())
-def test_bundled_file_is_the_one_that_was_measured(recipe: str) -> None:
-    content, file = bundled.run(recipe), bundled.weights(recipe)
+@pytest.mark.parametrize("experiment", bundled.names())
+def test_bundled_file_is_the_one_that_was_measured(experiment: str) -> None:
+    content, file = bundled.run(experiment), bundled.weights(experiment)
     assert content["sha256"] == sha256(file.read_bytes()).hexdigest()
-    assert content["row"]["recipe"] == content["config"]["recipe"] == recipe and content["row"]["results"]
+    assert content["row"]["experiment"] == content["config"]["experiment"] == experiment and content["row"]["results"]
     assert file.stat().st_size <= bundle.LARGEST and f"| {file.name} |" in (file.parent / "README.md").read_text()
-    net = teacher.from_bundled(recipe)
+    net = teacher.from_bundled(experiment)
     assert {w.dtype for w in load_file(file).values()} == {torch.bfloat16}
     assert sum(w.numel() for w in net.parameters()) > 0
 
@@ -138,8 +138,8 @@ def test_bundled_file_is_the_one_that_was_measured(recipe: str) -> None:
 def test_weights_of_a_run_are_those_that_its_method_exports(tmp_path: Path) -> None:
     """Also if there is another file, or none."""
     (tmp_path / "teacher.safetensors").touch()
-    for recipe, name in (("digits_fgm", "generator.safetensors"), ("digits_teacher", "teacher.safetensors")):
-        assert weights_file(read_recipe(recipe, [f"run_dir={tmp_path}"])) == tmp_path / name
+    for experiment, name in (("digits_fgm", "generator.safetensors"), ("digits_teacher", "teacher.safetensors")):
+        assert weights_file(compose_experiment(experiment, [f"run_dir={tmp_path}"])) == tmp_path / name
 
 
 OUTPUTS = {
@@ -148,10 +148,10 @@ OUTPUTS = {
 }
 
 
-@pytest.mark.parametrize("recipe", OUTPUTS)
-def test_bundled_network_has_the_output_of_its_measurement(recipe: str) -> None:
+@pytest.mark.parametrize("experiment", OUTPUTS)
+def test_bundled_network_has_the_output_of_its_measurement(experiment: str) -> None:
     """Mean and standard deviation of v in float64, recorded when the weights were added."""
-    net, rng = teacher.from_bundled(recipe).double(), torch.Generator().manual_seed(0)
+    net, rng = teacher.from_bundled(experiment).double(), torch.Generator().manual_seed(0)
     x_t = torch.randn(2, 3, 32, 32, generator=rng, dtype=torch.float64)
     v = net(x_t, torch.tensor([0.3, 0.9], dtype=torch.float64), torch.randint(0, 35, (2, 12), generator=rng))
-    assert (v.mean().item(), v.std().item()) == pytest.approx(OUTPUTS[recipe], rel=1e-9)
+    assert (v.mean().item(), v.std().item()) == pytest.approx(OUTPUTS[experiment], rel=1e-9)

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from toy_trainings import CONFIG, distillation, last_weights, moved, pieces, run, weights
 
 from fgm.cli.build import build
-from fgm.cli.config import read_recipe
+from fgm.cli.config import compose_experiment
 from fgm.data.points import Ring
 from fgm.networks.guidance import ClassifierFreeGuidance
 from fgm.training import discriminator
@@ -194,6 +194,6 @@ def test_real_images_of_another_shape_or_with_unknown_conditions_are_rejected() 
 @pytest.mark.parametrize("method, key", [("fgm_gan", "discriminator"), ("fgm_realdata", "real_uid")])
 def test_missing_folder_of_real_images_is_one_line(method: str, key: str) -> None:
     node = "{_target_: fgm.data.folders.ImageFolder, directory: /no/pngs}"
-    config = read_recipe("mixture_fgm", [f"method={method}", f"method.{key}.data={node}"])
+    config = compose_experiment("mixture_fgm", [f"method={method}", f"method.{key}.data={node}"])
     with pytest.raises(UserError, match=r"^/no/pngs: no such folder of PNGs$"):
         build(config, Console(quiet=True))

@@ -20,7 +20,7 @@ from toy_trainings import CONFIG, pieces
 import fgm.cli.memory
 from benchmarks import cycle
 from fgm.cli.build import build_module
-from fgm.cli.config import read_recipe
+from fgm.cli.config import compose_experiment
 from fgm.cli.synthetic import BlankData, ByteMoments, without_files
 from fgm.cli.table import tables
 from fgm.data.encodings import CLIP_LENGTH
@@ -207,19 +207,19 @@ def tiny(model: Path) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("recipe", ["sd3_fgm", "sd3_fgm_lora"])
-def test_random_weights_are_benched_without_any_file(recipe: str, model: Path) -> None:
-    """The command of a GPU, at a tiny size: its row has what is to be known of every recipe."""
-    cycle.main([f"experiment={recipe}", *tiny(model), "cycles=1", "repetitions=1"])
+@pytest.mark.parametrize("experiment", ["sd3_fgm", "sd3_fgm_lora"])
+def test_random_weights_are_benched_without_any_file(experiment: str, model: Path) -> None:
+    """The command of a GPU, at a tiny size: its row has what is to be known of every experiment."""
+    cycle.main([f"experiment={experiment}", *tiny(model), "cycles=1", "repetitions=1"])
     row = json.loads((model.parent / "bench" / "runs.jsonl").read_text())
     values = {result["metric"]: result["value"] for result in row["results"]}
     wanted = {"cycle_over_bare", "cycle_over_naive", "images_per_s", "tflop_per_image", "sample_speedup"}
-    assert wanted <= values.keys() and row["recipe"] == recipe
+    assert wanted <= values.keys() and row["experiment"] == experiment
     assert all(value > 0 for value in values.values())
 
 
 def test_prompts_are_counted_at_their_own_length(model: Path) -> None:
-    config = without_files(read_recipe("sd3_fgm", tiny(model)))
+    config = without_files(compose_experiment("sd3_fgm", tiny(model)))
     module: Any = build_module(config)
     words, pooled = module.online.text(module.data.conditions(2, torch.Generator()))
     assert words.shape == (2, CLIP_LENGTH + 24, TRANSFORMER["joint_attention_dim"]) and len(pooled) == 2
@@ -227,7 +227,7 @@ def test_prompts_are_counted_at_their_own_length(model: Path) -> None:
 
 def test_data_that_are_not_there_are_one_line() -> None:
     with pytest.raises(UserError, match="nowhere: no such folder"):
-        without_files(read_recipe("cifar10_fgm_gan", ["data=image_folder", "data.directory=nowhere"]))
+        without_files(compose_experiment("cifar10_fgm_gan", ["data=image_folder", "data.directory=nowhere"]))
 
 
 def test_training_on_random_weights_and_unknown_shapes_are_refused() -> None:

@@ -26,7 +26,7 @@ from toy_trainings import (
     whole_and_resumed,
 )
 
-from fgm.cli.config import digest, read_recipe
+from fgm.cli.config import compose_experiment, digest
 from fgm.networks.mlp import VelocityMLP
 from fgm.training import optim
 from fgm.training.callbacks import CompileBlocks, blocks_to_compile
@@ -106,16 +106,16 @@ def test_eight_bit_kernel_is_bitsandbytes_with_the_same_settings(
 
 
 def test_default_options_of_memory_and_speed_change_no_digest() -> None:
-    plain = read_recipe("sd3_fgm", [])
+    plain = compose_experiment("sd3_fgm", [])
     defaults = [
         "optimizer.kernel=auto",
         "training.micro_batches=1",
         "training.ema_device=same",
         "training.compile=false",
     ]
-    assert digest(read_recipe("sd3_fgm", defaults)) == digest(plain)
+    assert digest(compose_experiment("sd3_fgm", defaults)) == digest(plain)
     for used in ("optimizer.kernel=fused", "training.micro_batches=2", "training.compile=true"):
-        assert digest(read_recipe("sd3_fgm", [used])) != digest(plain)
+        assert digest(compose_experiment("sd3_fgm", [used])) != digest(plain)
 
 
 # the average

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toy_trainings import LINEAR, distillation, network, on_cpu, pieces, place
 
 from fgm.cli.build import build
-from fgm.cli.config import read_recipe
+from fgm.cli.config import compose_experiment
 from fgm.networks.dit import Attention
 from fgm.training.checkpointing import AtomicCheckpointIO
 from fgm.training.distillation import Distillation
@@ -62,7 +62,7 @@ def test_gradients_of_plain_attention_equal_fused_ones_to_bfloat16() -> None:
 def test_data_are_drawn_in_float32_within_a_bf16_step(tmp_path: Path) -> None:
     """Renders of shapes are matrix products too, which autocast would round."""
     tiny = ["network.width=16", "network.depth=1", "network.heads=1", "training.batch_size=4"]
-    module, _ = build(read_recipe("shapes_teacher", ["data=shapes", *tiny, f"run_dir={tmp_path}"]), QUIET)
+    module, _ = build(compose_experiment("shapes_teacher", ["data=shapes", *tiny, f"run_dir={tmp_path}"]), QUIET)
     exact = module.draw_data(module.data, module.rng("teacher", 3))
     with CpuMixedPrecision().train_step_context():
         within = module.draw_data(module.data, module.rng("teacher", 3))
@@ -133,5 +133,5 @@ def test_step_waits_once_per_update(options: Any, updates: int, monkeypatch: pyt
 
 def test_sd3_step_also_waits_for_its_prompts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are chosen on the device and read on the host: which ones, and at the end whether they were all."""
-    module, _ = build(read_recipe("sd3_fgm", [*cached(tmp_path), f"run_dir={tmp_path}"]), QUIET)
+    module, _ = build(compose_experiment("sd3_fgm", [*cached(tmp_path), f"run_dir={tmp_path}"]), QUIET)
     assert waits(module, monkeypatch) == {"_local_scalar_dense": 2 + 1, "_unique2": 1, "tolist": 1}

@@ -21,7 +21,7 @@ from toy_trainings import last_weights
 
 from fgm.cli import export, sample, train
 from fgm.cli.build import build
-from fgm.cli.config import read_recipe
+from fgm.cli.config import compose_experiment
 from fgm.cli.loading import load_source
 from fgm.cli.runs import finished
 from fgm.evaluation.sampling import Sampler, draw_samples
@@ -56,8 +56,10 @@ def settings(root: Path) -> list[str]:
     return cached(root)
 
 
-def built(settings: list[str], run_dir: Path, *overrides: str, recipe: str = "sd3_fgm") -> tuple[Any, Any]:
-    return build(read_recipe(recipe, [*settings, *overrides, f"run_dir={run_dir}"]), Console(file=io.StringIO()))
+def built(settings: list[str], run_dir: Path, *overrides: str, experiment: str = "sd3_fgm") -> tuple[Any, Any]:
+    return build(
+        compose_experiment(experiment, [*settings, *overrides, f"run_dir={run_dir}"]), Console(file=io.StringIO())
+    )
 
 
 def states(module: Any) -> dict[str, Tensor]:
@@ -169,11 +171,11 @@ def test_adapters_on_a_bfloat16_base_load_by_the_names_that_diffusers_reads(
     names = load_file(tmp_path / "generator.safetensors").keys()
     assert len(names) == 2 * 15
     assert all(name.startswith("transformer.transformer_blocks.") and ".lora_" in name for name in names)
-    module, _ = built([*settings, *tiny], tmp_path, recipe="sd3_fgm_lora")
+    module, _ = built([*settings, *tiny], tmp_path, experiment="sd3_fgm_lora")
     module.load_state_dict(last_weights(tmp_path))
     shape = module.data.shape
     ema, _, start, _ = (drawn(sampler, shape) for sampler in module.samplers())
-    config = finished(read_recipe("sd3_fgm_lora", run[1:]))
+    config = finished(compose_experiment("sd3_fgm_lora", run[1:]))
     assert_close(drawn(load_source(config), shape), ema, rtol=0, atol=1e-6)
     assert (ema - start).abs().max() > 1e-4
 

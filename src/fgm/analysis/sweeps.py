@@ -140,8 +140,8 @@ class Study:
 
 def studies_of(rows: Sequence[Row]) -> list[Study]:
     """Return one study for each experiment, in the order in which they were first run."""
-    experiments = dict.fromkeys(row["recipe"] for row in rows)
-    return [study_of([row for row in rows if row["recipe"] == experiment]) for experiment in experiments]
+    experiments = dict.fromkeys(row["experiment"] for row in rows)
+    return [study_of([row for row in rows if row["experiment"] == experiment]) for experiment in experiments]
 
 
 def study_of(rows: Sequence[Row]) -> Study:
@@ -161,7 +161,7 @@ def study_of(rows: Sequence[Row]) -> Study:
     cells = [
         cell_of(dict(key), [row for (k, _), row in by_seed if k == key], metric) for key in sorted(keys, key=order)
     ]
-    return Study(last["study"], last["recipe"], last["metrics"], cells, fixed)
+    return Study(last["study"], last["experiment"], last["metrics"], cells, fixed)
 
 
 def constant_axes(swept: Sequence[dict[str, Any]]) -> dict[str, Any]:

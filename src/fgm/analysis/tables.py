@@ -96,12 +96,12 @@ def benchmark_tables(runs: Sequence[Row]) -> list[str]:
     newest = {}
     for run in runs:
         first = [(row["n"], row["protocol"]) for row in run["results"][:1]]
-        newest[run["recipe"], run["device"], run["subject"], *first] = run
+        newest[run["experiment"], run["device"], run["subject"], *first] = run
     lines = []
     for subject in dict.fromkeys(run["subject"] for run in newest.values()):
         own = [run for run in newest.values() if run["subject"] == subject]
         metrics = list(dict.fromkeys(row["metric"] for run in own for row in run["results"]))
-        head = table_head(["recipe", subject, "n", *metrics, "device"])
+        head = table_head(["experiment", subject, "n", *metrics, "device"])
         lines += [*head, *(benchmark_line(run, metrics) for run in own), ""]
     return lines
 
@@ -114,7 +114,7 @@ def benchmark_line(run: Row, metrics: Sequence[str]) -> str:
         spread = f" ({m.extra['low']:.3g} to {m.extra['high']:.3g})" if "low" in m.extra else ""
         cells[metric] = f"{m.value:.3g}{spread}"
     first = next(iter(measured.values()))
-    return table_row([run["recipe"], first.protocol, str(first.n), *cells.values(), run["device"]])
+    return table_row([run["experiment"], first.protocol, str(first.n), *cells.values(), run["device"]])
 
 
 def summary(results: Sequence[Measurement], title: str) -> Group:

@@ -11,7 +11,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from fgm.cli.checks import make
-from fgm.cli.config import read_recipe, recipes
+from fgm.cli.config import compose_experiment, experiment_names
 from fgm.cli.loading import load_source
 from fgm.cli.runs import RESULTS, finished, read_config
 from fgm.data import Data
@@ -77,8 +77,8 @@ def load(run: str | Path) -> Generator:
     folder = Path(run)
     if (folder / RESULTS).is_file():
         config = read_config(folder / "config.yaml", {}) | {"run_dir": str(folder)}
-    elif str(run) in recipes():
-        config = finished(read_recipe(str(run), []))
+    elif str(run) in experiment_names():
+        config = finished(compose_experiment(str(run), []))
     else:
         raise UserError(f"{folder} holds no finished run: there is no {folder / RESULTS}")
     return Generator(load_source(config), make(config["data"], "data"), make(config["evaluation"], "evaluation"))

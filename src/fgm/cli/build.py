@@ -28,7 +28,7 @@ def build(config: dict[str, Any], console: Console) -> tuple[TrainingModule, Run
 def build_module(config: dict[str, Any]) -> TrainingModule:
     for chatty in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):  # not the profilers
         logging.getLogger(f"lightning.pytorch.{chatty}").setLevel(logging.WARNING)
-    with refused(config["recipe"]):
+    with refused(config["experiment"]):
         with torch.random.fork_rng():  # weights that no file determines are the same in every process that resumes
             torch.manual_seed(0)
             teacher = instantiate(config["teacher"]) if config["teacher"] else None
@@ -46,9 +46,9 @@ def build_module(config: dict[str, Any]) -> TrainingModule:
 
 
 def build_run(config: dict[str, Any], console: Console) -> Run:
-    with refused(config["recipe"]):
+    with refused(config["experiment"]):
         return Run(
-            run_dir=Path(config["run_dir"]), name=config["recipe"], console=console,
+            run_dir=Path(config["run_dir"]), name=config["experiment"], console=console,
             config=config | {"config_digest": digest(config)}, evaluation=instantiate(config["evaluation"]),
             trainer=instantiate(config["trainer"]), strategy=instantiate(config["strategy"]),
             loggers=instantiate(config["logger"]) or {}, callbacks=list((instantiate(config["callbacks"]) or {}).values()),

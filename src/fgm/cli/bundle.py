@@ -1,6 +1,6 @@
-"""python -m fgm.cli.bundle experiment=<recipe> [evaluator=<name>]: add a finished run's weights to the suite's own.
+"""python -m fgm.cli.bundle experiment=<experiment> [evaluator=<name>]: add a finished run's weights to the suite's own.
 
-The weights are rounded to bfloat16 and then evaluated, by the recipe's evaluation or the given evaluator, so that a
+The weights are rounded to bfloat16 and then evaluated, by the experiment's evaluation or the given evaluator, so that a
 distillation from them with the same evaluation need not evaluate them again. fgm.teachers.bundled lists the files.
 """
 
@@ -31,12 +31,12 @@ class Settings:
 def run(config: dict[str, Any], settings: Settings) -> None:
     config = finished(config)
     if BUNDLED_WEIGHTS in config:
-        raise UserError(f"{config['run_dir']} holds no finished run: make train EXP={config['recipe']}")
+        raise UserError(f"{config['run_dir']} holds no finished run: make train EXP={config['experiment']}")
     if settings.evaluator:
         check(settings.evaluator, "evaluator")
         config = config | {"evaluation": settings.evaluator}
     require_evaluator(config["evaluation"])
-    file = bundled.weights(config["recipe"])
+    file = bundled.weights(config["experiment"])
     with replacing(file) as rounded:
         round_weights(weights_file(config), rounded)
         results = measured(config | {BUNDLED_WEIGHTS: str(rounded)})

@@ -32,7 +32,7 @@ class Settings:
 def run(config: dict[str, Any], settings: Settings) -> None:
     cache = cache_of(config)
     if cache is None:
-        raise UserError(f"{config['recipe']} uses no prompts; sd3_fgm does")
+        raise UserError(f"{config['experiment']} uses no prompts; sd3_fgm does")
     console = plain_console()
     if (Path(cache.directory) / INDEX).exists():
         console.print(describe(cache, cache.read_index(), "is done"))

@@ -55,7 +55,7 @@ class Root:
     training: Any
     trainer: Any
     strategy: Any
-    recipe: str
+    experiment: str
     run_dir: str
     seed: NonNegativeInt
     logger: Any
@@ -67,17 +67,17 @@ class Root:
     differs: list[str]
 
 
-def recipes() -> list[str]:
+def experiment_names() -> list[str]:
     return sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 
 
-def read_recipe(recipe: str, overrides: list[str]) -> dict[str, Any]:
+def compose_experiment(experiment: str, overrides: list[str]) -> dict[str, Any]:
     """Return the resolved and checked config of an experiment, as plain containers.
 
     Raises:
         UserError: unknown experiment, unknown key, wrong type or value out of range.
     """
-    return resolved(composed(recipe, overrides), recipe)
+    return resolved(composed(experiment, overrides), experiment)
 
 
 def composed(experiment: str, overrides: Iterable[str]) -> DictConfig:
@@ -99,7 +99,7 @@ def resolved(composed_config: DictConfig, experiment: str) -> dict[str, Any]:
     """Resolve interpolations, add run_dir and differs, and check every value."""
     with one_line_errors(lambda: keys_of(experiment)):
         config: Any = OmegaConf.to_container(composed_config, resolve=True, throw_on_missing=True)
-    config |= {"recipe": experiment, "teacher": config.get("teacher") or None, "differs": []}
+    config |= {"experiment": experiment, "teacher": config.get("teacher") or None, "differs": []}
     study = config.pop("study", None)
     require_float32(config)
     require_strategy(config)
@@ -121,7 +121,7 @@ def plain(experiment: str) -> dict[str, Any]:
         with suppress(OmegaConfBaseException):
             node = unresolved[key]
             config[key] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    return config | {"recipe": experiment, "teacher": config.get("teacher") or None}
+    return config | {"experiment": experiment, "teacher": config.get("teacher") or None}
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
@@ -248,8 +248,8 @@ def require_shards_suffice(config: dict[str, Any]) -> None:
 def main(arguments: list[str]) -> None:
     if arguments:
         raise UserError(f"{arguments[0]!r}: fgm.cli.config takes no arguments")
-    for name in recipes():
-        print(f"{name}: {digest(read_recipe(name, []))}")
+    for name in experiment_names():
+        print(f"{name}: {digest(compose_experiment(name, []))}")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def run(config: dict[str, Any], settings: Settings) -> None:
     data = make(config["data"], "data")
     if len(data.shape) != 3:
         raise UserError(
-            f"{config['recipe']} draws points of shape {tuple(data.shape)}, and PNGs hold images: make sample"
+            f"{config['experiment']} draws points of shape {tuple(data.shape)}, and PNGs hold images: make sample"
         )
     if layout == "geneval":
         export_prompts(config, data, settings, seed, out)
@@ -74,7 +74,7 @@ def export_pipeline(config: dict[str, Any], settings: Settings, out: Path) -> No
 
     merge, sd3 = settings.lora == "merge", sd3_run(config)
     if not merge and not sd3.adapters:
-        raise UserError(f"lora = keep: {config['recipe']} trained whole networks; leave it out")
+        raise UserError(f"lora = keep: {config['experiment']} trained whole networks; leave it out")
     write_pipeline(sd3, model_card(sd3, merge, settings.dtype), out, merge, settings.dtype, settings.link)
     print(f"{out}: a StableDiffusion3Pipeline for stock diffusers; its README.md says how to call it")
 
@@ -82,7 +82,7 @@ def export_pipeline(config: dict[str, Any], settings: Settings, out: Path) -> No
 def export_prompts(config: dict[str, Any], data: Any, settings: Settings, seed: int, out: Path) -> None:
     words, each = data.prompts, settings.samples
     if words is None:
-        raise UserError(f"format = geneval: {config['recipe']} is no model with prompts; choose format=png or edm")
+        raise UserError(f"format = geneval: {config['experiment']} is no model with prompts; choose format=png or edm")
     if not settings.metadata:
         raise UserError("metadata= is missing: give metadata=...")
     if settings.n:

@@ -26,7 +26,7 @@ PARTS = ("weights", "gradients", "optimizer", "activations", "total")
 def run(config: dict[str, Any], settings: NoSettings) -> None:
     del settings
     if "t_star" not in config["method"]:
-        raise UserError(f"{config['recipe']}: only the memory of distillations is counted")
+        raise UserError(f"{config['experiment']}: only the memory of distillations is counted")
     strategy = config["strategy"]["_target_"].rpartition(".")[2]
     if strategy not in ("Single", "DDP"):
         raise UserError("only a device that holds everything is counted: give strategy=single or ddp")
@@ -39,7 +39,7 @@ def run(config: dict[str, Any], settings: NoSettings) -> None:
 
 
 def report(estimate: MemoryEstimate, config: dict[str, Any]) -> None:
-    table = Table("part", "GiB", title=f"{config['recipe']}, {setting(config)}")
+    table = Table("part", "GiB", title=f"{config['experiment']}, {setting(config)}")
     for part in PARTS:
         table.add_row(part, f"{getattr(estimate, part) / GIB:.3g}")
     console = plain_console()

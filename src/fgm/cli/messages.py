@@ -13,7 +13,7 @@ from fgm.utils.errors import UserError, first_line, hint
 PACKAGED = Path(__file__).parents[1] / "configs"  # in a wheel
 CONFIGS = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[3] / "configs"
 RENAMED = {  # old keys -> new ones
-    "evaluation.panel": "evaluation.suite",
+    "evaluation.panel": "evaluation.suite", "teacher.recipe": "teacher.experiment",
     "training.cycles": "training.max_steps", "training.warmup": "training.warmup_steps",
     "training.decay": "training.lr_decay_fraction", "training.clip": "training.gradient_clip_val",
     "training.log_every": "training.log_every_n_steps", "training.save_every": "training.save_every_n_steps",

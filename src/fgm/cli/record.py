@@ -15,7 +15,7 @@ def run(config: dict[str, Any], settings: NoSettings) -> None:
     """
     del settings
     if not runs.is_done(config, Path(config["run_dir"])):
-        raise UserError(f"{config['run_dir']} holds no finished run: make train EXP={config['recipe']} first")
+        raise UserError(f"{config['run_dir']} holds no finished run: make train EXP={config['experiment']} first")
     print(f"row in {runs.record(config)} (make table)")
 
 

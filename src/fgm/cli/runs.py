@@ -99,7 +99,7 @@ def finished(config: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: there is neither.
     """
-    run_dir, experiment = Path(config["run_dir"]), config["recipe"]
+    run_dir, experiment = Path(config["run_dir"]), config["experiment"]
     if (run_dir / RESULTS).exists():
         return read_config(run_dir / "config.yaml", config) | {"run_dir": str(run_dir)}
     changed = changes(plain(experiment), config)
@@ -114,7 +114,7 @@ def finished(config: dict[str, Any]) -> dict[str, Any]:
 
 def runs_file(config: dict[str, Any]) -> Path:
     """Return where a run is recorded: with its study, or with its experiment."""
-    return Path(config["experiments"]) / config.get("study", {}).get("study", config["recipe"]) / "runs.jsonl"
+    return Path(config["experiments"]) / config.get("study", {}).get("study", config["experiment"]) / "runs.jsonl"
 
 
 def record(config: dict[str, Any]) -> Path:
@@ -124,7 +124,10 @@ def record(config: dict[str, Any]) -> Path:
     if row not in read_rows(path):
         append_row(path, row)
     pictures = run_dir / "samples" / "final.png"
-    if pictures.exists() and run_name(config["recipe"], changes(plain(config["recipe"]), config)) == config["recipe"]:
+    if (
+        pictures.exists()
+        and run_name(config["experiment"], changes(plain(config["experiment"]), config)) == config["experiment"]
+    ):
         shutil.copyfile(pictures, path.with_name("samples.png"))
     return path
 
@@ -147,7 +150,7 @@ def provenance(config: dict[str, Any]) -> dict[str, Any]:
 def origin(config: dict[str, Any]) -> dict[str, Any]:
     """Return which run a row is of, of which code, and when."""
     return {
-        "recipe": config["recipe"], "commit": commit(), "config_digest": digest(config),
+        "experiment": config["experiment"], "commit": commit(), "config_digest": digest(config),
         "study_digest": digest(config | {"seed": None}), "seed": config["seed"],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip

@@ -40,7 +40,7 @@ def run(config: dict[str, Any], settings: Settings) -> None:
         raise UserError(f"out = {out} must end with {', '.join(PICTURES)}")
     require_place(out.parent)
     data = make(config["data"], "data")
-    conditions, prompts = conditions_of(config["recipe"], data, settings.prompt, n, seed)
+    conditions, prompts = conditions_of(config["experiment"], data, settings.prompt, n, seed)
     source, device, count = load_source(config), device_of_rank(), n or (PROMPTED if prompts else MANY)
     source.model.to(device)
     began = time.perf_counter()

@@ -132,9 +132,9 @@ def study_record(config: dict[str, Any]) -> dict[str, Any]:
                 value = value[key]
         swept[axis.lstrip("+").removeprefix("study.")] = value
     shared = [o for o in hydra.overrides.task if o.partition("=")[0] not in (*axes, "seed")]
-    base: Any = OmegaConf.to_container(composed(config["recipe"], shared), resolve=True)
+    base: Any = OmegaConf.to_container(composed(config["experiment"], shared), resolve=True)
     return {
-        "study": node["name"], "metrics": node["metrics"], "sweep_digest": digest(base | {"recipe": config["recipe"], "seed": None}), "swept": swept,
+        "study": node["name"], "metrics": node["metrics"], "sweep_digest": digest(base | {"experiment": config["experiment"], "seed": None}), "swept": swept,
     }  # fmt: skip
 
 

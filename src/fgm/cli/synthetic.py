@@ -48,7 +48,7 @@ def without_weights(node: dict[str, Any], network: dict[str, Any]) -> dict[str, 
         network = teacher.run_of(node)["network"]
     elif kind == "from_bundled":
         teacher.require(node)
-        network = bundled.run(node["recipe"])["config"]["network"]
+        network = bundled.run(node["experiment"])["config"]["network"]
     elif kind != "from_file" and "checkpoint" not in node:
         return node
     return {"_target_": f"{__name__}.random_weights", "net": network, "guidance": node.get("guidance", 1.0)}

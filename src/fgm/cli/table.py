@@ -32,7 +32,7 @@ from fgm.analysis.tables import (
     table_row,
     values_by_sampler,
 )
-from fgm.cli.config import CONFIGS, recipes
+from fgm.cli.config import CONFIGS, experiment_names
 from fgm.cli.sweep import SweepConfig, read_sweep, sweeps
 from fgm.utils.errors import UserError, entry
 from fgm.utils.records import counted, read_rows
@@ -143,7 +143,7 @@ def draw_study(sweep: SweepConfig, experiments: Path, outputs: Path) -> None:
 
 def experiment_lines(experiments: Path) -> list[str]:
     """Return a line for each experiment, those that have been run first."""
-    lines = [(measured(name, experiments), name) for name in recipes()]
+    lines = [(measured(name, experiments), name) for name in experiment_names()]
     lines.sort(key=lambda pair: not pair[0])
     head = table_head(["experiment", "what it is", "cost", "expected", "measured"])
     return [*head, *(table_row([linked(name, experiments), *header(name), value]) for value, name in lines)]

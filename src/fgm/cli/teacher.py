@@ -1,4 +1,4 @@
-"""Where a teacher comes from, a config's `teacher` node: a run, by the name of its recipe, weights that come with the
+"""Where a teacher comes from, a config's `teacher` node: a run, by the name of its experiment, weights that come with the
 suite, or a file of weights.
 
 Any other `_target_` that returns a velocity network, velocity(x_t, t, condition), is a teacher as well.
@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import NonNegativeFloat
 
-from fgm.cli.config import read_recipe
+from fgm.cli.config import compose_experiment
 from fgm.cli.runs import read_config
 from fgm.teachers import bundled
 from fgm.utils.errors import UserError, hint, last_line
@@ -24,12 +24,12 @@ WEIGHTS = "teacher.safetensors"
 def run_of(node: Mapping[str, Any]) -> dict[str, Any]:
     """The config of the run that trains, or has trained, the teacher of a from_run node."""
     places = [f"{key}={node[key]}" for key in ("outputs", "experiments")]
-    return read_recipe(node["recipe"], [*node["overrides"], *places])
+    return compose_experiment(node["experiment"], [*node["overrides"], *places])
 
 
 @validated
 def from_run(
-    recipe: str,
+    experiment: str,
     overrides: list[str],
     train: bool,
     guidance: NonNegativeFloat,
@@ -39,7 +39,7 @@ def from_run(
     """The averaged network of a teacher's run.
 
     Args:
-        recipe, overrides: which run.
+        experiment, overrides: which run.
         train: whether `make train` trains it first where it is missing.
         guidance: scale of classifier-free guidance; 1 for none.
         outputs, experiments: as in the root config.
@@ -48,10 +48,10 @@ def from_run(
         UserError: it is not there.
     """
     places = {"outputs": outputs, "experiments": experiments}
-    config = run_of({"recipe": recipe, "overrides": overrides} | places)
+    config = run_of({"experiment": experiment, "overrides": overrides} | places)
     weights = Path(config["run_dir"]) / WEIGHTS
     if not weights.exists():
-        raise UserError(f"the teacher {weights} is missing: make train EXP={recipe}")
+        raise UserError(f"the teacher {weights} is missing: make train EXP={experiment}")
     return from_file(str(weights), read_config(weights.parent / "config.yaml", config)["network"], guidance)
 
 
@@ -72,9 +72,9 @@ def require(node: dict[str, Any] | None) -> None:
     kind = node["_target_"].removeprefix("fgm.cli.teacher.")
     if kind == "from_run":
         require_run(node)
-    if kind == "from_bundled" and node["recipe"] not in bundled.names():
-        other = hint(node["recipe"], bundled.names())
-        raise UserError(f"teacher.recipe = {node['recipe']}: no such weights come with the suite; {other}")
+    if kind == "from_bundled" and node["experiment"] not in bundled.names():
+        other = hint(node["experiment"], bundled.names())
+        raise UserError(f"teacher.experiment = {node['experiment']}: no such weights come with the suite; {other}")
     if kind == "from_file" and not Path(node["file"]).is_file():
         raise UserError(f"teacher.file: there is no file {node['file']}")
     if "checkpoint" in node:
@@ -83,31 +83,31 @@ def require(node: dict[str, Any] | None) -> None:
 
 def require_run(node: dict[str, Any]) -> None:
     """A finished one, or one that can be trained on the way: by one process, as several start further ones."""
-    config, recipe = run_of(node), node["recipe"]
+    config, experiment = run_of(node), node["experiment"]
     if (Path(config["run_dir"]) / "results.json").exists():
         return
     if not node["train"]:
         raise UserError(
-            f"the teacher {config['run_dir']} is missing and teacher.train is false: make train EXP={recipe}"
+            f"the teacher {config['run_dir']} is missing and teacher.train is false: make train EXP={experiment}"
         )
     several = config["strategy"]["_target_"] != "fgm.training.distributed.Single"
     if several or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         told = f' ARGS="{" ".join(node["overrides"])}"' if node["overrides"] else ""
         raise UserError(
-            f"the teacher {recipe} is not trained yet, and cannot be on the way to a run of several processes: "
-            f"make train EXP={recipe}{told} first"
+            f"the teacher {experiment} is not trained yet, and cannot be on the way to a run of several processes: "
+            f"make train EXP={experiment}{told} first"
         )
 
 
 @validated
-def from_bundled(recipe: str, guidance: NonNegativeFloat = 1.0) -> Any:
+def from_bundled(experiment: str, guidance: NonNegativeFloat = 1.0) -> Any:
     """Weights that come with the suite, and the network of their run.
 
     Args:
-        recipe: of that run.
+        experiment: of that run.
         guidance: scale of classifier-free guidance; 1 for none.
     """
-    return from_file(str(bundled.weights(recipe)), bundled.run(recipe)["config"]["network"], guidance)
+    return from_file(str(bundled.weights(experiment)), bundled.run(experiment)["config"]["network"], guidance)
 
 
 @validated

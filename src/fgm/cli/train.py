@@ -57,7 +57,7 @@ def train(config: dict[str, Any]) -> float | None:
     cache_prompts.require(config)
     require_files(config["evaluation"])
     runs.require_device(config["trainer"])
-    console.print(f"{config['recipe']}: {run_dir}")
+    console.print(f"{config['experiment']}: {run_dir}")
     run = build_run(config, console)  # first: an impossible evaluation is refused before a teacher is trained
     train_teacher(config["teacher"])
     module = build_module(config)
@@ -94,7 +94,7 @@ def finish(config: dict[str, Any], module: Any, run: Any, results: list[Measurem
         row |= {"differs": config["differs"]}
     write_json(run.run_dir / runs.RESULTS, row)
     log_results(module.loggers, results, samples / "final.png", int(module.step) - 1)
-    run.console.print(summary(results, config["recipe"]))
+    run.console.print(summary(results, config["experiment"]))
     run.console.print(f"pictures in {samples}, weights and results in {run.run_dir} (make record keeps its row)")
     if config["record"] or "study" in config:
         run.console.print(f"row in {runs.record(config)} (make table)")
@@ -112,7 +112,7 @@ def known_measurements(config: dict[str, Any]) -> list[Measurement]:
     if "t_star" not in config["method"]:
         return []
     if node.get("_target_") == "fgm.cli.teacher.from_bundled":
-        known = bundled.run(node["recipe"])
+        known = bundled.run(node["experiment"])
         other, rows = known["config"], known["row"]["results"]
     else:
         run_dir = teacher.run_dir(config["teacher"])

@@ -2,7 +2,7 @@
 
 A row is one finished run:
 
-    recipe, commit, config_digest, seed, images_seen, wall_s, device, date, results
+    experiment, commit, config_digest, seed, images_seen, wall_s, device, date, results
     differs (overrides, if there are any)
 
 and each result is a Measurement, which has a protocol and n. Rows are appended, never edited. Rows of a study's runs also
@@ -81,9 +81,10 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read runs.jsonl; rows of earlier versions, which have "1 threads", are corrected."""
+    """Read runs.jsonl; rows of earlier versions say "1 threads", and "recipe" for the experiment."""
     text = path.read_text().replace('"cpu, 1 threads"', '"cpu, 1 thread"') if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [{"experiment" if key == "recipe" else key: value for key, value in row.items()} for row in rows]
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:

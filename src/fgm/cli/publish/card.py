@@ -20,7 +20,7 @@ CARD = """---
 {header}
 ---
 
-# {recipe}: {teacher} in {steps}
+# {experiment}: {teacher} in {steps}
 
 Distilled by Flow Generator Matching (arXiv 2410.19310) from {teacher} under guidance {guidance:g}, as {trained}, with t* = \
 {t_star}. Its samples are already those of the guided teacher: call it without guidance.
@@ -70,7 +70,7 @@ def model_card(run: SD3Run, merge: bool, dtype: str) -> str:
             library_name="diffusers", pipeline_tag="text-to-image", **licence,
             base_model=run.teacher_name if run.teacher_name in BILLIONS else None,
         ).to_yaml(),
-        recipe=run.config["recipe"], teacher=run.teacher_name, steps=counted(run.steps, "network call"),
+        experiment=run.config["experiment"], teacher=run.teacher_name, steps=counted(run.steps, "network call"),
         guidance=1.0 if method["guidance"] == "none" else run.config["teacher"].get("scale", 1.0),
         trained=f"adapters of rank {run.adapters.rank} on its weights" if run.adapters else "a whole network",
         t_star=method["t_star"], sigmas=sigmas, max_length=max_length, dtype=dtype,
@@ -111,7 +111,7 @@ def measurements(results: dict[str, Any]) -> str:
 def origin(run: SD3Run, results: dict[str, Any]) -> str:
     """Return where the weights come from, one line each."""
     keys = ("commit", "config_digest", "seed", "images_seen", "date")
-    lines = {"recipe": run.config["recipe"]} | {key: results[key] for key in keys if key in results}
+    lines = {"experiment": run.config["experiment"]} | {key: results[key] for key in keys if key in results}
     lines["sha256 of the run's weights"] = sha256_of(run.weights)
     lines["fingerprint of the teacher's transformer (fgm)"] = fingerprint(weight_files(run.directory / "transformer"))
     return "\n".join(f"- {key}: {value}" for key, value in lines.items())

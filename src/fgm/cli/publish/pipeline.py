@@ -103,7 +103,7 @@ def sd3_run(config: dict[str, Any]) -> SD3Run:
         network = adapted if method.get("adapters") else generator_network(config)
     if network["_target_"] != SD3 or "t_star" not in method:
         raise UserError(
-            f"format = diffusers: {config['recipe']} is no distillation of Stable Diffusion 3; "
+            f"format = diffusers: {config['experiment']} is no distillation of Stable Diffusion 3; "
             "choose format=png, edm or geneval"
         )
     if config["path"]["_target_"] != "fgm.flow.paths.RectifiedPath":

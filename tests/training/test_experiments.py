@@ -13,7 +13,7 @@ from toy_trainings import last_weights
 
 from fgm.cli import train
 from fgm.cli.build import build
-from fgm.cli.config import digest, read_recipe
+from fgm.cli.config import compose_experiment, digest
 from fgm.cli.loading import load_source
 from fgm.cli.runs import finished
 from fgm.evaluation.sampling import Sampler, balanced, draw_samples
@@ -27,7 +27,7 @@ PATH = RectifiedPath()
 
 def terms(method: str, x_0: Tensor, t: Tensor, u: Tensor, v: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The weighted loss of a method's config, (n,), and the x_0-predictions of u and v."""
-    node = read_recipe("digits_fgm", [f"method={method}"])["method"]
+    node = compose_experiment("digits_fgm", [f"method={method}"])["method"]
     x_t, c = PATH.interpolate(x_0, eps, t)
     x_0_u, x_0_v = (PATH.x_0_from_velocity(x_t, velocity, t).detach() for velocity in (u, v))
     with torch.no_grad():
@@ -91,7 +91,7 @@ def drawn(source: Sampler) -> Tensor:
 def test_finished_run_draws_the_samples_of_its_average(overrides: list[str], places: list[str]) -> None:
     arguments = [*TINY, *overrides, *places]
     train.main(["experiment=digits_fgm", *arguments])
-    config = finished(read_recipe("digits_fgm", arguments))
+    config = finished(compose_experiment("digits_fgm", arguments))
     source, run_dir = load_source(config), Path(config["run_dir"])
     measured = json.loads((run_dir / "results.json").read_text())["results"]
     assert {row["nfe"] for row in measured if row["weights"] in ("ema", "raw")} == {2} == {source.nfe}
@@ -118,7 +118,7 @@ def test_targets_that_match_no_layer_of_the_teacher_are_rejected(places: list[st
 )
 def test_bad_value_is_rejected(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        read_recipe("digits_fgm", overrides)
+        compose_experiment("digits_fgm", overrides)
 
 
 @pytest.mark.parametrize(
@@ -134,10 +134,10 @@ def test_bad_value_is_rejected(overrides: list[str], message: str) -> None:
 )
 def test_settings_that_fsdp_does_not_support_are_rejected(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=rf"strategy=fsdp: {message}.*; give strategy=ddp$"):
-        read_recipe("digits_fgm", ["strategy=fsdp", "trainer.devices=2", *overrides])
-    read_recipe("digits_fgm", ["strategy=ddp", "trainer.devices=2", *overrides])
+        compose_experiment("digits_fgm", ["strategy=fsdp", "trainer.devices=2", *overrides])
+    compose_experiment("digits_fgm", ["strategy=ddp", "trainer.devices=2", *overrides])
 
 
 def test_how_often_checkpoints_are_saved_changes_no_digest() -> None:
-    plain = digest(read_recipe("digits_fgm", []))
-    assert digest(read_recipe("digits_fgm", ["training.save_every_minutes=0.5"])) == plain
+    plain = digest(compose_experiment("digits_fgm", []))
+    assert digest(compose_experiment("digits_fgm", ["training.save_every_minutes=0.5"])) == plain

@@ -1,4 +1,4 @@
-"""The image recipes: at full size on the meta device, and for two steps on small files in the official formats."""
+"""The image experiments: at full size on the meta device, and for two steps on small files in the official formats."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from score_sde import modules, state_of, write_rectified_flow
 from toy_trainings import same_bits, whole_and_cut
 
 from fgm.cli.build import build, build_module
-from fgm.cli.config import read_recipe, recipes
+from fgm.cli.config import compose_experiment, experiment_names
 from fgm.cli.synthetic import untrained
 from fgm.teachers.edm import ARCHITECTURES
 from fgm.teachers.edm2 import EDM2UNet
@@ -31,15 +31,15 @@ EDM2 = EDM | {"channels_per_head": 8}
 UNET = ["width=8", "multipliers=[1,2]", "blocks=1", "head=8"]
 
 
-@pytest.mark.parametrize("recipe", FULL)
-def test_a_recipes_network_has_its_full_size(recipe: str) -> None:
+@pytest.mark.parametrize("experiment", FULL)
+def test_a_recipes_network_has_its_full_size(experiment: str) -> None:
     with torch.device("meta"):
-        net = instantiate(read_recipe(recipe, [])["network"])
-    assert sum(p.numel() for p in net.parameters()) == FULL[recipe]
+        net = instantiate(compose_experiment(experiment, [])["network"])
+    assert sum(p.numel() for p in net.parameters()) == FULL[experiment]
 
 
 def test_every_image_recipe_is_counted() -> None:
-    assert {name for name in recipes() if name.startswith(("fashion", "cifar10", "imagenet64"))} == set(FULL)
+    assert {name for name in experiment_names() if name.startswith(("fashion", "cifar10", "imagenet64"))} == set(FULL)
 
 
 def edm_file(tmp: Path, size: int, classes: int, edm2: bool = False) -> list[str]:
@@ -118,10 +118,12 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("recipe", SMALL)
-def test_a_recipe_runs_on_the_official_formats(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("experiment", SMALL)
+def test_a_recipe_runs_on_the_official_formats(
+    experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two steps: weights move, stay finite, and no update is left out."""
-    module, run = built(recipe, tmp_path, monkeypatch)
+    module, run = built(experiment, tmp_path, monkeypatch)
     before = {name: weight.clone() for name, weight in module.result().state_dict().items()}
     fit(module, run)
     after = module.result().state_dict()
@@ -133,14 +135,14 @@ def test_a_recipe_runs_on_the_official_formats(recipe: str, tmp_path: Path, monk
         assert head.layers[-1].weight.any(), "it begins at zero"
 
 
-@pytest.mark.parametrize("recipe", ["cifar10_edm_fgm", "imagenet64_edm_fgm, EDM2"])
+@pytest.mark.parametrize("experiment", ["cifar10_edm_fgm", "imagenet64_edm_fgm, EDM2"])
 def test_a_recipe_resumes_and_is_measured_under_edms_protocol(
-    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after one cycle it ends, to the bit, where it ends in one go; at another n than EDM's, fd is no fid."""
 
     def made(run_dir: Path) -> tuple[Any, Any]:
-        return built(recipe, tmp_path, monkeypatch, f"run_dir={run_dir}", "training.save_every_n_steps=1")
+        return built(experiment, tmp_path, monkeypatch, f"run_dir={run_dir}", "training.save_every_n_steps=1")
 
     whole, resumed = whole_and_cut(made, tmp_path, monkeypatch, 1)
     assert same_bits(whole, resumed)
@@ -149,30 +151,35 @@ def test_a_recipe_resumes_and_is_measured_under_edms_protocol(
     assert protocols["fd", "ema"].startswith("edm but for n = 50000") and ("fid", "ema") not in protocols
 
 
-@pytest.mark.parametrize("recipe", ["cifar10_edm_fgm", "cifar10_fgm_exact", "cifar10_edm_fgm, rectified flow"])
-def test_what_is_timed_needs_no_file_of_a_teacher(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("experiment", ["cifar10_edm_fgm", "cifar10_fgm_exact", "cifar10_edm_fgm, rectified flow"])
+def test_what_is_timed_needs_no_file_of_a_teacher(
+    experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(ARCHITECTURES, "cifar10_ddpmpp", (SongUNet, 32, EDM))
-    small = [a for a in SMALL[recipe](tmp_path) if not a.startswith("teacher.checkpoint")]
+    small = [a for a in SMALL[experiment](tmp_path) if not a.startswith("teacher.checkpoint")]
     on_cpu = ["trainer.accelerator=cpu", "evaluation=random_features", f"outputs={tmp_path}"]
-    config = read_recipe(recipe.partition(",")[0], [*small, *on_cpu, "teacher.checkpoint=nowhere"])
+    config = compose_experiment(experiment.partition(",")[0], [*small, *on_cpu, "teacher.checkpoint=nowhere"])
     module: Any = build_module(untrained(config))
     teacher, generator = module.teacher.state_dict(), module.generator.net.state_dict()
     assert teacher.keys() == generator.keys() and all(torch.equal(teacher[k], generator[k]) for k in teacher)
 
 
-def built(recipe: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> tuple[Any, Any]:
-    """The recipe, named up to a comma, on small files and a small network, for two cycles, in random features."""
-    small, recipe = SMALL[recipe](tmp), recipe.partition(",")[0]
-    architecture, size = read_recipe(recipe, small)["network"].get("architecture", ""), 64 if "64" in recipe else 32
+def built(experiment: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> tuple[Any, Any]:
+    """The experiment, named up to a comma, on small files and a small network, for two cycles, in random features."""
+    small, experiment = SMALL[experiment](tmp), experiment.partition(",")[0]
+    architecture, size = (
+        compose_experiment(experiment, small)["network"].get("architecture", ""),
+        64 if "64" in experiment else 32,
+    )
     kind = (EDM2UNet, size, EDM2) if architecture.startswith("edm2") else (SongUNet, size, EDM)
     monkeypatch.setitem(ARCHITECTURES, architecture, kind)
     suite = ["evaluation=random_features", "evaluation.n=40", "evaluation.suite.metrics=[fd]",
              "+evaluation.suite.protocol=edm", "method.teacher_steps=2"]  # fmt: skip
     quick = ["training.max_steps=2", "training.warmup_steps=0", "evaluation.every=0", "trainer.accelerator=cpu", "logger=csv",
              "trainer.precision=32-true", f"outputs={tmp}", f"experiments={tmp / 'e'}"]  # fmt: skip
-    suite = [] if recipe.startswith("fashion") else suite[: 4 if recipe.endswith("teacher") else 5]
-    config = read_recipe(recipe, [*suite, *small, *quick, *more])
-    if "recipe" in (config["teacher"] or {}):
+    suite = [] if experiment.startswith("fashion") else suite[: 4 if experiment.endswith("teacher") else 5]
+    config = compose_experiment(experiment, [*suite, *small, *quick, *more])
+    if "experiment" in (config["teacher"] or {}):
         config["teacher"] = config["network"]
     module, run = build(config, Console(quiet=True))
     run.run_dir.mkdir(parents=True, exist_ok=True)

@@ -102,7 +102,7 @@ class StepWandbLogger(WandbLogger):
         super().log_table(key, columns, cells, dataframe, step)
 
 
-def wandb_logger(run_dir: Path, name: str, config: dict[str, Any]) -> StepWandbLogger:
+def wandb_logger(run_dir: Path, name: str, config: dict[str, Any], console: Console) -> StepWandbLogger:
     """Return a logger whose W&B run id is in the run directory, so that a resumed run continues its curves.
 
     A point of a study is grouped and tagged by it, and the best value of each of the study's metrics is its summary.
@@ -115,15 +115,16 @@ def wandb_logger(run_dir: Path, name: str, config: dict[str, Any]) -> StepWandbL
     )  # fmt: skip
     id_file.write_text(logger.experiment.id)
     logger.define_axis(study.get("metrics", {}))
+    console.print(f"logging to {run_dir}/metrics.csv and to W&B")
     return logger
 
 
 def wandb_if_configured(run_dir: Path, name: str, config: dict[str, Any], console: Console) -> StepWandbLogger | None:
     """Return the W&B logger if a run can start without asking anybody; say in one line which it is."""
     if wandb_works():
-        console.print("logging to W&B")
-        return wandb_logger(run_dir, name, config)
-    console.print("W&B is not configured (WANDB_API_KEY or WANDB_MODE=offline): logging to metrics.csv only")
+        return wandb_logger(run_dir, name, config, console)
+    hint = "W&B is not configured: set WANDB_API_KEY or WANDB_MODE=offline"
+    console.print(f"logging to {run_dir}/metrics.csv ({hint})")
     return None
 
 

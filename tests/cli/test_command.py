@@ -51,6 +51,17 @@ def test_a_grid_is_run_point_by_point(ran: Ran) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore")  # Optuna 2's own
+def test_optuna_searches_a_continuous_t_star(ran: Ran, tmp_path: Path) -> None:
+    """The stubbed measure is t_star itself, so the best trial is the least one drawn."""
+    sweeper = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=5", "hydra.sweeper.sampler.seed=0"]
+    train.main(["-m", "experiment=mixture_fgm", *sweeper, "method.t_star=interval(0.5,1.0)"])
+    tried = [config["method"]["t_star"] for config in ran]
+    (best,) = tmp_path.glob("outputs/multirun/optimization_results.yaml")
+    assert len(set(tried)) == 5 and all(0.5 <= t_star <= 1 for t_star in tried)
+    assert yaml.safe_load(best.read_text())["best_value"] == pytest.approx(min(tried))
+
+
 def test_a_grid_of_runs_on_several_devices_is_refused(ran: Ran) -> None:
     with pytest.raises(UserError, match="-m is for one device"):
         train.main(["-m", "strategy=ddp", "trainer.devices=2", "seed=0,1"])

@@ -105,17 +105,18 @@ class UnusedParameterCheck(Callback):
 
     Attributes:
         resting: the tensors of each network that have not moved yet, and their sums, by name.
+        sizes: how many trainable tensors each network has.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.resting: dict[str, dict[str, int]] = {}
+        self.sizes: dict[str, int] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         if int(pl_module.step):
             return
         names, optimized = {p: name for name, p in pl_module.named_parameters()}, set()
-        self.sizes = {}
         for network, optimizer in zip(pl_module.updated, trainer.optimizers, strict=False):
             mine = [p for p in parameters_of(optimizer) if p in names]
             self.resting[network] = dict(zip((names[p] for p in mine), bit_sums(mine), strict=True))

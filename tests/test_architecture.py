@@ -12,15 +12,14 @@ SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = (
     ("utils",),
     ("flow",),
-    ("networks",),
-    ("data", "teachers", "analysis"),
-    ("evaluation",),
+    ("networks", "data"),
+    ("teachers", "analysis", "evaluation"),
     ("training",),
     ("cli",),
 )
 HOMES = {
     "hydra": {"cli"}, "omegaconf": {"cli"}, "lightning": {"training", "cli"}, "wandb": {"training", "cli"},
-    "diffusers": {"networks", "data", "teachers", "cli"}, "transformers": {"utils", "data", "evaluation"},
+    "diffusers": {"utils", "networks", "data", "teachers", "cli"}, "transformers": {"utils", "data", "evaluation"},
 }  # fmt: skip
 MODULES = sorted(SOURCE.rglob("*.py"))
 

@@ -29,11 +29,11 @@ from fgm.evaluation.frechet import Moments
 from fgm.evaluation.geneval.detections import RecordedDetections
 from fgm.evaluation.pretrained_features import Clip, Dinov2, Inception, Registered
 from fgm.flow.paths import RectifiedPath
-from fgm.networks import sd3
 from fgm.networks.unet import UNet
 from fgm.teachers import bundled, edm_checkpoints, rectified_flow, torchcfm
 from fgm.teachers.rectified_flow import RectifiedFlow
 from fgm.training.checkpointing import LAST, PREVIOUS, last_checkpoint
+from fgm.utils import pipelines
 
 FORMS: dict[str, Callable[[Path, Any], Any]] = {
     "pickle": lambda file, code: file.write_bytes(pickle.dumps(code)),
@@ -130,7 +130,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "DINOv2 by its older file": ("d/pytorch_model.bin", lambda f: Dinov2(network_directory(f))),
     "CLIP": ("c/model.safetensors", lambda f: Clip(network_directory(f))),
     "autoencoder": ("m/vae/diffusion_pytorch_model.safetensors",
-                    lambda f: sd3.load_part("AutoencoderKL", str(network_directory(f).parent), "vae",
+                    lambda f: pipelines.load_part("AutoencoderKL", str(network_directory(f).parent), "vae",
                                                   torch.float32)),
     "detections": ("d.json", RecordedDetections.from_file),
 }  # fmt: skip

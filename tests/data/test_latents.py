@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from tiny_sd3 import SIZE, vae
 from torch import Tensor
 
+from fgm.data.autoencoder import Autoencoder
 from fgm.data.latents import Latents
-from fgm.networks.sd3 import Autoencoder
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 

@@ -14,11 +14,13 @@ from tiny_sd3 import SIZE, TRANSFORMER, save_tiny_pipeline
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from fgm.data.autoencoder import Autoencoder
 from fgm.flow.paths import RectifiedPath
 from fgm.networks import sd3
 from fgm.networks.generator import FewStepGenerator
 from fgm.networks.guidance import ClassifierFreeGuidance
-from fgm.networks.sd3 import Autoencoder, SD3Velocity, untrained
+from fgm.networks.sd3 import SD3Velocity, untrained
+from fgm.utils import pipelines
 from fgm.utils.errors import UserError
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -179,7 +181,7 @@ def test_hub_cache_is_read_offline(tmp_path: Path, model: str, monkeypatch: pyte
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    assert sd3.require_parts(sd3.SD3_MEDIUM, ("transformer", "vae")) == repository / "snapshots" / "abc"
+    assert pipelines.require_parts(pipelines.SD3_MEDIUM, ("transformer", "vae")) == repository / "snapshots" / "abc"
     assert sd3.pretrained(sd3.SD3_MEDIUM, Table(), SIZE).shape == (4, 4, 4)
 
 
@@ -213,8 +215,8 @@ def test_published_sizes_are_those_of_the_architectures() -> None:
         )  # fmt: skip
 
     parts = (lambda: clip(768, 12, 12), lambda: clip(1280, 32, 20), t5, vae)
-    assert sum(map(billions, parts)) == pytest.approx(sd3.OTHER_PARTS, abs=0.01)
-    for model, size in sd3.BILLIONS.items():
+    assert sum(map(billions, parts)) == pytest.approx(pipelines.OTHER_PARTS, abs=0.01)
+    for model, size in pipelines.BILLIONS.items():
         arguments = sd3.architecture(model)
         assert billions(lambda: SD3Transformer2DModel(**arguments)) == pytest.approx(size, abs=0.01)  # noqa: B023
 
@@ -224,14 +226,14 @@ def test_missing_parts_are_one_line_with_source_size_and_memory(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError) as error:
-        sd3.require_parts(sd3.SD3_MEDIUM, ("transformer", "vae"))
+        pipelines.require_parts(pipelines.SD3_MEDIUM, ("transformer", "vae"))
     for part in ("no transformer/ and no vae/", "hf download stabilityai/", "15 GB", "network.model=", "69 GB"):
         assert part in str(error.value)
     directory = shutil.copytree(model, tmp_path / "sd3")
-    assert sd3.require_parts(str(directory), ("transformer", "vae")) == directory
+    assert pipelines.require_parts(str(directory), ("transformer", "vae")) == directory
     (directory / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(UserError, match="no vae/ on this machine"):
-        sd3.require_parts(str(directory), ("transformer", "vae"))
+        pipelines.require_parts(str(directory), ("transformer", "vae"))
     (directory / "transformer" / "config.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):
         sd3.architecture(str(directory))

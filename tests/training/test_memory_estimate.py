@@ -29,7 +29,7 @@ from fgm.networks.dit import DiT
 from fgm.networks.guidance import ClassifierFreeGuidance
 from fgm.networks.lora import LoRA
 from fgm.networks.mixed_precision import use_bfloat16
-from fgm.networks.sd3 import SD3_MEDIUM, architecture, untrained
+from fgm.networks.sd3 import architecture, untrained
 from fgm.teachers import require_models
 from fgm.training.distillation import Distillation
 from fgm.training.memory_estimate import (
@@ -43,6 +43,7 @@ from fgm.training.memory_estimate import (
 )
 from fgm.training.optim import adam
 from fgm.utils.errors import UserError
+from fgm.utils.pipelines import SD3_MEDIUM
 from fgm.utils.records import read_rows
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -238,7 +239,7 @@ def test_training_on_random_weights_and_unknown_shapes_are_refused() -> None:
 
 
 def test_known_shapes_have_the_published_numbers_of_weights() -> None:
-    from fgm.networks.sd3 import BILLIONS
+    from fgm.utils.pipelines import BILLIONS
 
     for name, billions in BILLIONS.items():
         shape = architecture(name)

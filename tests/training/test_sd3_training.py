@@ -33,6 +33,7 @@ from fgm.training.checkpointing import export_weights
 from fgm.training.distillation import Distillation
 from fgm.training.distributed import gather_state
 from fgm.training.trainer import fit
+from fgm.utils import pipelines
 from fgm.utils.errors import UserError
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -255,7 +256,7 @@ def test_training_bytes_are_those_of_parameters_moments_and_one_gradient(setting
     states = [state for o in module.trainer.optimizers for state in o.state.values()]
     moments = [m.numel() * m.element_size() for state in states for name, m in state.items() if name != "step"]
     count = sum(p.numel() for p in module.online.parameters())
-    assert sum(parameters.values()) + sum(moments) + 4 * count == sd3.TRAINING_BYTES * count
+    assert sum(parameters.values()) + sum(moments) + 4 * count == pipelines.TRAINING_BYTES * count
 
 
 def test_weights_are_read_once_if_all_networks_start_from_the_teacher(

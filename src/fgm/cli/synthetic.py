@@ -16,8 +16,9 @@ from fgm.cli.checks import make
 from fgm.data.encodings import CLIP_LENGTH
 from fgm.networks import VelocityModel
 from fgm.networks.guidance import with_guidance
-from fgm.networks.sd3 import FACTOR, architecture
+from fgm.networks.sd3 import architecture
 from fgm.teachers import bundled
+from fgm.utils.pipelines import FACTOR
 from fgm.utils.random import keyed_generator
 
 WITH_WEIGHTS = (f"{__name__}.random_weights", "fgm.networks.guidance.ClassifierFreeGuidance")

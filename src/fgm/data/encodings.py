@@ -27,8 +27,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from fgm.networks.sd3 import require_parts
 from fgm.utils.errors import UserError, first_line
+from fgm.utils.pipelines import require_parts
 from fgm.utils.pretrained import fingerprint, locate, weight_files
 from fgm.utils.validation import validated
 

@@ -7,7 +7,7 @@
 A directory's files are concatenated in the order of their names, and memory-mapped. Make such a file from images
 (n, 3, size, size) in [-1, 1] by
 
-    latents = fgm.networks.sd3.Autoencoder("<SD3's directory>").cuda().encode(images)
+    latents = fgm.data.autoencoder.Autoencoder("<SD3's directory>").cuda().encode(images)
     safetensors.torch.save_file({"latents": latents.cpu().contiguous()}, "latents/00000.safetensors")
 """
 

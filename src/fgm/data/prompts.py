@@ -12,12 +12,13 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from fgm.data import Data, PromptCodec
+from fgm.data.autoencoder import Autoencoder
 from fgm.data.encodings import CacheIndex, PromptCache
 from fgm.data.geneval import read_prompts
 from fgm.data.shapes.captions import draw_captions
-from fgm.networks.sd3 import FACTOR, Autoencoder, require_parts, require_size
 from fgm.utils.errors import UserError
 from fgm.utils.files import parse_object, read_lines
+from fgm.utils.pipelines import FACTOR, require_parts, require_size
 from fgm.utils.random import keyed_generator
 from fgm.utils.validation import validated
 

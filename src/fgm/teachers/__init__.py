@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from fgm.networks.sd3 import require_parts, require_size
 from fgm.teachers.diffusers_unet import unet_directory
 from fgm.utils.errors import UserError
+from fgm.utils.pipelines import require_parts, require_size
 
 
 def require_models(node: Any) -> None:

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from fgm.flow.paths import ProbabilityPath, RectifiedPath
 from fgm.networks import VelocityModel, require_shape
-from fgm.networks.sd3 import load_diffusers
 from fgm.networks.unet import call_unet
 from fgm.utils.errors import UserError
 from fgm.utils.files import read_object
+from fgm.utils.pipelines import load_diffusers
 from fgm.utils.pretrained import fingerprint as fingerprint_of
 from fgm.utils.pretrained import has_network, locate, weight_files
 from fgm.utils.validation import validated

@@ -11,8 +11,8 @@ from yaml import YAMLError
 from fgm.analysis.tables import table_head, table_row
 from fgm.cli.publish.pipeline import SD3Run
 from fgm.networks.generator import input_scale, step_times
-from fgm.networks.sd3 import BILLIONS, FACTOR
 from fgm.utils.files import sha256_of
+from fgm.utils.pipelines import BILLIONS, FACTOR
 from fgm.utils.pretrained import fingerprint, weight_files
 from fgm.utils.records import counted
 

@@ -30,8 +30,8 @@ from fgm.cli.loading import generator_network, weights_file
 from fgm.data.encodings import ENCODERS, INDEX, CacheIndex
 from fgm.evaluation.folders import atomic_folder
 from fgm.networks.lora import LoRA
-from fgm.networks.sd3 import BILLIONS, require_parts
 from fgm.utils.errors import UserError
+from fgm.utils.pipelines import BILLIONS, require_parts
 from fgm.utils.pretrained import locate, weight_files
 from fgm.utils.records import write_json
 

@@ -11,7 +11,6 @@ from fgm.data import Data
 from fgm.evaluation import PromptMetric
 from fgm.flow.paths import ProbabilityPath
 from fgm.flow.solvers import OdeSampler
-from fgm.networks.generator import FewStepGenerator
 from fgm.utils.random import keyed_generator, sample_noise
 from fgm.utils.records import counted
 
@@ -52,7 +51,8 @@ def ode_sampler(net: nn.Module, path: ProbabilityPath, steps: int) -> Sampler:
     return Sampler(f"teacher, {steps} steps", model, model.nfe, "teacher")
 
 
-def generator_sampler(generator: FewStepGenerator, weights: str) -> Sampler:
+def generator_sampler(generator: Any, weights: str) -> Sampler:
+    """Return the samples of a generator with its own number of network calls, generator.nfe."""
     return Sampler(f"{counted(generator.nfe, 'step')}, {weights}", generator, generator.nfe, weights)
 
 

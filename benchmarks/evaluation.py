@@ -40,8 +40,14 @@ from fgm.data.pixels import quantise
 from fgm.evaluation.comparison import real_images
 from fgm.evaluation.evaluator import CHUNK, gather_features
 from fgm.evaluation.feature_metrics import FeatureMetrics
-from fgm.evaluation.features import FeatureExtractor, RandomConvolutions, SmallClassifier, three_channels, weights_hash
-from fgm.evaluation.pretrained_features import OneLayer
+from fgm.evaluation.features import (
+    FeatureExtractor,
+    NetworkExtractor,
+    RandomConvolutions,
+    SmallClassifier,
+    three_channels,
+    weights_hash,
+)
 from fgm.evaluation.sampling import Sampler, conditioning
 from fgm.evaluation.sources import DatasetSource, SamplerSource, SampleSource
 from fgm.networks.generator import FewStepGenerator
@@ -206,7 +212,7 @@ class Pictures(torch.utils.data.Dataset[Tensor]):
         return self.images[index]
 
 
-class UntrainedInception(OneLayer):
+class UntrainedInception(NetworkExtractor):
     """The architecture of fgm.evaluation.pretrained_features.Inception with random weights, which cost as much; 2048 features."""
 
     def __init__(self, device: str = "auto") -> None:
@@ -224,6 +230,9 @@ class UntrainedInception(OneLayer):
             scale = (2 / weight[0].numel()) ** 0.5  # activations keep their size
             weight.data = torch.randn(weight.shape, generator=keyed_generator("inception", index=i)) * scale
         super().__init__("untrained-inception", weights_hash(net), 2048, net, device, "bilinear as TensorFlow 1")
+
+    def run(self, images: Tensor) -> tuple[Tensor, None]:
+        return self.net(three_channels(images))[0], None
 
 
 def extractor_of(name: str) -> FeatureExtractor:

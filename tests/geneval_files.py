@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fgm.data.geneval import COLORS, OBJECTS, RELATIONS, TAGS, Clause, Metadata
-from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.evaluation.geneval.folder import write_sample
+from fgm.evaluation.geneval.rules import Detection, Pixels
 from fgm.utils.files import write_lines
 
 OFFSET = {"left of": (-40, 0), "right of": (40, 0), "above": (0, -40), "below": (0, 40)}

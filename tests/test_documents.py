@@ -21,9 +21,9 @@ from fgm.cli.config import CONFIGS, compose_experiment
 from fgm.cli.sweep import read_sweep
 from fgm.cli.table import BLOCK, DOCUMENTS, OVERVIEW, ROOT, header, measured, render, study_line
 from fgm.evaluation import measure
-from fgm.evaluation.diagnostics import THRESHOLDS
 from fgm.teachers.bundled import names as bundled
 from fgm.teachers.bundled import run as bundled_run
+from fgm.training.diagnostics import THRESHOLDS
 from fgm.utils.errors import UserError
 from fgm.utils.records import Measurement, append_row
 

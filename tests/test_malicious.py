@@ -26,8 +26,8 @@ from fgm.data.latents import Latents
 from fgm.data.prompts import JsonLines, TextFile
 from fgm.data.published import CIFAR10
 from fgm.evaluation.frechet import Moments
-from fgm.evaluation.geneval.detections import RecordedDetections
-from fgm.evaluation.pretrained_features import Clip, Dinov2, Inception, Registered
+from fgm.evaluation.geneval.folder import RecordedDetections
+from fgm.evaluation.pretrained_features import Clip, Dinov2, Inception
 from fgm.flow.paths import RectifiedPath
 from fgm.networks.unet import UNet
 from fgm.teachers import bundled, edm_checkpoints, rectified_flow, torchcfm
@@ -125,7 +125,6 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "encoded prompts": ("c/00000.safetensors", lambda f: cache_of_shard(f).read_index()),
     "reference": ("r.npz", lambda f: Moments.load(f, 8)),
     "Inception": ("i.pth", lambda f: Inception(str(f))),
-    "extractor of torch-fidelity's": ("v.pth", lambda f: Registered("vgg16", weights=str(f))),
     "DINOv2": ("d/model.safetensors", lambda f: Dinov2(network_directory(f))),
     "DINOv2 by its older file": ("d/pytorch_model.bin", lambda f: Dinov2(network_directory(f))),
     "CLIP": ("c/model.safetensors", lambda f: Clip(network_directory(f))),

@@ -9,8 +9,7 @@ from tiny_runs import Said, refused
 import fgm.cli.reference
 from fgm.data.images import Digits
 from fgm.evaluation.feature_metrics import DigitMetrics
-from fgm.evaluation.folders import export_images
-from fgm.evaluation.sources import DatasetSource
+from fgm.evaluation.sources import DatasetSource, export_images
 
 
 def test_a_reference_holds_the_moments_of_the_suite(tmp_path: Path, capsys: Said) -> None:

@@ -13,7 +13,7 @@ from sd3_runs import PROMPTS, settings_of
 from fgm.cli import cache_prompts, train
 from fgm.cli.checks import make
 from fgm.cli.config import compose_experiment
-from fgm.evaluation.geneval.detections import Detection, Pixels
+from fgm.evaluation.geneval.rules import Detection, Pixels
 from fgm.utils.errors import UserError
 
 os.environ["HF_HUB_OFFLINE"] = "1"

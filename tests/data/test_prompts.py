@@ -15,8 +15,8 @@ from fgm.data.pixels import quantise
 from fgm.data.prompts import GenEvalPrompts, JsonLines, PromptDataset, ShapesCaptions, TextFile
 from fgm.data.shapes.captions import encode
 from fgm.evaluation import PromptMetric, measure
-from fgm.evaluation.color_statistics import ColorStatistics
 from fgm.evaluation.evaluator import Evaluator
+from fgm.evaluation.prompt_score import ColorStatistics
 from fgm.evaluation.sampling import Sampler
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator, sample_noise

@@ -10,8 +10,18 @@ from torch import Tensor
 
 from fgm.data.points import Ring
 from fgm.evaluation import measure
-from fgm.evaluation.distances import cmmd, cubic_kernel, energy_distance, kernel_sums, kid, mmd, prdc, sliced_w2
-from fgm.evaluation.intervals import normal_interval, wilson_interval
+from fgm.evaluation.distances import (
+    cmmd,
+    cubic_kernel,
+    energy_distance,
+    kernel_sums,
+    kid,
+    mmd,
+    normal_interval,
+    prdc,
+    sliced_w2,
+    wilson_interval,
+)
 from fgm.evaluation.point_metrics import PointMetrics, mode_shares
 from fgm.flow.analytic import ring
 from fgm.utils.errors import UserError

@@ -19,10 +19,9 @@ from rich.console import Console
 from fgm.data.images import Digits
 from fgm.data.shapes.dataset import Shapes
 from fgm.evaluation import PromptMetric, evaluator, measure
-from fgm.evaluation.evaluator import CombinedSuite, Evaluator, gather_features
+from fgm.evaluation.evaluator import CombinedSuite, Evaluator, definition, gather_features, key_of, record
 from fgm.evaluation.feature_metrics import DigitMetrics, FeatureMetrics
 from fgm.evaluation.features import RandomConvolutions
-from fgm.evaluation.provenance import definition, key_of, record
 from fgm.evaluation.sampling import Sampler, balanced
 from fgm.evaluation.shapes.metric import ShapeEvalSuite
 from fgm.evaluation.sources import SamplerSource

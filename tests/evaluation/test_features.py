@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fgm.data.pixels import dequantise, quantise
 from fgm.evaluation.features import FeatureExtractor, RandomConvolutions, SmallClassifier, full_precision
-from fgm.evaluation.pretrained_features import Clip, Dinov2, Inception, Registered, resaved_tensors, resized
+from fgm.evaluation.pretrained_features import Clip, Dinov2, Inception, resaved_tensors, resized
 from fgm.utils.errors import UserError
 from fgm.utils.pretrained import hash_of_checkpoint, inception_weights
 from fgm.utils.random import keyed_generator
@@ -142,17 +142,6 @@ def test_weights_of_another_network_are_a_user_error(tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="does not fill Inception-v3"):
         Inception(str(tmp_path / "other.pth"))
-
-
-@pytest.mark.parametrize("arguments, message", [
-    (("inception-v3-compta",), "did you mean inception-v3-compat"),
-    (("vgg16",), "would be downloaded: give evaluation.suite.extractor.weights"),
-    (("vgg16", None, "none.pth"), "no weights of vgg16 at none.pth"),
-    (("clip-vit-b-32",), "take Dinov2 or Clip from a local directory"),
-])  # fmt: skip
-def test_registered_extractor_is_never_downloaded(arguments: tuple[str, ...], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        Registered(*arguments)
 
 
 @pytest.mark.parametrize("kind", [Dinov2, Clip])

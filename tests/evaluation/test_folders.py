@@ -8,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fgm.evaluation.folders import export_images
-from fgm.evaluation.sources import DatasetSource, FolderSource
+from fgm.evaluation.sources import DatasetSource, FolderSource, export_images
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 

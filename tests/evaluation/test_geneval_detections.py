@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fgm.data.geneval import Vocabulary
-from fgm.evaluation.geneval.detections import Detection, RecordedDetections
+from fgm.evaluation.geneval.folder import RecordedDetections
+from fgm.evaluation.geneval.rules import Detection
 from fgm.utils.errors import UserError
 
 KEY = "00003/samples/00001.png"

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fgm.data.geneval import COLORS, OBJECTS
-from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.evaluation.geneval.detectors import (
     TEMPLATES,
     CLIPColors,
@@ -23,6 +22,7 @@ from fgm.evaluation.geneval.detectors import (
     postprocess,
     preprocess,
 )
+from fgm.evaluation.geneval.rules import Detection, Pixels
 from fgm.evaluation.pretrained_features import OPENAI
 from fgm.utils.errors import UserError
 

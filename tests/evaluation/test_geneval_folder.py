@@ -12,10 +12,17 @@ import pytest
 from geneval_files import correct_detections, example_prompts, write_layout
 from PIL import Image
 
-from fgm.evaluation.geneval.detections import Detection, Pixels, RecordedDetections
-from fgm.evaluation.geneval.folder import read_layout, read_png, score_folder, write_results, write_sample
+from fgm.evaluation.geneval.folder import (
+    RecordedDetections,
+    read_layout,
+    read_png,
+    score_folder,
+    write_sample,
+)
 from fgm.evaluation.geneval.metric import GenEval
+from fgm.evaluation.geneval.rules import Detection, Pixels
 from fgm.utils.errors import UserError
+from fgm.utils.files import write_lines
 
 PROMPTS = example_prompts(2)  # twelve, of all tags
 
@@ -150,23 +157,26 @@ def test_detector_gets_the_pixels_of_every_image(directory: Path) -> None:
         def detect(self, image: Pixels) -> list[Detection]:
             return [Detection("dog", (0, 0, 8, 8), 0.5 + float(image.mean()) / 1000)]
 
-    for result in score_folder(GenEval(Brightness()), directory, PROMPTS, 3).results:
-        index, ordinal = int(result.filename[:5]), int(result.filename[-9:-4])
+    for row in score_folder(GenEval(Brightness()), directory, PROMPTS, 3).results:
+        index, ordinal = int(row["filename"][:5]), int(row["filename"][-9:-4])
         expected = {"dog": [[0, 0, 8, 8, 0.5 + float(noise(index, ordinal).mean()) / 1000]]}
-        assert result.details == ({} if result.metadata.tag == "counting" else expected)
+        assert json.loads(row["details"]) == ({} if row["tag"] == "counting" else expected)
 
 
-def test_results_have_the_official_keys_and_can_be_graded_again(directory: Path, tmp_path: Path) -> None:
+def test_results_have_the_official_keys_and_can_be_graded_again(tmp_path: Path) -> None:
     plain = [metadata for metadata in PROMPTS if not any(clause.color for clause in metadata.include)]
     write_layout(tmp_path / "plain", plain, noise, per_prompt=1)
     found = {f"{i:05d}/samples/00000.png": correct_detections(m) for i, m in enumerate(plain)}
-    write_results(
-        tmp_path / "results.jsonl",
-        score_folder(GenEval(RecordedDetections("oracle", found)), tmp_path / "plain", plain, 1).results,
-    )
-    row = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[0])
-    assert list(row) == ["filename", "tag", "prompt", "correct", "reason", "metadata", "details"]
-    assert json.loads(row["metadata"])["prompt"] == row["prompt"] == plain[0].prompt
+    rows = score_folder(GenEval(RecordedDetections("oracle", found)), tmp_path / "plain", plain, 1).results
+    assert list(rows[0]) == ["filename", "tag", "prompt", "correct", "reason", "metadata", "details"]
+    assert json.loads(rows[0]["metadata"])["prompt"] == rows[0]["prompt"] == plain[0].prompt
+    write_lines(tmp_path / "results.jsonl", map(json.dumps, rows))
     recorded = RecordedDetections.from_file(tmp_path / "results.jsonl")
-    write_results(tmp_path / "again.jsonl", score_folder(GenEval(recorded), tmp_path / "plain", plain, 1).results)
-    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "results.jsonl").read_bytes()
+    assert score_folder(GenEval(recorded), tmp_path / "plain", plain, 1).results == rows
+
+
+def test_what_defines_a_score_has_the_pixels_and_the_prompts(directory: Path) -> None:
+    before = score_folder(GenEval(oracle()), directory, PROMPTS, 3).source
+    assert before == score_folder(GenEval(oracle(2)), directory, PROMPTS, 3).source and before["per_prompt"] == 3
+    write_sample(directory, 0, 0, PROMPTS[0], noise(1, 1))
+    assert score_folder(GenEval(oracle()), directory, PROMPTS, 3).source != before

@@ -13,11 +13,10 @@ from geneval_files import correct_detections, example_prompts, write_layout
 from ranks import on_ranks
 
 from fgm.data.geneval import PROMPTS_PER_TAG, Metadata
-from fgm.evaluation.geneval.detections import Detection, Pixels
+from fgm.evaluation.distances import bootstrap
 from fgm.evaluation.geneval.folder import score_folder
 from fgm.evaluation.geneval.metric import GenEval
-from fgm.evaluation.geneval.rules import GenEvalRules
-from fgm.evaluation.intervals import bootstrap
+from fgm.evaluation.geneval.rules import Detection, GenEvalRules, Pixels
 from fgm.evaluation.prompt_score import Scores, summarize
 from fgm.utils.errors import UserError
 

@@ -14,8 +14,7 @@ from hashlib import sha256
 import pytest
 
 from fgm.data.geneval import COLORS, RELATIONS, Clause, Metadata
-from fgm.evaluation.geneval.detections import Box, Detection
-from fgm.evaluation.geneval.rules import GenEvalRules, grade, iou, relations, select
+from fgm.evaluation.geneval.rules import Box, Detection, GenEvalRules, grade, iou, relations, select
 from fgm.utils.errors import UserError
 
 OBJECT = re.compile(

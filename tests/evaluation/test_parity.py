@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch_fidelity import FeatureExtractorBase, calculate_metrics, register_feature_extractor
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
@@ -22,10 +23,10 @@ import fgm.cli.evaluate
 from benchmarks.evaluation import UntrainedInception
 from fgm.evaluation.distances import kid, prdc
 from fgm.evaluation.feature_metrics import FeatureMetrics
-from fgm.evaluation.features import FeatureSet
+from fgm.evaluation.features import FeatureSet, NetworkExtractor
 from fgm.evaluation.frechet import Moments, frechet_distance
 from fgm.evaluation.metrics import FrechetDistance
-from fgm.evaluation.pretrained_features import Inception, Registered
+from fgm.evaluation.pretrained_features import Inception
 from fgm.utils.random import keyed_generator
 
 SHARED = {"cuda": False, "cache": False, "verbose": False, "save_cpu_ram": True, "batch_size": 8}
@@ -59,6 +60,16 @@ def tiny() -> Iterator[None]:
     del FEATURE_EXTRACTORS_REGISTRY["tiny"]
 
 
+class OneLayer(NetworkExtractor):
+    """A network of torch-fidelity's kind as an extractor of ours."""
+
+    def __init__(self, net: FeatureExtractorBase, dim: int) -> None:
+        super().__init__("one-layer", "00000000", dim, net, "cpu")
+
+    def run(self, images: Tensor) -> tuple[Tensor, None]:
+        return self.net(images)[0], None
+
+
 def blobs(n: int, index: int, contrast: float) -> Tensor:
     """Smooth random pictures, uint8 (n, 3, 32, 32)."""
     coarse = torch.randn(n, 3, 6, 6, generator=keyed_generator("blobs", index=index))
@@ -79,7 +90,7 @@ def test_distances_equal_torch_fidelity_on_folders(tmp_path: Path) -> None:
         input1=folder(samples, tmp_path / "samples"), input2=folder(real, tmp_path / "real"), feature_extractor="tiny",
         fid=True, kid=True, prc=True, kid_subsets=20, kid_subset_size=100, **SHARED,
     )  # fmt: skip
-    x, y = (FeatureSet.extract(Registered("tiny"), images, 64) for images in (samples, real))
+    x, y = (FeatureSet.extract(OneLayer(Tiny("tiny", ["12"]), 12), images, 64) for images in (samples, real))
     ours, near = kid(x.features, y.features, 20, 100), prdc(x.features, y.features)
     assert theirs["frechet_inception_distance"] == pytest.approx(frechet_distance(x.moments, y.moments), rel=1e-4)
     assert theirs["kernel_inception_distance_mean"] == pytest.approx(ours.mean, rel=1e-4)
@@ -92,7 +103,7 @@ def test_distances_equal_torch_fidelity_on_folders(tmp_path: Path) -> None:
 def test_distances_equal_torchmetrics() -> None:
     """Its KID shuffles with the global generator, so that whole sets are compared, where order does not matter."""
     samples, real = blobs(200, 0, 50), blobs(200, 1, 60)
-    extractor = Registered("tiny")
+    extractor = OneLayer(Tiny("tiny", ["12"]), 12)
 
     class Net(nn.Module):
         num_features = extractor.dim
@@ -123,7 +134,8 @@ def random_inception(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_fd_of_inceptions_early_layer_equals_torchmetrics(random_inception: str) -> None:
     """Without antialias, which is its default and no published protocol's."""
     samples, real = blobs(65, 0, 50), blobs(65, 1, 60)  # one more than there are features
-    early = Registered("inception-v3-compat", "64", random_inception)
+    net = FeatureExtractorInceptionV3("inception-v3-compat", ["64"], feature_extractor_weights_path=random_inception)
+    early = OneLayer(net, 64)
     x, y = (FeatureSet.extract(early, images, 8) for images in (samples, real))
     metric = FrechetInceptionDistance(64, feature_extractor_weights_path=random_inception, antialias=False)
     for part in range(0, 65, 8):

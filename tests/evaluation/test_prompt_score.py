@@ -8,14 +8,12 @@ import torch
 from geneval_files import example_prompts, write_layout, write_prompts
 from torch import Tensor
 
-from fgm.cli.config import compose_experiment
 from fgm.data.geneval import Metadata
 from fgm.data.images import Digits
 from fgm.evaluation import measure
-from fgm.evaluation.geneval.detections import Detection, Pixels
 from fgm.evaluation.geneval.folder import score_folder
 from fgm.evaluation.geneval.metric import GenEval, GenEvalSuite
-from fgm.evaluation.preflight import require_files
+from fgm.evaluation.geneval.rules import Detection, Pixels
 from fgm.evaluation.prompt_score import rounds
 from fgm.utils.errors import UserError
 
@@ -94,13 +92,3 @@ def test_samples_and_data_without_prompts_are_errors(suite: GenEvalSuite, tmp_pa
     write_prompts(tmp_path / "metadata.jsonl", PROMPTS)
     with pytest.raises(UserError, match="Digits has none"):
         GenEvalSuite(str(tmp_path / "metadata.jsonl"), ByShade(), data=Digits())
-
-
-@pytest.mark.parametrize("change, message", [
-    ({}, "evaluation.suite.metadata = None: give prompts/evaluation_metadata.jsonl"),
-    ({"metadata": __file__}, "evaluation.suite.detector.directory = None: put facebook/mask2former"),
-])  # fmt: skip
-def test_missing_files_are_found_before_a_training(change: dict[str, str], message: str) -> None:
-    node = compose_experiment("digits_fgm", ["evaluation=geneval", "data=shapes"])["evaluation"]
-    with pytest.raises(UserError, match=message):
-        require_files(node | {"suite": node["suite"] | change})

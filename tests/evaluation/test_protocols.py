@@ -14,9 +14,8 @@ from fgm.data.images import Digits
 from fgm.evaluation import measure
 from fgm.evaluation.evaluator import Evaluator
 from fgm.evaluation.feature_metrics import DigitMetrics, FeatureMetrics
-from fgm.evaluation.features import FeatureSet, RandomConvolutions, SmallClassifier
+from fgm.evaluation.features import PUBLISHED, FeatureSet, RandomConvolutions, SmallClassifier, protocol_of
 from fgm.evaluation.frechet import frechet_distance
-from fgm.evaluation.protocols import PUBLISHED, protocol_of
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 from fgm.utils.records import Measurement

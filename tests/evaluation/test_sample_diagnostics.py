@@ -6,16 +6,16 @@ from torch import Tensor
 
 from fgm.data.images import Digits
 from fgm.evaluation import measure
-from fgm.evaluation.diagnostics import (
+from fgm.evaluation.comparison import (
     BANDS,
     diversity,
     nearest_distance,
     power_ratios,
     radial_power,
     total_variation,
-    warnings_of,
 )
 from fgm.evaluation.feature_metrics import DigitMetrics, blur
+from fgm.training.diagnostics import warnings_of
 from fgm.utils.random import keyed_generator
 from fgm.utils.records import Measurement
 

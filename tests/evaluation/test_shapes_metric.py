@@ -17,8 +17,7 @@ from fgm.data.shapes.scenes import draw_scenes, draw_scenes_of, render, shapes_o
 from fgm.evaluation import PromptMetric, measure
 from fgm.evaluation.evaluator import Evaluator
 from fgm.evaluation.feature_metrics import DigitMetrics
-from fgm.evaluation.geneval.detections import Detection
-from fgm.evaluation.geneval.rules import GenEvalRules, grade
+from fgm.evaluation.geneval.rules import Detection, GenEvalRules, grade
 from fgm.evaluation.plots import captioned_rows, save_rows
 from fgm.evaluation.sampling import Sampler
 from fgm.evaluation.shapes.metric import RULES, ShapeEvalSuite, expected_histograms, histogram_distances, histograms

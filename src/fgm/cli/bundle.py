@@ -11,7 +11,7 @@ from typing import Any
 
 from fgm.cli.checks import check, make
 from fgm.cli.command import Command
-from fgm.cli.evaluate import make_evaluation, require_evaluator
+from fgm.cli.evaluate import make_evaluation
 from fgm.cli.loading import sampler_source, weights_file
 from fgm.cli.runs import BUNDLED_WEIGHTS, device_of_rank, finished
 from fgm.teachers import bundled
@@ -35,7 +35,6 @@ def run(config: dict[str, Any], settings: Settings) -> None:
     if settings.evaluator:
         check(settings.evaluator, "evaluator")
         config = config | {"evaluation": settings.evaluator}
-    require_evaluator(config["evaluation"])
     file = bundled.weights(config["experiment"])
     with replacing(file) as rounded:
         round_weights(weights_file(config), rounded)

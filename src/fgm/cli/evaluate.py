@@ -13,8 +13,7 @@ Values and their provenance are written to <run>/evaluation/<key>/results.json (
 
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -29,7 +28,6 @@ from fgm.cli.command import Command
 from fgm.cli.config import CONFIGS
 from fgm.cli.loading import sampler_source
 from fgm.cli.runs import commit, device_of_rank, finished
-from fgm.evaluation.preflight import require_files
 from fgm.utils.errors import UserError
 from fgm.utils.printing import plain_console
 from fgm.utils.records import Measurement, write_json
@@ -57,10 +55,9 @@ def run(config: dict[str, Any], settings: Settings) -> None:
     config = finished(config)
     node = node or config["evaluation"]
     n, seed = settings.n or node["n"], node["seed"] if settings.eval_seed is None else settings.eval_seed
-    require_evaluator(node)
 
     def ready() -> tuple[Any, list[Any]]:
-        data, evaluation, device = make(config["data"], "data"), make_evaluation(node), device_of_rank()
+        evaluation, data, device = make_evaluation(node), make(config["data"], "data"), device_of_rank()
         seeds = range(seed, seed + settings.repeats)
         return evaluation, [sampler_source(config, evaluation, data, n, each, device) for each in seeds]
 
@@ -74,7 +71,6 @@ def measure_folder(config: dict[str, Any], settings: Settings) -> None:
     require_comparison(node, HydraConfig.get().overrides.task)
     if not Path(folder).is_dir():
         raise UserError(f"samples_dir = {folder} is no folder: it should hold PNGs")
-    require_evaluator(node)
 
     def ready() -> tuple[Any, list[Any]]:
         from fgm.evaluation.sources import FolderSource
@@ -102,21 +98,10 @@ def require_comparison(node: dict[str, Any], overrides: list[str]) -> None:
         )
 
 
-def require_evaluator(node: dict[str, Any]) -> None:
-    with as_evaluator():
-        require_files(node)
-
-
 def make_evaluation(node: dict[str, Any]) -> Any:
-    with as_evaluator():
-        return make(node, "evaluator")
-
-
-@contextmanager
-def as_evaluator() -> Iterator[None]:
-    """Rename `evaluation.<key>` to `evaluator.<key>` in error messages."""
+    """Make an evaluator; error messages name `evaluator.<key>` in place of `evaluation.<key>`."""
     try:
-        yield
+        return make(node, "evaluator")
     except UserError as error:
         raise UserError(re.sub(r"(?<![\w./])evaluation\.", "evaluator.", str(error))) from error
 
@@ -163,7 +148,7 @@ def conclude(
     title: str,
 ) -> None:
     """Print a table, and write results.json."""
-    from fgm.evaluation.provenance import key_of, record
+    from fgm.evaluation.evaluator import key_of, record
 
     path = place / "evaluation" / key_of(definition) / "results.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,9 @@ from fgm.cli.command import Command
 from fgm.cli.loading import sampler_source
 from fgm.cli.runs import device_of_rank, finished
 from fgm.cli.score import prompts_of
-from fgm.evaluation.folders import export_geneval, export_images, require_empty
+from fgm.evaluation.geneval.folder import export_geneval
 from fgm.evaluation.sampling import Conditioning
+from fgm.evaluation.sources import export_images, require_empty
 from fgm.utils.errors import UserError
 from fgm.utils.files import require_place
 

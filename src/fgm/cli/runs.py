@@ -141,7 +141,7 @@ def provenance(config: dict[str, Any]) -> dict[str, Any]:
     """Return which run a row is of, and where it ran."""
     import torch
 
-    from fgm.evaluation.provenance import device_name
+    from fgm.evaluation.evaluator import device_name
 
     device = device_name(device_of_rank(config["trainer"]["accelerator"]))
     return origin(config) | {"device": device, "torch": torch.__version__, "python": platform.python_version()}

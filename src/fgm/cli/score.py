@@ -19,9 +19,8 @@ from fgm.cli.command import Command
 from fgm.cli.runs import commit, device_of_rank
 from fgm.data.geneval import GENEVAL, Metadata, read_prompts
 from fgm.data.shapes.captions import VOCABULARY
-from fgm.evaluation.geneval.detections import RecordedDetections
 from fgm.evaluation.geneval.detectors import CLIPColors, Mask2FormerDetector
-from fgm.evaluation.geneval.folder import score_folder, write_score
+from fgm.evaluation.geneval.folder import RecordedDetections, score_folder
 from fgm.evaluation.geneval.metric import GenEval
 from fgm.evaluation.geneval.rules import OFFICIAL
 from fgm.evaluation.shapes.detector import ShapeDetector
@@ -65,7 +64,7 @@ def run(_: None, settings: Settings) -> None:
     measurement = score.scores.measurement(metric.protocol(prompts), settings.nfe, settings.weights, name)
     read = {key: path for key, path in files.items() if key in ("metadata", "detections")}
     out, seconds = Path(settings.out or f"{files['geneval_dir']}/score"), time.perf_counter() - began
-    write_score(out, score, measurement, read, device, seconds, commit())
+    score.write(out, measurement, read, device, seconds, commit())
     print(f"{score.scores.describe(name)}\n({measurement.protocol})\ngrades, and scores with their provenance: {out}")
 
 

@@ -18,7 +18,6 @@ from fgm.cli.build import build_module, build_run
 from fgm.cli.command import Command, NoSettings
 from fgm.cli.config import require_extras
 from fgm.evaluation.plots import save_curves
-from fgm.evaluation.preflight import require_files
 from fgm.teachers import bundled
 from fgm.training.checkpointing import export_weights
 from fgm.training.loggers import log_results
@@ -55,7 +54,6 @@ def train(config: dict[str, Any]) -> float | None:
     require_extras(config)
     teacher.require(config["teacher"])
     cache_prompts.require(config)
-    require_files(config["evaluation"])
     runs.require_device(config["trainer"])
     console.print(f"{config['experiment']}: {run_dir}")
     run = build_run(config, console)  # first: an impossible evaluation is refused before a teacher is trained

@@ -1,11 +1,30 @@
 """The metrics of one set of samples against one reference, in one feature space; METRICS is their table.
 
-fd                                        Fréchet distance; called fid where fgm.evaluation.protocols allows it
+fd                                        Fréchet distance; called fid where fgm.evaluation.features allows it
 fd_infinity                               the same, extrapolated to infinitely many samples
 kid, cmmd                                 kernel distances; cmmd is called rbf_mmd on other features than CLIP's
 precision, recall, density, coverage      against as many real images as samples
 accuracy                                  share of samples that the extractor classifies as their labels
-class_tv, diversity, power                signs of failure, see fgm.evaluation.diagnostics
+class_tv, diversity, power                signs of failure; fgm.training.diagnostics has their healthy ranges
+
+Mode collapse. Total variation between the histogram p of predicted classes and the prior q:
+
+    class_tv = 1/2 sum_k |p_k - q_k|                 0 equal, 1 disjoint; dropping one of ten classes gives 0.1
+
+n draws of q itself give about sum_k (q_k (1 - q_k) / (2 pi n))^1/2, 0.038 for ten classes and n = 1,000, so that fewer
+samples say little; with balanced labels only misclassified samples count. Collapse within a class does not show there,
+but in the distance d(x) to the nearest OTHER sample:
+
+    diversity = median d(x) among samples / median d(x) among as many reference points
+
+1 equal, 0 copies, above 1 samples that scatter off the data. Compare it at equal n, because d shrinks with n.
+
+Missing detail. The radial power spectrum, P(f) = mean |FFT x|^2 over images, channels and frequencies of a band of
+f = (f_x^2 + f_y^2)^1/2 in cycles a pixel (BANDS, octaves up to Nyquist, without the corners beyond 1/2):
+
+    power_low, power_mid, power_high = P(samples) / P(reference)
+
+For a linear blur of transfer function H it is the mean of |H|^2 over the reference's power in the band.
 """
 
 from collections.abc import Callable
@@ -14,22 +33,64 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from fgm.data import Data
 from fgm.data.pixels import Rounding, dequantise, quantise
-from fgm.evaluation.diagnostics import diversity, power_ratios, radial_power, total_variation
-from fgm.evaluation.distances import K_DENSITY, K_PRECISION, Prdc, cmmd, kid, prdc
-from fgm.evaluation.features import FeatureExtractor, FeatureSet
+from fgm.evaluation.distances import (
+    K_DENSITY,
+    K_PRECISION,
+    Prdc,
+    cmmd,
+    kid,
+    normal_interval,
+    prdc,
+    wilson_interval,
+)
+from fgm.evaluation.features import FeatureExtractor, FeatureSet, MeasurementProtocol
 from fgm.evaluation.frechet import Moments, fd_infinity, frechet_distance, frechet_error, min_samples_for_line
-from fgm.evaluation.intervals import normal_interval, wilson_interval
-from fgm.evaluation.protocols import Protocol
 from fgm.utils.errors import UserError
 from fgm.utils.files import sha256_of
 from fgm.utils.random import keyed_generator
 from fgm.utils.records import Measurement
 
 FRESH_DRAWS = 10_000  # in place of the training split of a data set that is unlimited
+BANDS = {"power_low": (1 / 16, 1 / 8), "power_mid": (1 / 8, 1 / 4), "power_high": (1 / 4, 1 / 2)}  # (above, up to]
+MAX_POINTS = 2000  # of either set, the first ones, whose distances are taken: the cost is quadratic
+
+
+def total_variation(p: Tensor, q: Tensor) -> float:
+    """Return 1/2 sum |p - q| of two histograms (k,), each normalised; 1 if p is empty."""
+    p, q = p.double(), q.double()
+    return (p / p.sum() - q / q.sum()).abs().sum().item() / 2 if p.sum() > 0 else 1.0
+
+
+def diversity(x: Tensor, reference: Tensor) -> tuple[float, int]:
+    """Return the ratio of medians for (n, d) and (m, d), and the number of points that both are cut to."""
+    n = min(len(x), len(reference), MAX_POINTS)
+    spread, expected = (nearest_distance(points[:n].flatten(1)).median().item() for points in (x, reference))
+    return spread / max(expected, 1e-12), n
+
+
+def nearest_distance(x: Tensor) -> Tensor:
+    """Return the distance from each of x (n, d) to the nearest other one, (n,)."""
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.fill_diagonal_(float("inf")).amin(1)
+
+
+def radial_power(images: Tensor) -> dict[str, Tensor]:
+    """Return the mean power of each image (n, c, h, w) in every band that exists at its size, (n,) each."""
+    h, w = images.shape[-2:]
+    power = torch.fft.fft2(images.double()).abs().square().mean(1) / (h * w)
+    f = torch.hypot(*torch.meshgrid(torch.fft.fftfreq(h), torch.fft.fftfreq(w), indexing="ij"))
+    masks = {name: (f > low) & (f <= high + 1e-6) for name, (low, high) in BANDS.items()}
+    return {name: power[:, mask].mean(1) for name, mask in masks.items() if mask.any()}
+
+
+def power_ratios(power: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, float]:
+    """Return the ratio of the mean powers of samples and reference, band by band."""
+    return {name: (power[name].mean() / reference[name].mean().clamp_min(1e-12)).item() for name in power}
 
 
 @dataclass(frozen=True)
@@ -40,7 +101,7 @@ class Reference:
         name: as protocols state it.
         moments: of the features.
         real: the features, where they are known.
-        powers: of the pixels in each band, see diagnostics.radial_power.
+        powers: of the pixels in each band, see radial_power.
     """
 
     name: str
@@ -96,7 +157,7 @@ class Comparison:
     reference: Reference
     labels: Tensor | None
     powers: dict[str, Tensor]
-    protocol: Protocol
+    protocol: MeasurementProtocol
     extractor: FeatureExtractor
     kid_subsets: int
     kid_subset_size: int

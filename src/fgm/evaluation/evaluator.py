@@ -1,11 +1,22 @@
 """The one way from a sampler to measurements, for training, its end and `make eval`.
 
 Samples are measured in chunks; rank r computes the features of every world-size-th chunk, and rank 0 the metrics from
-all of them in order. One process and many therefore get the same bits.
+all of them in order. One process and many therefore get the same bits. results.json has
+
+    schema, key, date
+    results        measurements
+    evaluation     what defines them: source, suite, n, chunk; the key is its hash
+    env            torch, torchmetrics, torch_fidelity, python, device, world_size, tf32
+    timing_s       wall seconds
 """
 
+import json
+import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 import torch
@@ -16,7 +27,6 @@ from torch import Tensor
 
 from fgm.data import Data
 from fgm.evaluation import Features, MetricSuite, PromptMetric
-from fgm.evaluation.provenance import definition
 from fgm.evaluation.sampling import Sampler, conditioning
 from fgm.evaluation.sources import SamplerSource, SampleSource, chunks
 from fgm.utils.distributed import Ranks, SingleProcess, on_all_ranks, on_rank_zero
@@ -26,6 +36,7 @@ from fgm.utils.validation import validated
 
 Mode = Literal["min", "max"]
 CHUNK = 1000  # samples, unless one batch is larger
+SCHEMA = 2  # of results.json
 PROMPT_METHODS = ("prompt_ids", "conditions", "prompts", "ground_truth", "grades")
 
 
@@ -196,3 +207,43 @@ class CombinedSuite:
             for name, found in measured.items()
             for m in found
         ]
+
+
+def definition(source: dict[str, Any], suite: dict[str, Any], n: int, chunk: int) -> dict[str, Any]:
+    """Return what defines an evaluation of n samples, `chunk` at once, as plain containers."""
+    return {"source": source, "suite": suite, "n": n, "chunk": chunk, "torch": torch.__version__}
+
+
+def key_of(evaluation: dict[str, Any]) -> str:
+    """Return sixteen hex digits."""
+    return sha256(json.dumps(evaluation, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def record(
+    evaluation: dict[str, Any],
+    results: list[Measurement],
+    device: torch.device,
+    world_size: int,
+    timing: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the content of a results.json."""
+    tf32 = device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
+    env = {"torch": torch.__version__, "python": platform.python_version(), "device": device_name(device)}
+    env |= {"world_size": world_size, "tf32": tf32}
+    for package in ("torchmetrics", "torch-fidelity"):
+        try:
+            env[package.replace("-", "_")] = version(package)
+        except PackageNotFoundError:
+            env[package.replace("-", "_")] = None
+    return {
+        "schema": SCHEMA, "key": key_of(evaluation), "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "results": [m.row() for m in results], "evaluation": evaluation, "env": env, "timing_s": timing,
+    }  # fmt: skip
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device as rows and results.json state it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} thread{'s' * (threads > 1)}"

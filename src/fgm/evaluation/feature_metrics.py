@@ -17,11 +17,18 @@ from fgm.data.images import Digits
 from fgm.data.pixels import Rounding, dequantise, quantise
 from fgm.data.published import FashionMNIST
 from fgm.evaluation import Features
-from fgm.evaluation.comparison import METRICS, NEIGHBOURS, OF_MOMENTS, Comparison, Reference, real_images
-from fgm.evaluation.diagnostics import BANDS, radial_power
-from fgm.evaluation.features import FeatureExtractor, FeatureSet, SmallClassifier
+from fgm.evaluation.comparison import (
+    BANDS,
+    METRICS,
+    NEIGHBOURS,
+    OF_MOMENTS,
+    Comparison,
+    Reference,
+    radial_power,
+    real_images,
+)
+from fgm.evaluation.features import FeatureExtractor, FeatureSet, Name, SmallClassifier, protocol_of
 from fgm.evaluation.frechet import bias_warning
-from fgm.evaluation.protocols import Name, protocol_of
 from fgm.utils.errors import UserError, hint
 from fgm.utils.random import sample_noise
 from fgm.utils.records import Measurement
@@ -40,7 +47,7 @@ class FeatureMetrics:
         data: with a split {train, test} of images and labels, or with draw(n, generator).
         reference: path of moments in EDM's layout, in place of data's training split.
         metrics: keys of comparison.METRICS, in the order in which they are reported.
-        protocol: see fgm.evaluation.protocols.
+        protocol: see fgm.evaluation.features.
         kid_subsets, kid_subset_size: of kid; a subset is no larger than the smaller set.
         batch: images through the extractor at once; None for all.
 

@@ -51,13 +51,19 @@ class FrechetDistance(Metric):
 
 
 class FeatureDistance(Metric):
-    """Collects features (n, d); subclasses compute a distance from them."""
+    """Collects features (n, d); subclasses compute a distance from them.
+
+    Args:
+        reference: real features (m, d); moments of them for FDInfinity.
+        kwargs: torchmetrics.Metric's.
+    """
 
     is_differentiable, higher_is_better, full_state_update = False, False, False
     collected: list[Tensor]
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, reference: Tensor | Moments, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.reference: Any = reference.cpu() if isinstance(reference, Tensor) else reference
         self.add_state("collected", [], dist_reduce_fx="cat")
 
     def update(self, features: Tensor) -> None:
@@ -69,33 +75,18 @@ class FeatureDistance(Metric):
 
 
 class FDInfinity(FeatureDistance):
-    """Fréchet distance from fixed moments, extrapolated to infinitely many samples.
-
-    Args:
-        reference: of real features.
-        kwargs: torchmetrics.Metric's.
-    """
-
-    def __init__(self, reference: Moments, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.reference = reference
+    """Fréchet distance from the moments of real features, extrapolated to infinitely many samples."""
 
     def compute(self) -> Tensor:
         return torch.tensor(fd_infinity(self.features(), self.reference).value, dtype=torch.float64)
 
 
 class KernelDistance(FeatureDistance):
-    """KID: {kid_mean, kid_std} over random subsets.
-
-    Args:
-        reference: real features (m, d).
-        subsets, subset_size: number and size of the subsets.
-        kwargs: torchmetrics.Metric's.
-    """
+    """KID: {kid_mean, kid_std} over random subsets, of a number and a size."""
 
     def __init__(self, reference: Tensor, subsets: int = 100, subset_size: int = 1000, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.reference, self.subsets, self.subset_size = reference.cpu(), subsets, subset_size
+        super().__init__(reference, **kwargs)
+        self.subsets, self.subset_size = subsets, subset_size
 
     def compute(self) -> dict[str, Tensor]:
         k = kid(self.features(), self.reference, self.subsets, self.subset_size)
@@ -103,16 +94,7 @@ class KernelDistance(FeatureDistance):
 
 
 class CMMD(FeatureDistance):
-    """CMMD of CLIP embeddings of unit length.
-
-    Args:
-        reference: real embeddings (m, d).
-        kwargs: torchmetrics.Metric's.
-    """
-
-    def __init__(self, reference: Tensor, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.reference = reference.cpu()
+    """CMMD of CLIP embeddings of unit length."""
 
     def compute(self) -> Tensor:
         return torch.tensor(cmmd(self.features(), self.reference), dtype=torch.float64)
@@ -121,17 +103,14 @@ class CMMD(FeatureDistance):
 class PRDC(FeatureDistance):
     """{precision, recall, density, coverage}. Pass as many features as the reference has: the values depend on both.
 
-    Args:
-        reference: real features (m, d).
-        k, k_density: neighbours that balls reach to, for precision and recall, and for density and coverage.
-        kwargs: torchmetrics.Metric's.
+    Balls reach to the k-th neighbour for precision and recall, to the k_density-th for density and coverage.
     """
 
     higher_is_better = True
 
     def __init__(self, reference: Tensor, k: int = K_PRECISION, k_density: int = K_DENSITY, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.reference, self.k, self.k_density = reference.cpu(), k, k_density
+        super().__init__(reference, **kwargs)
+        self.k, self.k_density = k, k_density
 
     def compute(self) -> dict[str, Tensor]:
         values = prdc(self.features(), self.reference, self.k, self.k_density)

@@ -1,7 +1,6 @@
 """Feature extractors with published weights, from local files; nothing is downloaded and nothing in them is executed.
 
 Inception       the only features whose Fréchet distance is called FID
-Registered      any extractor that is registered with torch-fidelity
 Dinov2, Clip    directories in transformers' layout (config.json, *.safetensors)
 """
 
@@ -14,13 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
-from fgm.evaluation.features import NetworkExtractor, three_channels, weights_hash
-from fgm.utils.errors import UserError, hint
+from fgm.evaluation.features import NetworkExtractor, three_channels
+from fgm.utils.errors import UserError
 from fgm.utils.pickles import load_tensors
 from fgm.utils.pretrained import hash_of_checkpoint, hash_of_directory, inception_weights, load_transformers
 from fgm.utils.validation import validated
 
-PLAIN_STATE_DICTS = ("inception-v3-compat", "vgg16")  # torch-fidelity's others download, or execute what they read
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
@@ -52,55 +50,6 @@ class Inception(NetworkExtractor):
 
     def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.net(three_channels(images))
-
-
-class OneLayer(NetworkExtractor):
-    """Wraps a network of torch-fidelity that returns one layer."""
-
-    def run(self, images: Tensor) -> tuple[Tensor, None]:
-        return self.net(three_channels(images))[0], None
-
-
-class Registered(OneLayer):
-    """One layer of a feature extractor that is registered with torch-fidelity.
-
-    For your own extractor, call `torch_fidelity.register_feature_extractor("mine", Mine)` first.
-
-    Args:
-        name: as registered.
-        layer: None for the layer that the extractor names for FID.
-        weights: path of a state dict; torch-fidelity's own extractors need one, because they would download it.
-        device: auto, cpu or cuda.
-    """
-
-    def __init__(self, name: str, layer: str | None = None, weights: str | None = None, device: str = "auto") -> None:
-        from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY as REGISTRY  # seconds to import
-
-        if name not in REGISTRY:
-            raise UserError(f"torch-fidelity has no extractor {name!r} registered; {hint(name, REGISTRY)}")
-        kind, state = REGISTRY[name], registered_weights(name, REGISTRY[name], weights)
-        layer = layer or kind.get_default_feature_layer_for_metric("fid")
-        if layer not in kind.get_provided_features_list():
-            raise UserError(f"{name} has no layer {layer!r}; it has {', '.join(kind.get_provided_features_list())}")
-        net = kind(name, [layer], feature_extractor_weights_path=state).eval()
-        digest = hash_of_checkpoint(Path(weights)) if weights else weights_hash(net)
-        super().__init__(f"{name}-{layer}", digest, 0, net, device, "in the extractor")
-        self.dim = self(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape[1]
-
-
-def registered_weights(name: str, kind: Any, weights: str | None) -> Any:
-    """Return what the extractor's constructor may read: the user's path, or for torch-fidelity's own a safe copy."""
-    if weights and not Path(weights).is_file():
-        raise UserError(f"no weights of {name} at {weights}: put the file there; nothing is downloaded")
-    if not kind.__module__.startswith("torch_fidelity."):
-        return weights
-    if name not in PLAIN_STATE_DICTS:
-        raise UserError(
-            f"{name} of torch-fidelity reads no plain state dict: take Dinov2 or Clip from a local directory"
-        )
-    if weights is None:
-        raise UserError(f"{name} would be downloaded: give evaluation.suite.extractor.weights=<path> of its state dict")
-    return resaved_tensors(Path(weights))
 
 
 def resaved_tensors(file: Path) -> BytesIO:

@@ -6,13 +6,20 @@
     prompts            share of the prompts with at least one correct image
 
 Images of one prompt are not independent, so the 95 % interval of `overall` resamples PROMPTS, within their tags and with
-replacement (fgm.evaluation.intervals.bootstrap). It shows how far the number would move with other prompts of the same
+replacement (fgm.evaluation.distances.bootstrap). It shows how far the number would move with other prompts of the same
 kinds and other noise.
 
 A suite goes through its prompts in rounds: one of each tag, then the next, and within a tag round after round over its
 prompts in a fixed random order. However many images are drawn, they are balanced over the tags, as far as these reach,
 and over the prompts of a tag to within one: during training the same short beginning is used again and again, at the end
 all of it. After the last prompt the first one follows.
+
+ColorStatistics has prompts without a score: the colors of their images, which drift where a distillation goes wrong.
+Read them beside the teacher's.
+
+    pixel_mean, pixel_std    of the pixels in [-1, 1]
+    saturation               mean of (max - min)/max over the channels in [0, 1]; guidance and long training raise it
+    clipped                  share of values at either end of the range
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,12 +31,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fgm.data.encodings import PromptCache
 from fgm.data.geneval import Metadata
+from fgm.data.pixels import dequantise, quantise
 from fgm.evaluation import Features
-from fgm.evaluation.intervals import Interval, bootstrap
+from fgm.evaluation.distances import Interval, bootstrap
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 from fgm.utils.records import Measurement
+from fgm.utils.validation import validated
 
 T = TypeVar("T")
 
@@ -138,3 +148,52 @@ def turns(tag: str, group: Sequence[tuple[T, int]], seed: int) -> Iterator[T]:
     order = torch.randperm(len(group), generator=keyed_generator(seed, "asking order", tag, index=0)).tolist()
     most = max(times for _, times in group)
     return chain.from_iterable([group[i][0] for i in order if group[i][1] > turn] for turn in range(most))
+
+
+@validated
+class ColorStatistics:
+    """A PromptMetric of images (n, 3, height, width) that does not grade them; prompt id i is prompt i + 1 of the cache.
+
+    Args:
+        cache: of the encoded prompts.
+    """
+
+    def __init__(self, cache: PromptCache) -> None:
+        self.index = cache.read_index()
+
+    def identity(self) -> dict[str, Any]:
+        return {"prompts": self.index.digest}
+
+    def prompt_ids(self, indices: Tensor) -> Tensor:
+        """Return the prompts in their order, from the first one again after the last."""
+        return indices % (len(self.index.prompts) - 1)
+
+    def conditions(self, prompt_ids: Tensor) -> Tensor:
+        return prompt_ids + 1
+
+    def prompts(self, prompt_ids: Tensor) -> list[str]:
+        return [self.index.prompts[i + 1] for i in prompt_ids.tolist()]
+
+    def ground_truth(self, prompt_ids: Tensor) -> None:
+        """Return None: there are no real images."""
+
+    def grades(self, x_0: Tensor, prompt_ids: Tensor) -> list[tuple[bool, str]]:
+        return []
+
+    def features(self, x_0: Tensor, labels: Tensor | None) -> Features:
+        pixels = quantise(x_0)
+        x = dequantise(pixels)
+        lowest, highest = ((x + 1) / 2).aminmax(dim=1)
+        return {
+            "pixel_mean": x.flatten(1).mean(1),
+            "pixel_std": x.flatten(1).std(1),
+            "saturation": ((highest - lowest) / highest.clamp_min(1e-6)).flatten(1).mean(1),
+            "clipped": ((pixels == 0) | (pixels == 255)).float().flatten(1).mean(1),
+        }
+
+    def compute(self, features: Features) -> list[Measurement]:
+        protocol = f"uint8, mean over images; prompts {self.index.digest[:8]}"
+        return [Measurement(name, values.mean().item(), len(values), protocol) for name, values in features.items()]
+
+    def reference_values(self) -> list[Measurement]:
+        return []

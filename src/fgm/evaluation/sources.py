@@ -1,13 +1,23 @@
-"""Sources of samples by index: a sampler, a data set, a folder of PNGs.
+"""Sources of samples by index: a sampler, a data set, a folder of PNGs; and their export as a folder of PNGs.
 
 A sampler's images are quantised to uint8, as a PNG is, before anything measures them, so that an exported folder gets
-the numbers of the samples in memory. Points stay float32.
+the numbers of the samples in memory. Points stay float32. The layouts of folders are
+
+    png        <out>/000000.png                                 torch-fidelity, pytorch-fid, clean-fid: a flat folder
+    edm        <out>/00000/img00000000.png                      EDM, SiD: subfolders of a thousand images
+    geneval    <out>/00000/samples/00000.png                    GenEval's evaluator, see fgm.evaluation.geneval
+
+png and edm have the labels in a dataset.json, as EDM's tools do.
 """
 
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -15,10 +25,16 @@ from torch import Tensor, nn
 
 from fgm.data import Data
 from fgm.data.folders import PngFolder, available
-from fgm.data.pixels import Rounding, quantise
+from fgm.data.pixels import LABELS, Rounding, encode_png, labels_json, quantise
 from fgm.evaluation.sampling import Conditioning, Sampler, draw
 from fgm.utils.errors import UserError
+from fgm.utils.files import write_bytes
 from fgm.utils.random import keyed_generator
+
+NAMES: dict[str, Callable[[int], str]] = {
+    "png": lambda i: f"{i:06d}.png",
+    "edm": lambda i: f"{i // 1000:05d}/img{i:08d}.png",
+}
 
 
 @dataclass(frozen=True)
@@ -196,3 +212,39 @@ class FolderSource(PngFolder):
     def describe(self) -> dict[str, Any]:
         labels = None if self.labels is None else sha256(self.labels.numpy().tobytes()).hexdigest()[:16]
         return {"kind": "folder", "shape": list(self.shape), "sha256": self.sha256, "labels": labels}
+
+
+def require_empty(out: Path) -> None:
+    """Raise a UserError if out holds anything: old images among new ones would be measured with them."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UserError(f"{out} is there already, and is not written to: delete it or give another out=")
+
+
+@contextmanager
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """Yield a folder to write to, which is renamed to `out` on success and removed on failure."""
+    require_empty(out)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.is_dir():
+            out.rmdir()
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def export_images(source: SampleSource, out: Path, layout: str, batch: int) -> None:
+    """Write all images of a source, in layout png or edm."""
+    name_of, labels = NAMES[layout], []
+    with atomic_folder(out) as folder:
+        for indices, samples in batches(source, batch):
+            for i, image in zip(indices, samples.x, strict=True):
+                path = folder / name_of(i)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(encode_png(image))
+            labels += [] if samples.labels is None else [samples.labels]
+        content = labels_json(map(name_of, range(source.n)), torch.cat(labels) if labels else None)
+        write_bytes(folder / LABELS, content)

@@ -14,12 +14,15 @@ Sign changes of fgm_loss itself mean nothing, since it lies near zero by constru
 entries count as a trend. A generator that starts from a posterior mean has less than the data's std and should gain it; one
 that starts from random weights should drift.
 
+THRESHOLDS are the healthy ranges of measurements, and what to try outside of them.
+
 The callback draws no random numbers: training is bit-equal without it. Its memory is in the checkpoint, so a resumed run
 warns as an undisturbed one does.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
@@ -28,6 +31,7 @@ from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 
 from fgm.training.module import TrainingModule
+from fgm.utils.records import Measurement
 
 WINDOW, MIN_BEFORE = 20, 5  # entries that are examined; fewest before a gradient norm is judged
 SWINGS, GROWTH, WAVES = 0.9, 10.0, 0.3
@@ -130,3 +134,39 @@ class Diagnostics(Callback):
             if cause and sign not in self.warned and speak:
                 self.console.print(f"warning at step {step}: {sign.replace('_', ' ')}, {cause}: {REMEDIES[sign]}")
         self.warned = [sign for sign, cause in signs.items() if cause]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The healthy range [low, high], and for values outside the likely cause and remedy."""
+
+    low: float
+    high: float
+    below: str = ""
+    above: str = ""
+
+
+COLLAPSE = "mode collapse; start from the teacher, lower its guidance, or raise method.online_steps"
+THRESHOLDS = {
+    "class_tv": Threshold(0.0, 0.08, above=COLLAPSE),
+    "diversity": Threshold(0.75, 1.33, COLLAPSE, "samples off the data; train on, or average for longer"),
+    "power_high": Threshold(
+        0.67,
+        1.5,
+        "missing detail; train on, lower method.t_star or weigh small t more",
+        "grain or checkerboard; train on",
+    ),
+}
+
+
+def warnings_of(measured: Sequence[Measurement]) -> list[str]:
+    """Return a line for each metric whose first value is outside its healthy range."""
+    lines, seen = [], set()
+    for m in measured:
+        if m.metric in THRESHOLDS and m.metric not in seen:
+            seen.add(m.metric)
+            healthy = THRESHOLDS[m.metric]
+            advice = healthy.below if m.value < healthy.low else healthy.above if m.value > healthy.high else ""
+            if advice:
+                lines.append(f"{m.metric} {m.value:.3g} is outside {healthy.low:g} to {healthy.high:g}: {advice}")
+    return lines

@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 
 from fgm.data.pixels import dequantise
 from fgm.evaluation import PromptMetric
-from fgm.evaluation.diagnostics import warnings_of
 from fgm.evaluation.evaluator import Evaluator
 from fgm.evaluation.plots import save_rows, save_square
 from fgm.evaluation.sampling import Sampler
 from fgm.evaluation.sources import SamplerSource, Samples
 from fgm.training.checkpointing import exported_state
+from fgm.training.diagnostics import warnings_of
 from fgm.training.distributed import training_ranks, unsharded
 from fgm.training.ema import brought
 from fgm.training.loggers import PromptSample, log_grid, log_prompt_samples

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from fgm.cli.loading import generator_network, weights_file
 from fgm.data.encodings import ENCODERS, INDEX, CacheIndex
-from fgm.evaluation.folders import atomic_folder
+from fgm.evaluation.sources import atomic_folder
 from fgm.networks.lora import LoRA
 from fgm.utils.errors import UserError
 from fgm.utils.pipelines import BILLIONS, require_parts

@@ -42,7 +42,7 @@ from torchvision.transforms.functional import center_crop, pil_to_tensor
 from torchvision.transforms.functional import resize as resize_shorter_side
 
 from fgm.data.geneval import COLORS, OBJECTS
-from fgm.evaluation.geneval.detections import Detection, Pixels
+from fgm.evaluation.geneval.rules import Detection, Pixels
 from fgm.evaluation.pretrained_features import OPENAI
 from fgm.utils.errors import UserError
 from fgm.utils.pretrained import CLIP, MASK2FORMER, hash_of_directory, load_transformers, require_directory

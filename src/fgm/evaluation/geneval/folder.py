@@ -14,34 +14,71 @@ all samples of all prompts is an error, and so is one that was made for other pr
     metadata    the prompt's metadata, as JSON text
     details     the boxes that count, {class: [[x_0, y_0, x_1, y_1, score], ...]}, as JSON text
 
-so that the official summary_scores.py reads our files, and detections.py either evaluator's boxes.
+so that the official summary_scores.py reads our files, and RecordedDetections either evaluator's boxes.
 """
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
 
 import numpy as np
 import torch
 from PIL import ImageOps
 
-from fgm.data.geneval import Metadata, digest
+from fgm.data.geneval import GENEVAL, Metadata, Vocabulary, digest, require_keys, require_known
 from fgm.data.pixels import damaged_png, encode_array, open_png
-from fgm.evaluation.geneval.detections import Pixels, RecordedDetections
+from fgm.evaluation.evaluator import definition, record
 from fgm.evaluation.geneval.metric import GenEval
+from fgm.evaluation.geneval.rules import Detection, Pixels
 from fgm.evaluation.prompt_score import Scores, summarize
-from fgm.evaluation.provenance import definition, record
+from fgm.evaluation.sources import SampleSource, atomic_folder, batches
 from fgm.utils.errors import UserError
-from fgm.utils.files import parse_object, read_text, sha256_of, write_bytes, write_lines
+from fgm.utils.files import parse_object, read_lines, read_text, sha256_of, write_bytes, write_lines
 from fgm.utils.records import Measurement, write_json
 
 FOLDER, FILE = re.compile(r"\d{4,5}"), re.compile(r"\d+\.png")
 SHOWN = 3  # items in an error message
+HOLDS = "detections by image"
+
+
+def write_sample(directory: Path, index: int, ordinal: int, metadata: Metadata, pixels: Pixels) -> Path:
+    """Write one image and its prompt's metadata.
+
+    Raises:
+        UserError: the folder has the metadata of another prompt.
+    """
+    folder = directory / f"{index:05d}"
+    path = folder / "samples" / f"{ordinal:05d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if (folder / "metadata.jsonl").exists():
+        require_prompt(folder, metadata)
+    else:
+        write_bytes(folder / "metadata.jsonl", metadata.line().encode())
+    write_bytes(path, encode_array(pixels))
+    return path
+
+
+def export_geneval(source: SampleSource, out: Path, prompts: Sequence[Metadata], per_prompt: int, batch: int) -> None:
+    """Write sample i of the source as sample i modulo per_prompt of prompt i // per_prompt; grey becomes RGB."""
+    with atomic_folder(out) as folder:
+        for indices, samples in batches(source, batch):
+            for i, image in zip(indices, samples.x, strict=True):
+                index, ordinal = divmod(i, per_prompt)
+                pixels = image.expand(3, -1, -1).movedim(0, -1).contiguous().cpu().numpy()
+                write_sample(folder, index, ordinal, prompts[index], pixels)
+
+
+def require_prompt(folder: Path, metadata: Metadata) -> None:
+    """Raise unless the folder has these metadata, in any order of the keys."""
+    path = folder / "metadata.jsonl"
+    row = parse_object(read_text(path, f"the metadata of {metadata.prompt!r}"), str(path))
+    if row != json.loads(metadata.line()):
+        raise UserError(f"{path}: is not the metadata of {metadata.prompt!r}; the images were made for other prompts")
 
 
 @dataclass(frozen=True, order=True)
@@ -61,37 +98,14 @@ class Sample:
         return read_png(self.path)
 
 
-@dataclass(frozen=True)
-class Result:
-    """The grade of one image, and the boxes that count by class."""
-
-    filename: str
-    metadata: Metadata
-    correct: bool
-    reason: str
-    details: dict[str, list[list[float]]]
-
-    def line(self) -> str:
-        row = {"filename": self.filename, "tag": self.metadata.tag, "prompt": self.metadata.prompt}
-        row |= {"correct": self.correct, "reason": self.reason, "metadata": self.metadata.line()}
-        return json.dumps(row | {"details": json.dumps(self.details)})
-
-
-def write_sample(directory: Path, index: int, ordinal: int, metadata: Metadata, pixels: Pixels) -> Path:
-    """Write one image and its prompt's metadata.
+def read_png(path: Path) -> Pixels:
+    """Read an image as uint8 (h, w, 3), upright.
 
     Raises:
-        UserError: the folder has the metadata of another prompt.
+        UserError: the file is missing, truncated or no PNG.
     """
-    folder = directory / f"{index:05d}"
-    path = folder / "samples" / f"{ordinal:05d}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if (folder / "metadata.jsonl").exists():
-        require_prompt(folder, metadata)
-    else:
-        write_bytes(folder / "metadata.jsonl", metadata.line().encode())
-    write_bytes(path, encode_array(pixels))
-    return path
+    with damaged_png(path):
+        return np.asarray(ImageOps.exif_transpose(open_png(path.read_bytes())).convert("RGB"))
 
 
 def read_layout(directory: Path, prompts: Sequence[Metadata], per_prompt: int) -> list[Sample]:
@@ -117,12 +131,15 @@ def require_complete(found: Sequence[tuple[int, int]], prompts: int, per_prompt:
     """Raise unless `found` has every (index, ordinal) exactly once and no other."""
     expected = {(index, ordinal) for index in range(prompts) for ordinal in range(per_prompt)}
     absent = sorted(set(range(prompts)) - {index for index, _ in found})
-    for problem, items, total in (
-        ("prompts are missing", [f"{index:05d}" for index in absent], f" of {prompts}"),
-        ("samples are missing", sample_names(expected - set(found)), f" of {len(expected)}"),
-        ("samples are unexpected", sample_names(set(found) - expected), ""),
-        ("samples are duplicates", sample_names(s for s, times in Counter(found).items() if times > 1), ""),
+    repeated = {sample for sample, times in Counter(found).items() if times > 1}
+    for problem, samples, total in (
+        ("samples are missing", expected - set(found), f" of {len(expected)}"),
+        ("samples are unexpected", set(found) - expected, ""),
+        ("samples are duplicates", repeated, ""),
     ):
+        items = [f"{index:05d}/samples/{ordinal:05d}" for index, ordinal in sorted(samples)]
+        if absent:
+            problem, items, total = "prompts are missing", [f"{index:05d}" for index in absent], f" of {prompts}"
         if items:
             more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
             raise UserError(
@@ -131,86 +148,121 @@ def require_complete(found: Sequence[tuple[int, int]], prompts: int, per_prompt:
             )
 
 
-def sample_names(samples: Iterable[tuple[int, int]]) -> list[str]:
-    return [f"{index:05d}/samples/{ordinal:05d}" for index, ordinal in sorted(samples)]
+@dataclass(frozen=True)
+class RecordedDetections:
+    """Detections that were made earlier, by the image's path relative to its folder: 00012/samples/00003.png."""
+
+    protocol: str
+    detections: Mapping[str, Sequence[Detection]]
+
+    def detect(self, image: Pixels) -> list[Detection]:
+        raise UserError(f"{self.protocol}: belong to the images of a folder; give a detector, or score_folder")
+
+    def recall(self, key: str) -> list[Detection]:
+        """Return the detections in an image.
+
+        Raises:
+            UserError: the image has no entry, which differs from an entry without objects.
+        """
+        if key not in self.detections:
+            raise UserError(
+                f"{self.protocol}: there is no entry for {key}; an image without objects needs an empty one"
+            )
+        return list(self.detections[key])
+
+    @classmethod
+    def from_file(cls, path: Path | str, vocabulary: Vocabulary = GENEVAL) -> Self:
+        """Read a .json file of another tool, or the results.jsonl of this or the official evaluator.
+
+            .json     {IMAGE: [{"class": NAME, "box": [x_0, y_0, x_1, y_1], "score": S[, "color": COLOR]}, ...], ...}
+            .jsonl    {"filename": IMAGE, "details": "{NAME: [[x_0, y_0, x_1, y_1, score], ...], ...}", ...}
+
+        A results.jsonl has no colors. IMAGE may be an absolute path; only its last three parts count.
+        """
+        path, detections = Path(path), dict[str, list[Detection]]()
+        for where, name, entries in (read_json if path.suffix == ".json" else read_results)(path):
+            key = "/".join(PurePosixPath(name).parts[-3:])
+            if key in detections:
+                raise UserError(f"{where}: {key} is a duplicate; keep one of them")
+            detections[key] = [
+                parse_detection(entry, f"{where}, {key}, entry {i}", vocabulary) for i, entry in enumerate(entries)
+            ]
+        return cls(f"detections from {path.name}", detections)
 
 
-def require_prompt(folder: Path, metadata: Metadata) -> None:
-    """Raise unless the folder has these metadata, in any order of the keys."""
-    path = folder / "metadata.jsonl"
-    row = parse_object(read_text(path, f"the metadata of {metadata.prompt!r}"), str(path))
-    if row != json.loads(metadata.line()):
-        raise UserError(f"{path}: is not the metadata of {metadata.prompt!r}; the images were made for other prompts")
+def read_json(path: Path) -> Iterator[tuple[str, str, list[Any]]]:
+    """Yield (where, image, entries)."""
+    for name, entries in parse_object(read_text(path, HOLDS), str(path)).items():
+        if not isinstance(entries, list):
+            raise UserError(f"{path}, {name}: must be a list of detections, not {json.dumps(entries)[:40]}")
+        yield str(path), name, entries
 
 
-def read_png(path: Path) -> Pixels:
-    """Read an image as uint8 (h, w, 3), upright.
+def read_results(path: Path) -> Iterator[tuple[str, str, list[Any]]]:
+    """Yield (where, image, entries)."""
+    for where, line in read_lines(path, HOLDS):
+        row = parse_object(line, where)
+        if not isinstance(row.get("filename"), str) or not isinstance(row.get("details"), str):
+            raise UserError(f"{where}: needs the texts filename and details, as in results.jsonl")
+        details = parse_object(row["details"], f"{where}, details")
+        try:
+            boxes = [(cls, box) for cls, boxes in details.items() for box in boxes]
+            yield where, row["filename"], [{"class": cls, "box": box[:4], "score": box[4]} for cls, box in boxes]
+        except (TypeError, IndexError, KeyError) as error:
+            raise UserError(f"{where}, details: must be lists of [x_0, y_0, x_1, y_1, score] by class") from error
 
-    Raises:
-        UserError: the file is missing, truncated or no PNG.
-    """
-    with damaged_png(path):
-        return np.asarray(ImageOps.exif_transpose(open_png(path.read_bytes())).convert("RGB"))
 
-
-def grade_samples(metric: GenEval, samples: Sequence[Sample], prompts: Sequence[Metadata]) -> list[Result]:
-    """Grade samples in their order; with recorded detections an image is read only for the color classifier."""
-    results, detector = [], metric.detector
-    for sample in samples:
-        metadata = prompts[sample.index]
-        if isinstance(detector, RecordedDetections):
-            detections = detector.recall(sample.key)
-        else:
-            detections = metric.detect(sample.pixels())
-        selected, grade = metric.grade(detections, metadata, sample.pixels)
-        boxes = {cls: [[*map(float, d.box), float(d.score)] for d in found] for cls, found in selected.items()}
-        results.append(Result(sample.key, metadata, grade.correct, grade.reason, boxes))
-    return results
+def parse_detection(entry: Any, where: str, vocabulary: Vocabulary) -> Detection:
+    require_keys(entry, {"class", "box", "score"}, set(entry) if isinstance(entry, dict) else set(), where)
+    require_known("class", entry["class"], vocabulary.classes, where)
+    if entry.get("color") is not None:
+        require_known("color", entry["color"], vocabulary.colors, where)
+    try:
+        x_0, y_0, x_1, y_1 = map(float, entry["box"])
+        return Detection(entry["class"], (x_0, y_0, x_1, y_1), float(entry["score"]), color=entry.get("color"))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: box must be four finite numbers and score one in [0, 1]") from error
 
 
 @dataclass(frozen=True)
 class FolderScore:
-    """The grades of a complete folder, its scores, and what defines its content."""
+    """The rows of results.jsonl of a complete folder, its scores, and what defines its content."""
 
-    results: list[Result]
+    results: list[dict[str, Any]]
     scores: Scores
     source: dict[str, Any]
 
+    def write(
+        self, out: Path, measurement: Measurement, files: Mapping[str, str], device: torch.device, seconds: float,
+        commit: str | None,
+    ) -> None:  # fmt: skip
+        """Write results.jsonl, and results.json with the score and its provenance; `files` were read for it, by name."""
+        suite = {"metric": measurement.metric, "protocol": measurement.protocol}
+        suite |= {f"{name}_sha256": sha256_of(Path(path)) for name, path in files.items()}
+        evaluation = definition(self.source, suite, len(self.results), len(self.results))
+        content = record(evaluation, [measurement], device, 1, {"wall": round(seconds, 2)})
+        out.mkdir(parents=True, exist_ok=True)
+        write_lines(out / "results.jsonl", map(json.dumps, self.results))
+        write_json(out / "results.json", content | {"commit": commit})
+
 
 def score_folder(metric: GenEval, directory: Path, prompts: Sequence[Metadata], per_prompt: int) -> FolderScore:
-    """Grade and score a folder that has per_prompt images of every prompt."""
-    samples = read_layout(directory, prompts, per_prompt)
-    results = grade_samples(metric, samples, prompts)
-    return FolderScore(results, scores_of(results), describe(samples, prompts))
+    """Grade and score a folder that has per_prompt images of every prompt.
 
-
-def scores_of(results: Sequence[Result]) -> Scores:
-    folders = [result.filename.partition("/")[0] for result in results]  # one for each prompt
-    return summarize([result.metadata.tag for result in results], folders, [result.correct for result in results])
-
-
-def describe(samples: Sequence[Sample], prompts: Sequence[Metadata]) -> dict[str, Any]:
-    """Return all that defines a complete folder, as plain containers for provenance.definition."""
-    content = sha256()
+    With recorded detections an image is decoded only for the color classifier.
+    """
+    samples, results, content = read_layout(directory, prompts, per_prompt), [], sha256()
     for sample in samples:
+        metadata, detector = prompts[sample.index], metric.detector
+        recorded = isinstance(detector, RecordedDetections)
+        detections = detector.recall(sample.key) if recorded else metric.detect(sample.pixels())
+        selected, grade = metric.grade(detections, metadata, sample.pixels)
+        boxes = {cls: [[*map(float, d.box), float(d.score)] for d in found] for cls, found in selected.items()}
+        row = {"filename": sample.key, "tag": metadata.tag, "prompt": metadata.prompt, "correct": grade.correct}
+        row |= {"reason": grade.reason, "metadata": metadata.line(), "details": json.dumps(boxes)}
+        results.append(row)
         content.update(sample.path.read_bytes())
-    per_prompt = len(samples) // len(prompts)
-    return {"kind": "geneval", "sha256": content.hexdigest(), "prompts": digest(prompts), "per_prompt": per_prompt}
-
-
-def write_score(
-    out: Path, score: FolderScore, measurement: Measurement, files: Mapping[str, str], device: torch.device,
-    seconds: float, commit: str | None,
-) -> None:  # fmt: skip
-    """Write results.jsonl, and results.json with the score and its provenance; `files` were read for it, by name."""
-    suite = {"metric": measurement.metric, "protocol": measurement.protocol}
-    suite |= {f"{name}_sha256": sha256_of(Path(path)) for name, path in files.items()}
-    evaluation = definition(score.source, suite, len(score.results), len(score.results))
-    content = record(evaluation, [measurement], device, 1, {"wall": round(seconds, 2)})
-    out.mkdir(parents=True, exist_ok=True)
-    write_results(out / "results.jsonl", score.results)
-    write_json(out / "results.json", content | {"commit": commit})
-
-
-def write_results(path: Path, results: Iterable[Result]) -> None:
-    write_lines(path, (result.line() for result in results))
+    folders = [sample.key.partition("/")[0] for sample in samples]  # one for each prompt
+    scores = summarize([row["tag"] for row in results], folders, [row["correct"] for row in results])
+    source = {"sha256": content.hexdigest(), "prompts": digest(prompts), "per_prompt": per_prompt}
+    return FolderScore(results, scores, {"kind": "geneval"} | source)

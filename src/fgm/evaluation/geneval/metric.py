@@ -15,8 +15,19 @@ from torchmetrics.utilities import dim_zero_cat
 from fgm.data import Data
 from fgm.data.geneval import TAGS, Metadata, digest, has_official_counts, read_prompts
 from fgm.data.pixels import quantise
-from fgm.evaluation.geneval.detections import ColorClassifier, Detection, Detector, Pixels, RecordedDetections
-from fgm.evaluation.geneval.rules import OFFICIAL, Detections, GenEvalRules, Grade, grade_selected, select, visible
+from fgm.evaluation.geneval.rules import (
+    OFFICIAL,
+    ColorClassifier,
+    Detection,
+    Detections,
+    Detector,
+    GenEvalRules,
+    Grade,
+    Pixels,
+    grade_selected,
+    select,
+    visible,
+)
 from fgm.evaluation.prompt_score import PromptScore, rounds, summarize
 from fgm.utils.errors import UserError
 from fgm.utils.records import Measurement
@@ -34,7 +45,7 @@ class GenEval(Metric):
     no prompt had are absent.
 
     Args:
-        detector: finds objects, or recorded them before; not needed for lists of detections.
+        detector: finds objects; not needed for lists of detections.
         colors: names the colors that the detector leaves open; not needed if no prompt has a color.
         rules: the official ones unless given.
     """
@@ -46,7 +57,7 @@ class GenEval(Metric):
 
     def __init__(
         self,
-        detector: Detector | RecordedDetections | None = None,
+        detector: Detector | None = None,
         colors: ColorClassifier | None = None,
         rules: GenEvalRules = OFFICIAL,
         **options: Any,
@@ -79,7 +90,7 @@ class GenEval(Metric):
         return {name: torch.tensor(value, device=self.device) for name, value in values.items()}
 
     def detect(self, image: Pixels) -> list[Detection]:
-        if self.detector is None or isinstance(self.detector, RecordedDetections):
+        if self.detector is None:
             raise UserError("GenEval has no detector: give one, or lists of detections in place of images")
         return self.detector.detect(image)
 
@@ -152,7 +163,12 @@ class GenEvalSuite(PromptScore):
     ) -> None:
         self.geneval = GenEval(detector, colors, rules)
         by_tag: dict[str, list[tuple[Metadata, int]]] = {}
-        for prompt in read_prompts(Path(metadata or "none")):
+        if metadata is None:
+            raise UserError(
+                "evaluation.suite.metadata is missing: give prompts/evaluation_metadata.jsonl of a checkout of "
+                "github.com/djghosh13/geneval"
+            )
+        for prompt in read_prompts(Path(metadata)):
             by_tag.setdefault(prompt.tag, []).append((prompt, samples))
         super().__init__("geneval", rounds(by_tag, seed))
         self.tokens: Tensor | None = None

@@ -17,21 +17,65 @@ neighbors two. The relation must hold from every object of the clause to every o
 
 All clauses must hold; each reports one failure at most, of count before color before position, in the words of the
 official results.jsonl, so that the files of two evaluators can be compared. Ties of score keep the detector's order.
+
+Boxes are (x_0, y_0, x_1, y_1) in pixels, x to the right and y DOWN, without the last column and row.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated
+from typing import Annotated, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from fgm.data.geneval import COLORS, COUNTING, Clause, Metadata
-from fgm.evaluation.geneval.detections import Box, Detection
 from fgm.utils.errors import UserError
 from fgm.utils.validation import validated
 
-Detections = dict[str, list[Detection]]  # by class, the most confident first
+Pixels = NDArray[np.uint8]  # (h, w, 3)
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """One object, compared by identity.
+
+    Attributes:
+        cls: class name, in the words of the prompts.
+        box: corners in pixels.
+        score: confidence in [0, 1].
+        mask: the object's pixels, bool (h, w), if the detector returns them.
+        color: if the detector returns it; a ColorClassifier adds it when a prompt needs it.
+    """
+
+    cls: str
+    box: Box
+    score: float
+    mask: NDArray[np.bool_] | None = None
+    color: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.box) != 4 or not all(map(math.isfinite, self.box)) or not 0 <= self.score <= 1:
+            raise ValueError(f"{self.cls}: box {self.box} must be four finite numbers, score {self.score} in [0, 1]")
+
+
+class Detector(Protocol):
+    """Finds the objects of an image; `protocol` identifies it."""
+
+    @property
+    def protocol(self) -> str: ...
+
+    def detect(self, image: Pixels) -> list[Detection]: ...
+
+
+class ColorClassifier(Protocol):
+    """Names the color of each detection in an image; `protocol` identifies it."""
+
+    protocol: str
+
+    def classify(self, image: Pixels, detections: Sequence[Detection]) -> list[str]: ...
 
 
 @validated
@@ -53,6 +97,7 @@ class GenEvalRules:
 
 
 OFFICIAL = GenEvalRules()
+Detections = dict[str, list[Detection]]  # by class, the most confident first
 
 
 @dataclass(frozen=True)

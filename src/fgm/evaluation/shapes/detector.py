@@ -42,7 +42,7 @@ from fgm.data.pixels import quantise
 from fgm.data.shapes.captions import EASY, PALETTE, SHAPES
 from fgm.data.shapes.scenes import AREAS, CENTROIDS, coverage
 from fgm.evaluation import Features
-from fgm.evaluation.geneval.detections import Detection
+from fgm.evaluation.geneval.rules import Detection
 from fgm.utils.records import Measurement
 from fgm.utils.validation import validated
 

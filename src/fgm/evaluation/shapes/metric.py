@@ -33,9 +33,8 @@ from fgm.data.geneval import COLORS, TAGS, Metadata, digest
 from fgm.data.shapes.captions import COUNTING, EASY, SEEN_COLORS, SHAPES, Captions, all_captions, binds_unseen
 from fgm.data.shapes.scenes import OBJECTS, canvas_of, draw_scenes_of, render, shapes_of
 from fgm.evaluation import Features
-from fgm.evaluation.diagnostics import total_variation
-from fgm.evaluation.geneval.detections import Detection
-from fgm.evaluation.geneval.rules import GenEvalRules, Grade, grade
+from fgm.evaluation.comparison import total_variation
+from fgm.evaluation.geneval.rules import Detection, GenEvalRules, Grade, grade
 from fgm.evaluation.prompt_score import PromptScore, rounds
 from fgm.evaluation.shapes.detector import ACCEPT, Reading, ShapeDetector, legibility, legibility_features
 from fgm.utils.errors import UserError

@@ -71,7 +71,7 @@ EVALUATE = {
     ),
     "files that an evaluator needs": (
         f"{BY}geneval data=shapes",
-        "^error: evaluator.suite.metadata = None: give prompts/evaluation_metadata.jsonl",
+        "^error: evaluator.suite.detector.directory = null: put facebook/mask2former-swin-small-coco-instance",
     ),
     "unknown data": (f"{BY}points data=rings", "there is no data=rings; did you mean ring"),
     "unknown evaluator setting": (

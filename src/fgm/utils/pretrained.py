@@ -156,18 +156,21 @@ def inception_weights(path: str | None = None) -> Path:
     return file
 
 
-def require_directory(directory: Path | str | None, patterns: tuple[str, ...], published_as: str) -> Path:
+def require_directory(
+    directory: Path | str | None, patterns: tuple[str, ...], published_as: str, key: str = "directory"
+) -> Path:
     """Return the directory if it has a file for each pattern.
 
     Raises:
-        UserError: it does not.
+        UserError: it does not; the message calls a directory that is not given by its key.
     """
+    if directory is None:
+        raise UserError(f"{key} = null: put {published_as} into a folder and name it there; nothing is downloaded")
     for pattern in patterns:
-        if directory is None or not any(Path(directory).glob(pattern)):
+        if not any(Path(directory).glob(pattern)):
             raise UserError(
                 f"{directory} has no {pattern}: put the files of {published_as} there; nothing is downloaded"
             )
-    assert directory is not None
     return Path(directory)
 
 

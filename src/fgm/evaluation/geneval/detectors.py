@@ -104,7 +104,7 @@ class Mask2FormerDetector:
         top: PositiveInt = 100,
         floor: Annotated[float, Field(ge=0, lt=1)] = 0.05,
     ) -> None:
-        folder = require_directory(directory, ("config.json",), MASK2FORMER)
+        folder = require_directory(directory, ("config.json",), MASK2FORMER, "evaluation.suite.detector.directory")
         self.net = load_transformers("Mask2FormerForUniversalSegmentation", folder, MASK2FORMER).to(device)
         labels = self.net.config.num_labels
         if labels != len(OBJECTS):
@@ -149,7 +149,7 @@ class CLIPColors:
     """
 
     def __init__(self, directory: Path | str | None, device: str = "cpu") -> None:
-        folder = require_directory(directory, ("config.json",), CLIP)
+        folder = require_directory(directory, ("config.json",), CLIP, "evaluation.suite.colors.directory")
         if not (folder / "tokenizer.json").exists():
             require_directory(folder, ("vocab.json", "merges.txt"), CLIP)
         self.net = load_transformers("CLIPModel", folder, CLIP).to(device)

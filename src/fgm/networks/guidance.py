@@ -49,6 +49,10 @@ class ClassifierFreeGuidance(VelocityModel):
         v_cond, v_uncond = self.net(torch.cat([x_t, x_t]), torch.cat([t, t]), conditions).chunk(2)
         return torch.lerp(v_uncond, v_cond, self.scale)
 
+    def around(self, net: VelocityModel) -> "ClassifierFreeGuidance":
+        """Return the same guidance of another network."""
+        return ClassifierFreeGuidance(net, self.scale)
+
     def adapter_active(self) -> AbstractContextManager[None]:
         return self.net.adapter_active()
 
@@ -78,4 +82,4 @@ def apply_guidance(
         return teacher, online
     if not isinstance(teacher, ClassifierFreeGuidance):
         raise ValueError("guidance = long_and_short takes its scale from the teacher: give teacher.guidance")
-    return teacher, ClassifierFreeGuidance(online, teacher.scale)
+    return teacher, teacher.around(online)

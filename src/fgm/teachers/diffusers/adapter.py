@@ -1,0 +1,157 @@
+"""diffusers' flow transformers as velocities on the rectified path.
+
+    v(x_t, t, condition) = sign unpack(F(pack(x_t), time(t), condition, ...))
+
+with the sign, layout, time and arguments of the family (families.py). A condition is either a mapping with the names of the
+pipeline's arguments, whose tensors are (n, ...) or lists of n, and with the null condition as negative_<name>; or prompts'
+indices (n,) int64 into `prompts`, of which 0 is the null prompt. Training takes indices.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+
+from fgm.networks import VelocityModel, require_shape
+from fgm.teachers.diffusers.conditions import Condition, EncodedPrompts, batched
+from fgm.teachers.diffusers.families import FAMILIES, Family
+from fgm.teachers.diffusers.latents import FamilyAutoencoder, load_autoencoder, pixels_per_code
+from fgm.utils.errors import UserError
+from fgm.utils.files import read_object
+from fgm.utils.pipelines import load_part, require_parts
+from fgm.utils.validation import validated
+
+NEGATIVE = "negative_"
+
+
+class TransformerVelocity(VelocityModel):
+    """The velocity of latents x_t (b, *shape).
+
+    Args:
+        transformer: a diffusers network of the family.
+        family: how it is called.
+        shape: of one x_t: channels, frames of a video, rows, columns.
+        prompts: encodings by index; None if conditions are always given as mappings.
+        embedded_guidance: the guidance scale that is an input of a transformer with guidance_embeds.
+        shift: of the scheduler at this size, see families.py.
+        pixels_per_latent: along a side.
+        checkpointing: recompute each block in the backward pass.
+
+    Raises:
+        UserError: the transformer needs an embedded guidance and has none, or takes none; prompts lack a part.
+    """
+
+    def __init__(
+        self, transformer: Any, family: Family, shape: tuple[int, ...], prompts: EncodedPrompts | None = None,
+        embedded_guidance: float | None = None, shift: float = 1.0, pixels_per_latent: int = 8,
+        checkpointing: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        takes = "guidance" in inspect.signature(transformer.forward).parameters
+        embeds = takes and bool(transformer.config.get("guidance_embeds"))
+        if embeds != (embedded_guidance is not None):
+            wrong = "has the guidance as an input: give it" if embeds else "has no such input: leave it out"
+            raise UserError(f"embedded_guidance = {embedded_guidance}: {type(transformer).__name__} here {wrong}")
+        if prompts is not None and (missing := sorted(family.arguments.keys() - prompts.names)):
+            raise UserError(f"{family.pipeline}: the encoded prompts lack {', '.join(missing)}")
+        if checkpointing:
+            transformer.enable_gradient_checkpointing()
+        self.transformer, self.family, self.prompts = transformer, family, prompts
+        self.shape, self.num_classes, self.embedded_guidance = shape, 0, embedded_guidance
+        self.shift, self.pixels_per_latent = shift, pixels_per_latent
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Any = None) -> Tensor:
+        require_shape(self, x_t)
+        if condition is None:
+            raise ValueError("this network needs a condition for each latent: the null prompt is 0")
+        family, dtype = self.family, self.transformer.dtype
+        arguments = self.arguments(condition, dtype)
+        arguments |= family.more(self, x_t, arguments)
+        arguments[family.time_argument] = family.time(self, t.float())
+        if self.embedded_guidance is not None:
+            arguments["guidance"] = t.new_full((len(x_t),), self.embedded_guidance, dtype=torch.float32)
+        output = self.transformer(family.layout.pack(x_t.to(dtype)), **arguments, return_dict=False)[0]
+        return family.sign * family.layout.unpack(output, x_t).to(x_t.dtype)
+
+    def arguments(self, condition: Tensor | Condition, dtype: torch.dtype) -> dict[str, Any]:
+        """Return the condition as arguments of the transformer, floating-point ones in its dtype."""
+        parts = condition if isinstance(condition, Mapping) else self.encodings(condition)
+        masked, made = any("mask" in name for name in self.family.arguments), {}
+        for name, argument in self.family.arguments.items():
+            if self.family.listed:
+                made[argument] = [part.to(dtype) for part in parts[name]]
+            else:
+                value = batched(name, parts[name], masked)
+                made[argument] = value.to(dtype) if value.is_floating_point() else value
+        return made
+
+    def encodings(self, indices: Tensor) -> Condition:
+        if self.prompts is None:
+            raise ValueError("this network has no encoded prompts: give them, or give conditions as mappings")
+        return self.prompts(indices)
+
+    def unconditional(self, condition: Any) -> Any:
+        if isinstance(condition, Mapping):
+            return {name: condition[NEGATIVE + name] for name in self.family.arguments}
+        return torch.zeros_like(condition)
+
+
+def family_of(model: str) -> Family:
+    """Return the family of a published pipeline, from its model_index.json.
+
+    Raises:
+        UserError: there is none, or it is of another family.
+    """
+    file = require_parts(model, ("transformer",)) / "model_index.json"
+    if not file.is_file():
+        raise UserError(f"{file}: missing, and it says which pipeline this is; download the model again")
+    name = read_object(file, "the parts of a pipeline").get("_class_name")
+    if name not in FAMILIES:
+        raise UserError(f"{model}: is a {name}; fgm knows {', '.join(sorted(FAMILIES))} (docs/teachers.md adds one)")
+    return FAMILIES[name]
+
+
+@validated
+def pretrained(
+    model: str, prompts: EncodedPrompts | None, height: PositiveInt, width: PositiveInt,
+    frames: PositiveInt | None = None, embedded_guidance: PositiveFloat | None = None, checkpointing: bool = False,
+) -> TransformerVelocity:  # fmt: skip
+    """Load published weights of any known family in float32.
+
+    Args:
+        model: a diffusers directory, or a hub id whose files are in the hub's cache.
+        prompts, embedded_guidance, checkpointing: see TransformerVelocity.
+        height, width: in pixels.
+        frames: of a video.
+
+    Raises:
+        UserError: the weights are missing, the family is unknown, or the size does not fit.
+    """
+    family = family_of(model)
+    transformer = load_part(family.transformer, model, "transformer", torch.float32)
+    folder = require_parts(model, ("vae",))
+    vae = read_object(folder / "vae" / "config.json", "the autoencoder's arguments")
+    scheduler = read_object(folder / "scheduler" / "scheduler_config.json", "the scheduler's settings")
+    patch, tokens_per_side = family.layout.patch, pixels_per_code(vae) * (2 if "batch_norm_eps" in vae else 1)
+    for name, side in (("height", height), ("width", width)):
+        if side % (tokens_per_side * patch):
+            raise UserError(
+                f"{name} = {side} is no multiple of {tokens_per_side * patch}, a token's side; give another"
+            )
+    rows, columns = height // tokens_per_side, width // tokens_per_side
+    channels = family.layout.channels(transformer.config.in_channels)
+    length = () if frames is None else ((frames - 1) // vae.get("scale_factor_temporal", 4) + 1,)
+    shift = family.shift(scheduler, rows * columns // patch**2, channels)
+    return TransformerVelocity(
+        transformer, family, (channels, *length, rows, columns), prompts, embedded_guidance, shift, tokens_per_side,
+        checkpointing,
+    )  # fmt: skip
+
+
+def autoencoder(model: str) -> FamilyAutoencoder:
+    """Load the autoencoder of a published pipeline of any known family in float32."""
+    config = read_object(require_parts(model, ("vae",)) / "vae" / "config.json", "the autoencoder's arguments")
+    return load_autoencoder(model, config["_class_name"], family_of(model).latents)

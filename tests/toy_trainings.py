@@ -32,7 +32,7 @@ from fgm.training.trainer import Run, fit
 
 LINEAR = LoRA(rank=2, alpha=4.0, targets=["layers.0", "layers.2"])  # the residual layers of VelocityMLP
 CONFIG = TrainingConfig(
-    max_steps=8, batch_size=16, warmup_steps=2, lr_decay_fraction=0.5, gradient_clip_val=1.0, ema_decay=0.9,
+    max_steps=8, batch_size=16, warmup_steps=2, lr_decay_fraction=0.5, gradient_clip_val=1.0, ema_half_life=0.5,
     log_every_n_steps=4, save_every_n_steps=5,
 )  # fmt: skip
 

@@ -75,6 +75,21 @@ def test_points_within_both_standard_deviations_of_the_best_are_tied() -> None:
     assert [cell.values("fd") for cell in near.tied] == [[2.2, 2.8]] and single.tied == []
 
 
+def test_deciding_metric_of_every_weights_stands_beside_the_averaged_ones_with_its_own_best() -> None:
+    """The point whose raw weights are best is another one than that of the averages."""
+
+    def with_raw(t: float, fd: float, raw: float) -> dict[str, Any]:
+        each = row(t, "one", 0, fd)
+        others = [
+            Measurement("fd", value, 100, "toy features", 1, w).row() for w, value in (("raw", raw), ("ema_0.3", 4))
+        ]
+        return each | {"results": [each["results"][0], *others, *each["results"][1:]]}
+
+    lines = study_tables([with_raw(0.7, 1.0, 3.0), with_raw(0.8, 2.0, 2.5)])
+    assert "| t_star | fd | fd, raw | fd, ema_0.3 | seeds | training |" in lines
+    assert "| 0.7 | **1** | 3 | **4** | 1 | 60 s |" in lines and "| 0.8 | 2 | **2.5** | 4 | 1 | 60 s |" in lines
+
+
 def test_best_point_has_the_largest_mean_if_the_metric_is_maximised() -> None:
     (study,) = studies_of([each | {"metrics": {"fd": "max"}} for each in ROWS])
     assert study.best.swept == {"method.t_star": 1.0, "method.c_in": "one"}

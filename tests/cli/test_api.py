@@ -50,7 +50,7 @@ class Plain(nn.Module):
 
 def test_distilling_any_module_brings_the_generator_to_its_distribution() -> None:
     before = fgm.distill(Plain(), shape=(1,), max_steps=1, lr=1e-6, batch_size=8, t_star=0.9)
-    after = fgm.distill(Plain(), shape=(1,), max_steps=150, lr=2e-2, batch_size=256, t_star=0.9, ema_decay=0.9)
+    after = fgm.distill(Plain(), shape=(1,), max_steps=150, lr=2e-2, batch_size=256, t_star=0.9, ema_half_life=0.05)
     std = [float(generator(n=2000).std()) for generator in (before, after)]
     assert abs(std[1] - 2) < abs(std[0] - 2) / 2
 
@@ -68,7 +68,7 @@ def test_distilling_twice_gives_the_same_bits() -> None:
 @pytest.mark.parametrize("options, message", [
     ({"t_star": 1.5}, r"t_star = 1.5: must lie in \(0, 1\]"),
     ({"max_steps": 0}, "max_steps = 0"),
-    ({"ema_decay": 1.0}, "ema_decay = 1.0"),
+    ({"ema_half_life": -1.0}, "ema_half_life = -1.0"),
     ({"t_sta": 0.5}, "t_sta"),
     ({"shape": None}, "give data= or shape="),
 ])  # fmt: skip

@@ -130,7 +130,7 @@ PLAIN, DTYPES = partial(adam, lr=1e-3), ("float32", "bfloat16")
 
 
 def module(optimizer: Any = PLAIN, **options: Any) -> Distillation:
-    changes = {name: options.pop(name) for name in ("micro_batches", "ema_device") if name in options}
+    changes = {name: options.pop(name) for name in ("micro_batches", "ema_device", "ema_extra") if name in options}
     config, data = replace(CONFIG, batch_size=16, **changes), BlankData([1, 8, 8], 10, [])
     parts = pieces(config=config, data=data, network=partial(dit, 1), optimizer=optimizer)
     return Distillation(**parts | {"teacher": ClassifierFreeGuidance(dit(), 2.0), "t_star": 0.9} | options)
@@ -164,6 +164,10 @@ def test_memory_options_save_the_bytes_that_they_promise() -> None:
     p, plain = sum(p.numel() for p in dit().parameters()), estimate_memory(module, "32-true")
     table = sum(b.numel() for b in dit().buffers())
     assert plain.weights - estimate_memory(lambda: module(ema_device="cpu"), "32-true").weights == 4 * (p + table)
+    extra = [
+        estimate_memory(lambda on=on: module(ema_extra=(0.5, 1.0), ema_device=on), "32-true") for on in ("same", "cpu")
+    ]
+    assert [e.weights - plain.weights for e in extra] == [2 * 4 * (p + table), -4 * (p + table)]
     eight = estimate_memory(lambda: module(lambda net: ByteMoments(list(net.parameters()), {"lr": 1.0})), "32-true")
     large = sum(p.numel() for p in dit().parameters() if p.numel() >= 4096)
     assert eight.optimizer == 2 * ((2 + 8 / 256) * large + 8 * (p - large))

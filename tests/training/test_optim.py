@@ -1,5 +1,6 @@
 """Optimizers, the learning rate, the average, and compiled blocks: each option has the numbers of the plain run."""
 
+import math
 import sys
 from copy import deepcopy
 from dataclasses import replace
@@ -22,6 +23,7 @@ from toy_trainings import (
     pieces,
     run,
     same_bits,
+    teacher_training,
     weights,
     whole_and_resumed,
 )
@@ -31,7 +33,7 @@ from fgm.networks.mlp import VelocityMLP
 from fgm.training import optim
 from fgm.training.callbacks import CompileBlocks, blocks_to_compile
 from fgm.training.distillation import Distillation
-from fgm.training.ema import brought, frozen_copy, update_ema
+from fgm.training.ema import brought, ema_decay, frozen_copy, update_ema
 from fgm.training.optim import CombinedOptimizer, adam, adamw, learning_rate, muon
 from fgm.utils.errors import UserError
 
@@ -130,6 +132,45 @@ def test_ema_after_n_steps_is_the_geometric_sum() -> None:
         assert_close(c, 0.8**5 * a + (1 - 0.8**5) * b)
 
 
+@pytest.mark.parametrize("half_life", [0.02, 0.1, 0.5])
+def test_ema_of_any_length_is_the_power_function_of_edm2(half_life: float) -> None:
+    """The average of w_n = n is n (gamma + 1) / (gamma + 2) up to the sum's distance from its integral, order 1 / n."""
+    gamma = math.log(2) / half_life - 1
+    for steps in (2_000, 4_000):
+        ema = 0.0
+        for n in range(1, steps + 1):
+            decay = ema_decay(half_life, 64 * n, 64)
+            ema = decay * ema + (1 - decay) * n
+        expected = steps * (gamma + 1) / (gamma + 2)
+        assert ema == pytest.approx(expected, rel=(gamma + 1) / steps)
+
+
+def test_ema_decay_halves_after_the_half_life_and_no_half_life_keeps_the_weights_alone() -> None:
+    assert ema_decay(math.inf, 10, 7, max_half_life=70) ** 10 == pytest.approx(0.5)
+    assert ema_decay(0.05, 1_000_000, 256, 500_000) == ema_decay(math.inf, 1, 256, 50_000)
+    assert ema_decay(0.0, 10, 7) == 0
+
+
+def test_further_averages_are_those_of_trainings_with_their_half_life_and_change_no_number(tmp_path: Path) -> None:
+    plain, wide, both = (
+        run(distillation(**options), tmp_path / str(i))
+        for i, options in enumerate(({}, {"ema_half_life": 2.0}, {"ema_extra": (2.0,), "ema_device": "cpu"}))
+    )
+    extra, kept = both.extra_emas[0].state_dict(), weights(both)
+    assert all(torch.equal(extra[name], tensor) for name, tensor in wide.ema.state_dict().items())
+    assert all(torch.equal(kept[name], tensor) for name, tensor in weights(plain).items())
+    assert [s.weights for s in both.samplers()] == ["ema", "raw", "ema_2", "teacher", "teacher"]
+    assert [s.weights for s in teacher_training(config=both.config).samplers()] == 2 * ["teacher"] + ["ema_2"]
+
+
+def test_longer_training_has_the_averages_of_a_shorter_one_on_its_way(tmp_path: Path) -> None:
+    short = run(distillation(max_steps=4, lr_decay_fraction=0.0), tmp_path / "short")
+    long = distillation(max_steps=8, lr_decay_fraction=0.0, keep_every_n_steps=4)
+    run(long, tmp_path / "long")
+    state = torch.load(tmp_path / "long" / "checkpoints" / "00000004.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(state[name], tensor) for name, tensor in weights(short).items())
+
+
 def test_ema_on_the_host_has_the_numbers_of_one_on_the_device(tmp_path: Path) -> None:
     """Its names in a checkpoint are the same too, so that either resumes from the other."""
     same, host = (run(distillation(ema_device=where), tmp_path / where) for where in ("same", "cpu"))
@@ -170,7 +211,7 @@ def test_moving_a_module_leaves_its_ema_on_the_host() -> None:
     assert list(module.state_dict()) == names and len(moves) == len(averaged)
     assert all(p.dtype == torch.float64 and type(p.data) is Tensor for p in averaged)
     assert {n for n in names if n.startswith("ema.")} <= set(module._ddp_params_and_buffers_to_ignore)
-    with brought(module.ema, torch.device("cpu")):
+    with brought([module.ema], torch.device("cpu")):
         assert all(p.device.type == "cpu" for p in module.ema.parameters())
 
 

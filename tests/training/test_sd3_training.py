@@ -100,7 +100,7 @@ def test_run_with_gan_resumes_bit_exactly_and_exports_a_pipeline(
         *adapters,
         "network.checkpointing=true",
         "training.max_steps=3",
-        "training.ema_decay=0.5",
+        "training.ema_half_life=0.5",
     ]
     parts = ["experiment=sd3_fgm", *overrides, f"run_dir={tmp_path / 'parts'}"]
     module, place = built(overrides, tmp_path / "whole")
@@ -183,7 +183,7 @@ def test_adapters_on_a_bfloat16_base_load_by_the_names_that_diffusers_reads(
 
 # several devices
 
-HALF = [*MIXED, "network.checkpointing=true", "training.ema_decay=0.5"]
+HALF = [*MIXED, "network.checkpointing=true", "training.ema_half_life=0.5"]
 
 
 def train_on_rank(settings: list[str], run_dir: Path) -> None:

@@ -31,7 +31,7 @@ from fgm.utils.errors import rank, resumable
 from fgm.utils.random import keyed_generator
 
 CONFIG = TrainingConfig(
-    max_steps=6, batch_size=8, warmup_steps=1, lr_decay_fraction=0.5, gradient_clip_val=1.0, ema_decay=0.9,
+    max_steps=6, batch_size=8, warmup_steps=1, lr_decay_fraction=0.5, gradient_clip_val=1.0, ema_half_life=0.5,
     log_every_n_steps=2, save_every_n_steps=100,
 )  # fmt: skip
 

@@ -28,9 +28,10 @@ def short_name(axis: str, axes: Any) -> str:
     return axis if sum(other.rpartition(".")[2] == last for other in axes) > 1 else last
 
 
-def value_of(row: Row, metric: str) -> float | None:
-    """Return the value of the first sampler, which is the averaged generator in a distillation."""
-    return next((r["value"] for r in row["results"] if r["metric"] == metric and r["weights"] != "real"), None)
+def value_of(row: Row, metric: str, weights: str | None = None) -> float | None:
+    """Return the value of these weights, or else of the first sampler, the averaged generator in a distillation."""
+    own = (r for r in row["results"] if r["metric"] == metric and r["weights"] != "real")
+    return next((r["value"] for r in own if weights in (None, r["weights"])), None)
 
 
 def failure_of(row: Row, metric: str) -> str | None:
@@ -50,11 +51,11 @@ class Cell:
     runs: list[Row]
     failed: list[Row]
 
-    def values(self, metric: str) -> list[float]:
-        return [value for run in self.runs if (value := value_of(run, metric)) is not None]
+    def values(self, metric: str, weights: str | None = None) -> list[float]:
+        return [value for run in self.runs if (value := value_of(run, metric, weights)) is not None]
 
-    def mean(self, metric: str) -> float:
-        return fmean(self.values(metric) or [math.nan])
+    def mean(self, metric: str, weights: str | None = None) -> float:
+        return fmean(self.values(metric, weights) or [math.nan])
 
     def spread(self, metric: str) -> float:
         """Return the standard deviation over the seeds; 0 of one."""
@@ -104,8 +105,19 @@ class Study:
 
     @cached_property
     def best(self) -> Cell | None:
+        return self.best_of(None)
+
+    def best_of(self, weights: str | None) -> Cell | None:
+        """Return the point with the best mean of the deciding metric for these weights, as in value_of."""
         sign = -1 if self.metrics[self.metric] == "max" else 1
-        return min(self.finished, key=lambda cell: sign * cell.mean(self.metric), default=None)
+        having = [cell for cell in self.cells if cell.values(self.metric, weights)]
+        return min(having, key=lambda cell: sign * cell.mean(self.metric, weights), default=None)
+
+    @cached_property
+    def weights(self) -> list[str]:
+        """Return the other weights of the generator that were measured: raw, and further averages."""
+        found = dict.fromkeys(r["weights"] for run in self.runs for r in run["results"])
+        return [weights for weights in found if weights == "raw" or weights.startswith("ema_")]
 
     @property
     def tied(self) -> list[Cell]:
@@ -182,10 +194,17 @@ def study_tables(rows: Sequence[Row], only: Sequence[str] = ()) -> list[str]:
 
 
 def study_table(study: Study, only: Sequence[str] = ()) -> list[str]:
-    """Return a line for each point, mean and standard deviation over the seeds, the best mean in bold."""
+    """Return a line for each point, mean and standard deviation over the seeds.
+
+    The deciding metric has a column for each of the generator's weights, with its best mean in bold.
+    """
     metrics = [metric for metric in study.measured if not only or metric in only]
-    head = table_head([*(short_name(axis, study.axes) for axis in study.axes), *metrics, "seeds", "training"])
-    body = [point_line(cell, study, metrics) for cell in study.cells]
+    columns: list[tuple[str, str | None]] = []
+    for metric in metrics:
+        columns += [(metric, None), *((metric, w) for w in study.weights if metric == study.metric)]
+    names = [metric if weights is None else f"{metric}, {weights}" for metric, weights in columns]
+    head = table_head([*(short_name(axis, study.axes) for axis in study.axes), *names, "seeds", "training"])
+    body = [point_line(cell, study, columns) for cell in study.cells]
     return [title(study), "", *head, *body, *remarks(study, metrics)]
 
 
@@ -197,13 +216,14 @@ def title(study: Study) -> str:
     return f"**{study.name}** of {study.experiment}{fixed}, {counts}{failed}{device}"
 
 
-def point_line(cell: Cell, study: Study, metrics: Sequence[str]) -> str:
-    values = {m: mean_and_sd(cell.values(m)) or ("failed" if cell.failed else "") for m in metrics}
-    if cell is study.best and study.metric in values:
-        values[study.metric] = f"**{values[study.metric]}**"
+def point_line(cell: Cell, study: Study, columns: Sequence[tuple[str, str | None]]) -> str:
+    values = []
+    for metric, weights in columns:
+        value = mean_and_sd(cell.values(metric, weights)) or ("failed" if cell.failed else "")
+        values.append(f"**{value}**" if metric == study.metric and cell is study.best_of(weights) else value)
     seeds = f"{len(cell.runs)}" + (f" of {len(cell.runs) + len(cell.failed)}" if cell.failed else "")
     cost = f"{cell.seconds:.0f} s" if cell.runs else ""
-    return table_row([*map(str, cell.swept.values()), *values.values(), seeds, cost])
+    return table_row([*map(str, cell.swept.values()), *values, seeds, cost])
 
 
 def remarks(study: Study, metrics: Sequence[str]) -> list[str]:

@@ -123,7 +123,7 @@ def distill(
         shape: of one sample, in place of data.  std: of the samples, for c_in="variance" only.
         lr: of Adam.  path: the rectified one unless given.  times: logit-normal unless given.
         trainer: a lightning.Trainer of your own; it takes one epoch.
-        options: any other argument of TrainingConfig or Distillation, such as t_star=0.9 (default 0.97), steps, ema_decay.
+        options: any other argument of TrainingConfig or Distillation, such as t_star=0.9 (default 0.97), steps, ema_half_life.
 
     Raises:
         UserError: neither data nor shape is given, or an option is unknown or out of range.

@@ -17,6 +17,7 @@ RENAMED = {  # old keys -> new ones
     "training.cycles": "training.max_steps", "training.warmup": "training.warmup_steps",
     "training.decay": "training.lr_decay_fraction", "training.clip": "training.gradient_clip_val",
     "training.log_every": "training.log_every_n_steps", "training.save_every": "training.save_every_n_steps",
+    "training.ema_decay": "training.ema_half_life, a share of the images seen, log(2)/((1 - ema_decay) max_steps),",
     "training.save_minutes": "training.save_every_minutes", "training.keep_every": "training.keep_every_n_steps",
     "method.online_turns": "method.online_steps", "method.generator_start": "method.generator_init",
     "method.online_start": "method.online_init", "method.online_time": "method.online_times",

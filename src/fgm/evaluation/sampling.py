@@ -25,7 +25,7 @@ class Sampler:
         name: in pictures and on the console.
         model: the module; a few-step model also takes noises (n, renoisings, *shape).
         nfe: network evaluations per sample.
-        weights: ema, raw, teacher, or start for a generator of several steps before training.
+        weights: ema, ema_<half-life>, raw, teacher, or start for a generator of several steps before training.
         to_images: decodes x_0 if they are latents.
     """
 
@@ -45,10 +45,10 @@ class Sampler:
         return replace(self, to_images=data.to_images)
 
 
-def ode_sampler(net: nn.Module, path: ProbabilityPath, steps: int) -> Sampler:
+def ode_sampler(net: nn.Module, path: ProbabilityPath, steps: int, weights: str = "teacher") -> Sampler:
     """Return the teacher's ODE, solved by Euler's method."""
     model = OdeSampler(net, path, steps)
-    return Sampler(f"teacher, {steps} steps", model, model.nfe, "teacher")
+    return Sampler(f"{weights}, {steps} steps", model, model.nfe, weights)
 
 
 def generator_sampler(generator: Any, weights: str) -> Sampler:

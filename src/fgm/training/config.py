@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from fgm.utils.validation import validated
 
@@ -19,12 +19,14 @@ class TrainingConfig:
         warmup_steps: steps of linear growth of the learning rate.
         lr_decay_fraction: share of the steps, at the end, over which the learning rate falls linearly to zero.
         gradient_clip_val: largest L2 norm of a network's gradient.
-        ema_decay: of the averaged weights, per step.
+        ema_half_life: of the averaged weights, as a share of the images seen so far; 0 for no average, see ema.py.
+        ema_max_half_life: upper limit of that half-life, in images.
+        ema_extra: half-lives of further averages, which are measured beside the exported one.
         log_every_n_steps: steps between log entries; a shorter training logs at its end.
         save_every_n_steps, save_every_minutes: a checkpoint is written when either has passed.
         keep_every_n_steps: steps between checkpoints that are never deleted; 0 for none.
         micro_batches: parts of a batch whose graphs are in memory in turn.
-        ema_device: where the averaged weights are kept, see ema.py.
+        ema_device: where averaged weights are kept, see ema.py.
         compile: torch.compile every block, see CompileBlocks.
     """
 
@@ -33,7 +35,9 @@ class TrainingConfig:
     warmup_steps: NonNegativeInt = 0
     lr_decay_fraction: Annotated[float, Field(ge=0, le=1)] = 1.0
     gradient_clip_val: Annotated[float, Field(gt=0, allow_inf_nan=True)] = 10.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    ema_half_life: Annotated[float, Field(ge=0, allow_inf_nan=True)] = 0.2
+    ema_max_half_life: Annotated[float, Field(gt=0, allow_inf_nan=True)] = inf
+    ema_extra: tuple[NonNegativeFloat, ...] = ()
     log_every_n_steps: PositiveInt = 50
     save_every_n_steps: PositiveInt = 100
     save_every_minutes: Annotated[float, Field(gt=0, allow_inf_nan=True)] = inf

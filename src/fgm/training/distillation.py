@@ -40,7 +40,7 @@ from fgm.networks.guidance import Guidance, apply_guidance, unwrap_guidance
 from fgm.networks.lora import LoRA, base_model, trainable_module
 from fgm.training.config import TrainingConfig
 from fgm.training.discriminator import GANTerm
-from fgm.training.ema import frozen_copy, update_ema
+from fgm.training.ema import frozen_copy
 from fgm.training.initialize import Init, MakeNetwork, initialize_pair
 from fgm.training.memory import VelocityAt, cached_prompts, two_stage
 from fgm.training.module import Loss, MakeOptimizer, Scalars, TrainingModule
@@ -123,7 +123,7 @@ class Distillation(TrainingModule):
             d_x_0, logged = self.generator_gradient(x_0.detach(), condition, step)
             with self.generator.adapter_active():
                 norm = self.update("generator", self.through_generator(x_0, d_x_0, z, condition, eps))
-        update_ema(self.ema, self.generator, self.config.ema_decay)
+        self.update_averages(self.generator)
         scalars |= logged | {"generator_grad_norm": norm}
         self.finish_step(scalars | {"sample_mean": x_0.detach().mean(), "sample_std": x_0.detach().std()})
 
@@ -204,16 +204,24 @@ class Distillation(TrainingModule):
         return [generator, online, *([self.gan.optimizer_and_schedule()] if self.gan else [])]
 
     def samplers(self) -> list[Sampler]:
-        """Return what is measured and shown: ema, raw weights, start, and the teacher's ODE."""
+        """Return what is measured and shown: ema, raw weights, further averages, start, and the teacher's ODE."""
+        extra = zip(self.extra_emas, self.config.ema_extra, strict=True)
         return [
             generator_sampler(self.ema, "ema"),
             generator_sampler(self.generator, "raw"),
+            *(generator_sampler(ema, f"ema_{half_life:g}") for ema, half_life in extra),
             Sampler("start: teacher at t*", self.start, self.start.nfe, "teacher" if self.start.nfe == 1 else "start"),
             ode_sampler(self.teacher, self.path, self.teacher_steps),
         ]
 
     def networks(self) -> list[VelocityModel]:
-        nets = [self.generator.net, self.online, self.ema.net, unwrap_guidance(self.teacher), self.start.net]
+        nets = [
+            self.generator.net,
+            self.online,
+            *(ema.net for ema in self.averages),
+            unwrap_guidance(self.teacher),
+            self.start.net,
+        ]
         return list(dict.fromkeys(base_model(net) for net in nets if any(True for _ in net.parameters())))
 
     def result(self) -> nn.Module:

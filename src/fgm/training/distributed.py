@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
@@ -143,6 +144,14 @@ def local(tensor: Tensor) -> Tensor:
 def full_tensor(tensor: Tensor) -> Tensor:
     """Return the tensor put together from all ranks' shards; all ranks must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def clip_gradients(optimizer: Optimizer, max_norm: float) -> Tensor:
+    """Clip in place; return the L2 norm before clipping, over all shards of all ranks, ()."""
+    parameters = list(parameters_of(optimizer))
+    norm = full_tensor(get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
 
 
 def gather_state(tree: Any) -> Any:

@@ -1,12 +1,25 @@
-"""Exponential moving average of one network's weights: ema <- ema + (1 - decay) (weights - ema).
+"""Exponential moving averages of one network's weights, each as wide as a share h of the training so far.
 
-It lies beside the weights, or in the host's memory, which takes it off a device that is full: ema_device = cpu. Every
-step then brings the weights over, one tensor at a time, and the average is formed there; a step waits for it.
+    ema_n = beta_n ema_(n-1) + (1 - beta_n) weights_n,      beta_n = 0.5^(m / min(h n, H))
+
+with n the images seen and m those of one step: half-life h n, as in the ramp-up of EDM (arXiv 2206.00364, training loop), and
+never more than H images. While h n < H it is EDM2's power function (arXiv 2312.02696, section 3.1): for m << h n,
+
+    ema_n = (gamma + 1) / n^(gamma + 1)  integral from 0 to n of  tau^gamma weights_tau dtau,      gamma + 1 = ln 2 / h
+
+whose half weight lies on the last 1 - exp(-h) of the images, about h. So one h fits a training of any length, and the start,
+with weight about n^-(gamma + 1), is forgotten. A half-life in steps would suit one length; a share of the whole
+training's length would need that length, and a run made longer would have averaged otherwise all along. H serves
+recipes that state a number of images.
+
+The averages lie beside the weights, or in the host's memory, which takes them off a device that is full:
+ema_device = cpu. Every step then brings the weights over, one tensor at a time, and waits for it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from math import inf
 from typing import Literal, TypeVar
 
 import torch
@@ -20,6 +33,12 @@ EmaDevice = Literal["same", "cpu"]
 
 def frozen_copy(net: Net) -> Net:
     return deepcopy(net).requires_grad_(False).eval()
+
+
+def ema_decay(half_life: float, images_seen: int, images: int, max_half_life: float = inf) -> float:
+    """Return beta_n for h = half_life, n = images_seen > 0, m = images and H = max_half_life; 0 if h = 0."""
+    width = min(half_life * images_seen, max_half_life)
+    return 0.5 ** (images / width) if width else 0.0
 
 
 @torch.no_grad()
@@ -36,11 +55,13 @@ def update_ema(ema: nn.Module, net: nn.Module, decay: float) -> None:
 
 
 @contextmanager
-def brought(ema: nn.Module, device: torch.device) -> Iterator[None]:
-    """The average on the device, for as long as samples are drawn from it."""
-    home = next((p.device for p in ema.parameters()), device)
-    ema.to(device)
+def brought(averages: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
+    """The averages on the device, for as long as samples are drawn from them."""
+    homes = [(ema, next((p.device for p in ema.parameters()), device)) for ema in averages]
+    for ema, _ in homes:
+        ema.to(device)
     try:
         yield
     finally:
-        ema.to(home)
+        for ema, home in homes:
+            ema.to(home)

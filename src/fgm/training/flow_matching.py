@@ -22,7 +22,6 @@ from fgm.flow.times import TimestepDensity
 from fgm.networks import VelocityModel
 from fgm.networks.guidance import with_guidance
 from fgm.training.config import TrainingConfig
-from fgm.training.ema import update_ema
 from fgm.training.initialize import initialize
 from fgm.training.memory import VelocityAt
 from fgm.training.module import Loss, TrainingModule
@@ -81,7 +80,7 @@ class FlowMatching(TrainingModule):
             condition = torch.where(expand_like(dropped, condition), self.net.unconditional(condition), condition)
         x_t, c, t = self.noised(x_0, self.times, rng)
         norm = self.update("teacher", self.in_parts(self.loss, scalars, x_t, c, t, condition))
-        update_ema(self.ema, self.net, self.config.ema_decay)
+        self.update_averages(self.net)
         self.finish_step(scalars | {"grad_norm": norm})
 
     def loss(self, x_t: Tensor, c: Tensor, t: Tensor, condition: Tensor | None) -> Loss:
@@ -90,11 +89,15 @@ class FlowMatching(TrainingModule):
         return loss, {"loss": loss}
 
     def networks(self) -> list[VelocityModel]:
-        return [self.net, self.ema]
+        return [self.net, *self.averages]
 
     def samplers(self) -> list[Sampler]:
-        net = with_guidance(self.ema, self.guidance)
-        return [ode_sampler(net, self.path, steps) for steps in self.steps]
+        """Return the averaged network's ODE, and that of further averages at the first number of steps."""
+        nets = [with_guidance(ema, self.guidance) for ema in self.averages]
+        odes = [ode_sampler(nets[0], self.path, steps) for steps in self.steps]
+        names = [f"ema_{half_life:g}" for half_life in self.config.ema_extra]
+        extra = [ode_sampler(net, self.path, self.steps[0], name) for net, name in zip(nets[1:], names, strict=True)]
+        return [*odes, *extra]
 
     def result(self) -> nn.Module:
         return self.ema

@@ -18,7 +18,6 @@ from typing import Any, Self
 import torch
 from lightning.pytorch import LightningModule
 from torch import Generator, Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
@@ -28,9 +27,9 @@ from fgm.flow.times import TimestepDensity
 from fgm.networks import VelocityModel
 from fgm.networks.mixed_precision import use_bfloat16
 from fgm.training.config import TrainingConfig
-from fgm.training.distributed import full_tensor, shard
-from fgm.training.ema import frozen_copy
-from fgm.training.optim import keep_constrained, learning_rate, parameters_of
+from fgm.training.distributed import clip_gradients, shard
+from fgm.training.ema import ema_decay, frozen_copy, update_ema
+from fgm.training.optim import keep_constrained, learning_rate
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 
@@ -54,7 +53,7 @@ class TrainingModule(LightningModule):
         seed: of all noise, times, labels and batches.
 
     Attributes:
-        ema: the average of the trained network.
+        ema: the average of the trained network, which is exported.  averages: it, and those of config.ema_extra.
         step: finished steps, () int64, saved with the weights.
         skipped: updates left out because a gradient was not finite, by network: [in all, since the last good one].
         taken: updates made since the process began, by network.
@@ -92,10 +91,18 @@ class TrainingModule(LightningModule):
         return self.frozen[1]
 
     def average(self, net: nn.Module) -> None:
-        """Set `ema` to a copy of net. Kept on the host, it is hidden from DDP."""
-        self.ema = frozen_copy(net)
+        """Start every average as a copy of net. Kept on the host, they are hidden from DDP."""
+        self.ema, self.extra_emas = frozen_copy(net), nn.ModuleList(frozen_copy(net) for _ in self.config.ema_extra)
+        self.averages = [self.ema, *self.extra_emas]
         if self.config.ema_device == "cpu":
-            self._ddp_params_and_buffers_to_ignore += [name for name in self.state_dict() if name.startswith("ema.")]
+            averaged = [name for name in self.state_dict() if name.startswith(("ema.", "extra_emas."))]
+            self._ddp_params_and_buffers_to_ignore += averaged
+
+    def update_averages(self, net: nn.Module) -> None:
+        """Take one step of every average, after the images of the present step."""
+        c, images = self.config, self.config.batch_size * self.trainer.world_size
+        for ema, half_life in zip(self.averages, (c.ema_half_life, *c.ema_extra), strict=True):
+            update_ema(ema, net, ema_decay(half_life, self.images_seen + images, images, c.ema_max_half_life))
 
     def halve(self, net: VelocityModel) -> None:
         """Keep a frozen network's matrices in bfloat16, see mixed_precision.py."""
@@ -109,13 +116,12 @@ class TrainingModule(LightningModule):
             net.to(self.device, None if self.half_frozen else self.weight_dtype).requires_grad_(False).eval()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Keep the step counter on the CPU, so that reading it never waits for the GPU; the ema too if it lives there."""
-        ema = self._modules.get("ema") if self.config.ema_device == "cpu" else None
-        if ema is not None:
-            self._modules["ema"] = None
+        """Keep the step counter on the CPU, so that reading it never waits for the GPU; averages too if they live there."""
+        names = ("ema", "extra_emas") if self.config.ema_device == "cpu" else ()
+        on_host = {name: module for name in names if (module := self._modules.get(name)) is not None}
+        self._modules.update(dict.fromkeys(on_host))
         super()._apply(fn, recurse)
-        if ema is not None:
-            self._modules["ema"] = ema._apply(lambda tensor: fn(tensor).cpu())
+        self._modules.update({name: ema._apply(lambda tensor: fn(tensor).cpu()) for name, ema in on_host.items()})
         self.step = self.step.cpu()
         return self
 
@@ -137,10 +143,10 @@ class TrainingModule(LightningModule):
         return DataLoader(steps, batch_size=None)
 
     def configure_model(self) -> None:
-        """Shard the networks if the strategy has a device mesh; the ema always computes in float32."""
+        """Shard the networks if the strategy has a device mesh; averages always compute in float32."""
         if self.device_mesh is None:
             return
-        half, averages = self.trainer.precision == "bf16-mixed", set(self.ema.modules())
+        half, averages = self.trainer.precision == "bf16-mixed", {m for ema in self.averages for m in ema.modules()}
         for net in self.networks():
             compute = torch.bfloat16 if half and net not in averages else None
             shard(net, self.device_mesh["data_parallel"], compute)
@@ -275,14 +281,6 @@ class TrainingModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped = dict(checkpoint["skipped"])
-
-
-def clip_gradients(optimizer: Optimizer, max_norm: float) -> Tensor:
-    """Clip in place; return the L2 norm before clipping, over all shards of all ranks, ()."""
-    parameters = list(parameters_of(optimizer))
-    norm = full_tensor(get_total_norm([p.grad for p in parameters if p.grad is not None]))
-    clip_grads_with_norm_(parameters, max_norm, norm)
-    return norm
 
 
 def slices(n: int, parts: int) -> list[slice]:

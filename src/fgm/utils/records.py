@@ -32,8 +32,8 @@ class Measurement:
         n: number of samples behind it.
         nfe: network evaluations a sample; 0 for real data.
         protocol: everything else that defines the value.
-        weights: ema, raw, teacher, start (a generator of several steps, untrained), real for data, or folder for
-            pictures of unknown origin.
+        weights: ema (exported), ema_<half-life> (another average), raw, teacher, start (a generator of several steps,
+            untrained), real for data, or folder for pictures of unknown origin.
         extra: numbers beside the value: ci95, tags and the like.
     """
 

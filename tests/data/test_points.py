@@ -1,6 +1,7 @@
 """Points in the plane: centred, of one scale, and on the dark squares of the checkerboard."""
 
 import pytest
+import torch
 
 from fgm.data.points import Checkerboard, Points, Ring, Spirals, TwoMoons
 from fgm.utils.random import keyed_generator
@@ -14,6 +15,11 @@ def test_points_are_centred_and_of_one_scale(data: Points) -> None:
     assert x.abs().max() < 3.7  # the ring: radius 2 and five widths of 0.3
 
 
-def test_checkerboard_points_lie_on_dark_squares() -> None:
-    cell = ((Checkerboard().points(5000, keyed_generator("test", index=2)) + 2).clamp(0, 3.999)).long()
-    assert ((cell.sum(1) % 2) == 0).all()
+@pytest.mark.parametrize("cells", [2, 4])
+def test_checkerboard_points_lie_on_dark_squares_and_their_neighbours_do_not(cells: int) -> None:
+    data = Checkerboard(cells=cells)
+    x, square = data.points(5000, keyed_generator("test", index=2)), 4 / cells
+    assert data.supports(x).all()
+    for shift in ((square, 0), (0, square), (-square, 0), (0, -square)):
+        assert not data.supports(x + torch.tensor(shift)).any()
+    assert not data.supports(x + 4 * square * (cells // 2 + 1)).any()

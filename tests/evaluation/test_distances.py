@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from fgm.data.points import Ring
+from fgm.data.points import Checkerboard, Ring
 from fgm.evaluation import measure
 from fgm.evaluation.distances import (
     cmmd,
@@ -63,6 +63,13 @@ def test_point_metrics_show_each_failure() -> None:
     assert narrow["nll_gap"] < -0.5 < abs(good["nll_gap"]) + 0.1
     floor = {m.metric: m.value for m in suite.reference_values()}
     assert good["sliced_w2"] < 2 * floor["sliced_w2"] < dropped["sliced_w2"]
+
+
+def test_off_support_is_the_share_of_points_outside_the_dark_squares() -> None:
+    data = Checkerboard()
+    x = data.points(1000, keyed_generator("test", index=9))
+    moved = torch.cat([x[:300] + torch.tensor([1.0, 0.0]), x[300:]])
+    assert {m.metric: m.value for m in measure(PointMetrics(data), moved)}["off_support"] == pytest.approx(0.3)
 
 
 def mode_of(x: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,11 @@ class Points(Data):
     def points(self, n: int, generator: Generator) -> Tensor:
         """Return points (n, 2), from a generator on the CPU."""
 
+    def supports(self, x: Tensor) -> Tensor | None:
+        """Return whether the density is positive at x (n, 2), as (n,) bool, or None if it is positive everywhere."""
+        del x
+        return None
+
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, None]:
         return self.points(n, on_host(generator)), None
 
@@ -55,7 +60,7 @@ class Ring(Points):
 class Checkerboard(Points):
     """Uniform on the dark squares of a board of cells x cells, side 4, centred."""
 
-    cells: Annotated[int, Field(ge=2)] = 4
+    cells: Annotated[int, Field(ge=2, multiple_of=2)] = 4
 
     def points(self, n: int, generator: Generator) -> Tensor:
         within = torch.rand(n, 2, generator=generator)
@@ -63,6 +68,11 @@ class Checkerboard(Points):
         dark = torch.randint(self.cells // 2, (n,), generator=generator)
         cell = torch.stack([2 * dark + row % 2, row], 1)
         return 4 * (cell + within) / self.cells - 2
+
+    def supports(self, x: Tensor) -> Tensor:
+        cell = ((x + 2) * self.cells / 4).floor()
+        on_board = ((cell >= 0) & (cell < self.cells)).all(1)
+        return on_board & (cell.sum(1) % 2 == 0)
 
 
 @validated

@@ -5,8 +5,9 @@
     mode_kl                   KL(shares of the modes among samples || weights): dropped modes
     mode_share_error          max_k |share_k / w_k - 1|
     nll_gap                   E[-log p(x)] - entropy of p: positive for points where p is small, negative for collapse
+    off_support               share of samples where p is zero
 
-The last three need a data set with a known mixture.
+mode_* and nll_gap need a data set with a known mixture, off_support one whose density is zero somewhere.
 """
 
 from typing import Any
@@ -57,7 +58,8 @@ class PointMetrics:
         return {"x_0": x_0.float()}
 
     def compute(self, features: Features) -> list[Measurement]:
-        return self.distances(features["x_0"], self.real(N_SORTED, 0)) + self.modes(features["x_0"])
+        x = features["x_0"]
+        return self.distances(x, self.real(N_SORTED, 0)) + self.modes(x) + self.off_support(x)
 
     def distances(self, x: Tensor, y: Tensor) -> list[Measurement]:
         x, y = x[: len(y)], y[: len(x)]
@@ -80,6 +82,12 @@ class PointMetrics:
             "nll_gap": negative_log_likelihood(x, self.mixture) - entropy,
         }
         return [Measurement(metric, value, len(x), "exact mixture") for metric, value in values.items()]
+
+    def off_support(self, x: Tensor) -> list[Measurement]:
+        supported = self.data.supports(x)
+        if supported is None:
+            return []
+        return [Measurement("off_support", 1 - supported.double().mean().item(), len(x), "exact support")]
 
     def reference_values(self) -> list[Measurement]:
         """Return the mean over FLOOR_PAIRS pairs of fresh real samples: what a perfect generator would get."""

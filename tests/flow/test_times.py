@@ -10,7 +10,18 @@ from scipy.stats import kstest
 from torch import Generator, Tensor
 from torch.testing import assert_close
 
-from fgm.flow.times import EDGE, Beta, CosMap, LogitNormal, Mode, Shifted, TimestepDensity, Uniform, shift_time
+from fgm.flow.times import (
+    EDGE,
+    Annealed,
+    Beta,
+    CosMap,
+    LogitNormal,
+    Mode,
+    Shifted,
+    TimestepDensity,
+    Uniform,
+    shift_time,
+)
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -18,7 +29,14 @@ SMOOTH = (
     *(Uniform(), LogitNormal(), LogitNormal(math.log(2), 1.6), Mode(), Mode(-0.6), Mode(0.0), CosMap()),
     *(Beta(), Beta(2.0, 3.0), Beta(1.5, 0.8)),
 )
-DENSITIES = (*SMOOTH, *(Shifted(base, 3.0) for base in SMOOTH), *(Shifted(base, 0.4) for base in SMOOTH))
+ANNEALED = Annealed(LogitNormal(0.5, 0.5), Beta(2.0, 3.0), until=0.5)
+DENSITIES = (
+    *SMOOTH,
+    ANNEALED.at(0.2),
+    Shifted(ANNEALED, 3.0).at(0.2),
+    *(Shifted(base, 3.0) for base in SMOOTH),
+    *(Shifted(base, 0.4) for base in SMOOTH),
+)
 
 
 @pytest.fixture(params=DENSITIES, ids=str)
@@ -55,6 +73,14 @@ def test_a_seed_determines_the_samples(density: TimestepDensity) -> None:
     assert torch.equal(first, again)
     assert not torch.isclose(first, other).any()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_annealed_density_starts_as_the_one_ends_as_the_other_and_is_their_mean_half_way() -> None:
+    t, _ = logit_grid()
+    start, end = ANNEALED.start.log_density(t), ANNEALED.end.log_density(t)
+    for progress, expected in ((0.0, start), (0.5, end), (1.0, end), (0.25, ((start.exp() + end.exp()) / 2).log())):
+        assert_close(ANNEALED.at(progress).log_density(t), expected, rtol=1e-12, atol=1e-12)
+    assert LogitNormal().at(0.7) == LogitNormal()
 
 
 @pytest.mark.parametrize("mean", [-40.0, 0.0, 40.0])

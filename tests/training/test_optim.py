@@ -29,6 +29,7 @@ from toy_trainings import (
 )
 
 from fgm.cli.config import compose_experiment, digest
+from fgm.flow.times import Annealed, Uniform
 from fgm.networks.mlp import VelocityMLP
 from fgm.training import optim
 from fgm.training.callbacks import CompileBlocks, blocks_to_compile
@@ -161,6 +162,22 @@ def test_further_averages_are_those_of_trainings_with_their_half_life_and_change
     assert all(torch.equal(kept[name], tensor) for name, tensor in weights(plain).items())
     assert [s.weights for s in both.samplers()] == ["ema", "raw", "ema_2", "teacher", "teacher"]
     assert [s.weights for s in teacher_training(config=both.config).samplers()] == 2 * ["teacher"] + ["ema_2"]
+
+
+def test_times_are_drawn_from_the_density_of_the_step(tmp_path: Path) -> None:
+    """An annealed density that has reached its end draws every update's times there, low ones before."""
+    seen: list[tuple[float, float]] = []
+
+    class Watched(Distillation):
+        def generator_loss(self, u: Tensor, v: Tensor, c: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, condition: Any):
+            seen.append((float(t.min()), float(t.max())))
+            return super().generator_loss(u, v, c, x_0, x_t, t, condition)
+
+    times = Annealed(Uniform(0.0, 0.5), Uniform(0.5, 1.0), until=0.5)
+    run(Watched(**pieces(teacher=network(1), times=times), t_star=0.9), tmp_path)
+    assert len(seen) == CONFIG.max_steps and seen[0][1] < 0.5
+    assert all(low > 0.5 for low, _ in seen[CONFIG.max_steps // 2 :])
+    assert any(low < 0.5 < high for low, high in seen[: CONFIG.max_steps // 2])
 
 
 def test_longer_training_has_the_averages_of_a_shorter_one_on_its_way(tmp_path: Path) -> None:

@@ -8,13 +8,15 @@ arXiv 2403.03206 (Stable Diffusion 3), section 3.1, whose time has the same dire
     cosine map     t = 1 - 1 / (tan(pi u / 2) + 1),              u uniform;  p(t) = 2 / (pi (1 - 2t + 2t^2))
     shift          t' = s t / (1 + (s - 1) t),                   t from any density; s > 1 favours noise
 
+A density may change during the training: at(progress) is the one to draw from.
+
 Samples are clamped to [EDGE, 1 - EDGE], where every path's coefficients are finite.
 Shapes: sample(n) is (n,); log_density keeps t's shape.
 """
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -34,6 +36,11 @@ class TimestepDensity(ABC):
 
     @abstractmethod
     def log_density(self, t: Tensor) -> Tensor: ...
+
+    def at(self, progress: float) -> "TimestepDensity":
+        """Return the density after this share of the training, in [0, 1]."""
+        del progress
+        return self
 
     def sample(self, n: int, generator: Generator, dtype: torch.dtype = torch.float32) -> Tensor:
         """n independent times, on the generator's device."""
@@ -147,9 +154,42 @@ class Shifted(TimestepDensity):
     def draw(self, n: int, generator: Generator, dtype: torch.dtype) -> Tensor:
         return shift_time(self.base.draw(n, generator, dtype), self.shift)
 
+    def at(self, progress: float) -> TimestepDensity:
+        return replace(self, base=self.base.at(progress))
+
     def log_density(self, t: Tensor) -> Tensor:
         unshifted = shift_time(t, 1 / self.shift)
         return self.base.log_density(unshifted) + 2 * torch.log1p((self.shift - 1) * unshifted) - math.log(self.shift)
+
+
+@validated
+@dataclass(frozen=True)
+class Annealed(TimestepDensity):
+    """From `start` to `end`: the mixture (1 - w) start + w end with w = (1 - cos(pi min(1, progress / until))) / 2.
+
+    DMDR (github.com/vvvvvjdy/dmdr) moves the parameters of a Beta density from (4, 1.5) to (1, 1) by the same cosine, over the
+    first half of its training.
+    """
+
+    start: TimestepDensity
+    end: TimestepDensity
+    until: Annotated[float, Field(gt=0, le=1)] = 0.5
+    progress: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @property
+    def weight(self) -> float:
+        return (1 - math.cos(math.pi * min(1.0, self.progress / self.until))) / 2
+
+    def at(self, progress: float) -> TimestepDensity:
+        return replace(self, progress=progress)
+
+    def draw(self, n: int, generator: Generator, dtype: torch.dtype) -> Tensor:
+        late = uniform(n, generator, dtype) < self.weight
+        return torch.where(late, self.end.draw(n, generator, dtype), self.start.draw(n, generator, dtype))
+
+    def log_density(self, t: Tensor) -> Tensor:
+        log_1_w, log_w = torch.tensor([1 - self.weight, self.weight], dtype=t.dtype, device=t.device).log()
+        return torch.logaddexp(log_1_w + self.start.log_density(t), log_w + self.end.log_density(t))
 
 
 def shift_time(t: Tensor, shift: float) -> Tensor:

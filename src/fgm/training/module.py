@@ -173,7 +173,7 @@ class TrainingModule(LightningModule):
 
     def times_and_noise(self, x_0: Tensor, times: TimestepDensity, rng: Generator) -> tuple[Tensor, Tensor]:
         """Return t (batch,) and eps (batch, *dims) in x_0's dtype."""
-        t = times.sample(len(x_0), rng, x_0.dtype)
+        t = times.at(self.progress).sample(len(x_0), rng, x_0.dtype)
         return t, torch.randn(x_0.shape, generator=rng, dtype=x_0.dtype, device=x_0.device)
 
     def noised(self, x_0: Tensor, times: TimestepDensity, rng: Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -251,6 +251,11 @@ class TrainingModule(LightningModule):
         return getattr(self.trainer.strategy, "block_backward_sync", nullcontext)()
 
     # What a step reports.
+
+    @property
+    def progress(self) -> float:
+        """The share of the training that lies behind, in [0, 1]."""
+        return min(1.0, int(self.step) / self.config.max_steps)
 
     @property
     def images_seen(self) -> int:

@@ -184,7 +184,7 @@ def test_config_check_finds_missing_directory_and_flow_needs_rectified_path(tmp_
         require_models(node)
     tiny().save_pretrained(tmp_path)
     require_models(node)
-    with pytest.raises(ValueError, match="needs path=rectified"):
+    with pytest.raises(ValueError, match="use path=rectified"):
         pretrained(str(tmp_path), VariancePreservingPath(), "velocity")
     with pytest.raises(UserError, match="has its betas"):
         pretrained(str(tmp_path), RectifiedPath(), "epsilon")

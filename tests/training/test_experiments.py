@@ -62,16 +62,18 @@ def test_dmd_moves_x_0_along_the_difference_of_the_predictions() -> None:
     assert_close(gradient, scale.detach()[:, None] * (x_0_v - x_0_u))
 
 
+SHORT = '"training.max_steps=2","training.batch_size=8","evaluation.n=40"'
+GUIDABLE = f'{SHORT},"method.label_dropout=0.1"'
 TINY = [
     "training.max_steps=3", "training.batch_size=8", "training.log_every_n_steps=1", "evaluation.every=2", "evaluation.n=40",
     "evaluation.n_in_training=40", "method.teacher_steps=2", "logger=csv",
-    'teacher.overrides=["training.max_steps=2","training.batch_size=8","evaluation.n=40"]',
+    f"teacher.overrides=[{SHORT}]",
 ]  # fmt: skip
 VARIANTS = {
     "whole": ["method.steps=2", "method.low_memory=true"],
     "adapters": [
         "method=fgm_lora", "method.adapters.targets=[qkv,out,head]", "method.adapters.rank=2", "method.steps=2",
-        "method.guidance=long_and_short", "teacher.guidance=2.0",
+        "method.guidance=long_and_short", "teacher.guidance=2.0", f"teacher.overrides=[{GUIDABLE}]",
     ],
 }  # fmt: skip
 

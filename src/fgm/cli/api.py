@@ -20,7 +20,9 @@ from fgm.evaluation.sampling import Sampler, conditioning, draw_samples
 from fgm.flow.paths import ProbabilityPath, RectifiedPath
 from fgm.flow.times import LogitNormal, TimestepDensity
 from fgm.networks import VelocityModel
+from fgm.networks.guidance import unwrap_guidance
 from fgm.training.config import TrainingConfig
+from fgm.training.contract import Contract, Party, require
 from fgm.training.distillation import Distillation
 from fgm.training.optim import adam
 from fgm.utils.errors import UserError
@@ -126,7 +128,7 @@ def distill(
         options: any other argument of TrainingConfig or Distillation, such as t_star=0.9 (default 0.97), steps, ema_half_life.
 
     Raises:
-        UserError: neither data nor shape is given, or an option is unknown or out of range.
+        UserError: neither data nor shape is given, the teacher does not fit them, or an option is unknown or out of range.
     """
     if (data is None) == (shape is None):
         raise UserError("give data= or shape=, one of the two")
@@ -135,10 +137,12 @@ def distill(
     config = TrainingConfig(max_steps, batch_size, **{key: options.pop(key) for key in known & options.keys()})
     if not isinstance(teacher, VelocityModel):
         teacher = Velocity(teacher, tuple(data.shape), data.num_classes)
-    settings: dict[str, Any] = {"t_star": 0.97} | options
+    settings, path = {"t_star": 0.97} | options, path or RectifiedPath()
+    party = Party.of(teacher, f"teacher {type(unwrap_guidance(teacher)).__name__}")
+    require(Contract(data, path, teacher=party, guidance=(getattr(teacher, "scale", 1.0), "scale", party)))
     try:
         module = Distillation(
-            teacher, data, path or RectifiedPath(), times or LogitNormal(), partial(adam, lr=lr), config, seed=seed,
+            teacher, data, path, times or LogitNormal(), partial(adam, lr=lr), config, seed=seed,
             **settings,
         )  # fmt: skip
     except TypeError as error:
@@ -161,5 +165,6 @@ def evaluate(generator: Generator, suite: Any = None, n: int = 10_000, seed: int
     evaluator = generator.evaluation if suite is None else Evaluator(suite, n=n, every=0)
     if evaluator is None:
         raise UserError("this generator comes from no run: give evaluate a suite")
+    require(Contract(generator.data, evaluation=evaluator))
     device = next((p.device for p in generator.sampler.model.parameters()), torch.device("cpu"))
     return evaluator.measure(evaluator.source(generator.sampler, generator.data, device, n, seed))

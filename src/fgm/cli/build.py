@@ -25,7 +25,8 @@ def build(config: dict[str, Any], console: Console) -> tuple[TrainingModule, Run
     return build_module(config), run
 
 
-def build_module(config: dict[str, Any]) -> TrainingModule:
+def build_module(config: dict[str, Any], data: Any = None) -> TrainingModule:
+    """Return the module to train, on data that is there already or the config's."""
     for chatty in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):  # not the profilers
         logging.getLogger(f"lightning.pytorch.{chatty}").setLevel(logging.WARNING)
     with refused(config["experiment"]):
@@ -40,7 +41,7 @@ def build_module(config: dict[str, Any]) -> TrainingModule:
 
         return instantiate(config["method"])(
             teacher=teacher, network=network, seed=config["seed"], config=instantiate(config["training"]),
-            data=instantiate(config["data"]), path=instantiate(config["path"]), times=instantiate(config["time"]),
+            data=data or instantiate(config["data"]), path=instantiate(config["path"]), times=instantiate(config["time"]),
             optimizer=instantiate(config["optimizer"]),
         )  # fmt: skip
 

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from fgm.analysis.tables import summary
-from fgm.cli import cache_prompts, runs, sweep, teacher
+from fgm.cli import cache_prompts, contract, runs, sweep, teacher
 from fgm.cli.build import build_module, build_run
 from fgm.cli.command import Command, NoSettings
 from fgm.cli.config import require_extras
@@ -57,8 +57,10 @@ def train(config: dict[str, Any]) -> float | None:
     runs.require_device(config["trainer"])
     console.print(f"{config['experiment']}: {run_dir}")
     run = build_run(config, console)  # first: an impossible evaluation is refused before a teacher is trained
+    data = contract.require_fit(config, run.evaluation)
     train_teacher(config["teacher"])
-    module = build_module(config)
+    module = build_module(config, data)
+    contract.require_built(config, module)
     if rank() == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
         runs.write_yaml(config, run_dir / "config.yaml")

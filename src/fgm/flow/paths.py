@@ -17,6 +17,7 @@ Shapes: x_t, x_0, eps, v are (batch, *dims); t is (batch,) or a scalar tensor, i
 """
 
 import math
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -92,6 +93,27 @@ class ProbabilityPath(ABC):
 
     def velocity_from_score(self, x_t: Tensor, score: Tensor, t: Tensor) -> Tensor:
         return self.velocity_from_eps(x_t, -self.at(t, x_t).sigma * score, t)
+
+
+def describe(path: ProbabilityPath) -> str:
+    """Return the class, with its parameters if it has any."""
+    parameters = ", ".join(f"{name}={value}" for name, value in vars(path).items())
+    return type(path).__name__ + (f"({parameters})" if parameters else "")
+
+
+def override_of(path: ProbabilityPath) -> str:
+    """Return the override of a config that chooses this path."""
+    kind = type(path)
+    if kind.__module__ != ProbabilityPath.__module__:
+        return f"path._target_={kind.__module__}.{kind.__qualname__}"
+    word = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__.removesuffix("Path")).lower()
+    return " ".join([f"path={word}", *(f"path.{name}={value}" for name, value in vars(path).items())])
+
+
+def same_path(a: ProbabilityPath, b: ProbabilityPath) -> bool:
+    """Compare coefficients at seven times, since two objects of a user's class may be one path."""
+    t = torch.linspace(0.05, 0.95, 7, dtype=torch.float64, device="cpu")
+    return all(torch.allclose(x, y) for x, y in zip(a.coefficients(t), b.coefficients(t), strict=True))
 
 
 @validated

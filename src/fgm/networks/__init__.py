@@ -7,6 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from fgm.flow.paths import ProbabilityPath
+
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
@@ -17,10 +19,20 @@ class VelocityModel(nn.Module):
         shape: of one x_t, without the batch.
         num_classes: 0 for an unconditional network; otherwise labels are 0 ... num_classes - 1, and num_classes is
             the null label. Networks with other conditions, such as prompts, have 0 and override unconditional().
+        takes_prompts: whether conditions are prompts.
+        path: on which it is a velocity.
+        data_std: standard deviation of the data that it was trained on.
+        null_condition: whether it was trained with the null condition, which guidance needs.
+
+    The last four are None where they are unknown; training/contract.py refuses a run that they do not fit.
     """
 
     shape: tuple[int, ...]
     num_classes: int
+    takes_prompts: bool | None = None
+    path: ProbabilityPath | None = None
+    data_std: float | None = None
+    null_condition: bool | None = None
 
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:

@@ -61,6 +61,8 @@ class DiT(VelocityModel):
         ValueError: patch does not divide size, or heads do not divide width.
     """
 
+    takes_prompts = False
+
     def __init__(
         self,
         size: PositiveInt,

@@ -73,6 +73,8 @@ class VelocityMLP(VelocityModel):
         activation: of the residual blocks, see above.
     """
 
+    takes_prompts = False
+
     def __init__(
         self,
         dim: PositiveInt = 2,

@@ -45,6 +45,8 @@ class CaptionedMMDiT(VelocityModel):
         ValueError: patch does not divide size, heads do not divide width, or a call without captions.
     """
 
+    takes_prompts = True
+
     def __init__(
         self,
         size: PositiveInt,

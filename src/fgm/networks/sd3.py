@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from fgm.flow.paths import RectifiedPath
 from fgm.networks import VelocityModel, require_shape
 from fgm.utils.errors import UserError
 from fgm.utils.files import read_object
@@ -51,6 +52,8 @@ class SD3Velocity(VelocityModel):
     Raises:
         UserError: size is no multiple of 16, or larger than the transformer takes.
     """
+
+    takes_prompts, path, null_condition = True, RectifiedPath(), True
 
     def __init__(self, transformer: Any, text: nn.Module, size: Size, checkpointing: bool = False) -> None:
         super().__init__()

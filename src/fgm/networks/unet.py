@@ -37,6 +37,8 @@ class UNet(VelocityModel):
         ValueError: size cannot be halved as often as needed, or head does not divide the channels where blocks attend.
     """
 
+    takes_prompts = False
+
     def __init__(
         self,
         size: PositiveInt,

@@ -49,10 +49,15 @@ class DiffusersVelocity(VelocityModel):
         ValueError: predicts is velocity and path is not the rectified one.
     """
 
+    takes_prompts, null_condition = False, False
+
     def __init__(self, net: Any, path: ProbabilityPath, predicts: Predicts, alpha_bar: Tensor | None = None) -> None:
         super().__init__()
         if predicts == "velocity" and not isinstance(path, RectifiedPath):
-            raise ValueError("a network that predicts velocity needs path=rectified")
+            raise ValueError(
+                f"path: a network that predicts velocity was trained on RectifiedPath, this run uses "
+                f"{type(path).__name__}; use path=rectified"
+            )
         config = net.config
         self.shape = (config.in_channels, config.sample_size, config.sample_size)
         self.num_classes = config.num_class_embeds or 0

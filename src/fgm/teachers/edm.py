@@ -58,6 +58,8 @@ class EDMVelocity(VelocityModel):
         data_std: s_d.
     """
 
+    takes_prompts = False
+
     def __init__(
         self, model: nn.Module, shape: tuple[int, ...], num_classes: int, path: ProbabilityPath, data_std: float = 0.5
     ) -> None:

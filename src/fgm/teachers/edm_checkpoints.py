@@ -110,4 +110,6 @@ def build_velocity(net: PersistentObject, file: Path, path: ProbabilityPath) -> 
     model = kind(img_resolution=size, in_channels=channels, out_channels=channels, label_dim=classes, **options)
     weights = {name.removeprefix(prefix): tensor.float() for name, tensor in net.tensors().items()}
     model.load_state_dict({name: weight for name, weight in weights.items() if not name.startswith(IGNORED_WEIGHTS)})
-    return EDMVelocity(model, (channels, size, size), classes, path, float(net.state.get("sigma_data", 0.5)))
+    velocity = EDMVelocity(model, (channels, size, size), classes, path, float(net.state.get("sigma_data", 0.5)))
+    velocity.null_condition = float(arguments.get("label_dropout") or 0) > 0
+    return velocity

@@ -22,6 +22,7 @@ from numpy import dtype
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from fgm.flow.paths import RectifiedPath
 from fgm.networks import VelocityModel, class_labels, require_shape
 from fgm.teachers.edm_networks import SongUNet, UNetBlock
 from fgm.utils.errors import UserError, last_line
@@ -45,6 +46,8 @@ class RectifiedFlow(VelocityModel):
         size, channels: of the image.
         width, multipliers, blocks, attention: of the U-Net, see SongUNet; the defaults are CIFAR-10's.
     """
+
+    takes_prompts, path = False, RectifiedPath()
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fgm.flow.paths import RectifiedPath
 from fgm.networks import VelocityModel
 from fgm.networks.unet import UNet
 from fgm.utils.errors import UserError, last_line
@@ -42,6 +43,8 @@ IN_BLOCK = re.compile(r"((middle_block|(?:in|out)put_blocks\.\d+)\.\d+)\.(.+)") 
 @validated
 class TimeReversed(VelocityModel):
     """v(x, t) = -net(x, 1 - t)."""
+
+    takes_prompts, path, null_condition = False, RectifiedPath(), False
 
     def __init__(self, net: VelocityModel) -> None:
         super().__init__()

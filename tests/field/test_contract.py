@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import fgm
+from fgm.cli import contract
 from fgm.cli.config import compose_experiment
 from fgm.cli.contract import contract_of, loaded_shapes, party_of, require_fit, shapes
 from fgm.data import Data
@@ -46,8 +47,14 @@ class Pictures(Data):
 
 
 @cache
-def composed(experiment: str) -> dict[str, Any]:
-    return compose_experiment(experiment, [])
+def composed(experiment: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    return compose_experiment(experiment, [*overrides])
+
+
+@pytest.fixture(autouse=True)
+def teachers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose each teacher's config once."""
+    monkeypatch.setattr(contract, "run_of", lambda node: composed(node["experiment"], tuple(node["overrides"])))
 
 
 def config_of(experiment: str, **changed: Any) -> dict[str, Any]:
@@ -56,9 +63,9 @@ def config_of(experiment: str, **changed: Any) -> dict[str, Any]:
     return deepcopy(composed(experiment)) | (digits if experiment.startswith(("cifar10", "sd3")) else {}) | changed
 
 
-def line(contract: Contract) -> str:
+def line(terms: Contract) -> str:
     with pytest.raises(UserError) as refused:
-        require(contract)
+        require(terms)
     return str(refused.value)
 
 
@@ -223,11 +230,9 @@ def test_an_evaluation_of_other_samples_is_refused(data: Data) -> None:
 def test_weights_that_loading_could_not_read_are_found_when_the_run_starts() -> None:
     """A published teacher's file decides the size, and loading builds the network that the config names."""
     config = config_of("cifar10_edm_fgm", network={"_target_": "fgm.networks.dit.DiT", "size": 8})
-    contract = Contract(Pictures(), exported=shapes(DiT(8)), loaded=loaded_shapes(config))
-    require(contract)
-    assert line(Contract(Pictures(), exported=shapes(DiT(8, width=48)), loaded=contract.loaded)).startswith(
-        "loadable: "
-    )
+    fits = Contract(Pictures(), exported=shapes(DiT(8)), loaded=loaded_shapes(config))
+    require(fits)
+    assert line(Contract(Pictures(), exported=shapes(DiT(8, width=48)), loaded=fits.loaded)).startswith("loadable: ")
 
 
 class Undeclared(VelocityModel):

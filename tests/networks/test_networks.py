@@ -16,7 +16,7 @@ from fgm.networks.analytic import GaussianMixtureVelocity
 from fgm.networks.dit import DiT
 from fgm.networks.generator import FewStepGenerator, InputScale, input_scale
 from fgm.networks.guidance import ClassifierFreeGuidance, apply_guidance
-from fgm.networks.mlp import VelocityMLP
+from fgm.networks.mlp import Activation, VelocityMLP
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -83,6 +83,19 @@ def test_velocity_depends_on_time(net: VelocityModel) -> None:
     """Another t changes every sample's velocity."""
     x_t, t, labels = inputs(net)
     assert (net(x_t, t, labels) - net(x_t, 1 - t, labels)).flatten(1).norm(dim=1).min() > 1e-3
+
+
+@pytest.mark.parametrize("activation, order", [("silu", 2), ("relu", 1)])
+def test_a_relu_network_has_corners_and_a_silu_network_none(activation: Activation, order: int) -> None:
+    """max|f(x + h) - 2 f(x) + f(x - h)| along a line shrinks like h at a corner, and like h^2 without one."""
+    net = perturbed(VelocityMLP(width=16, depth=2, activation=activation))
+
+    def largest_bend(points: int) -> Tensor:
+        line = torch.linspace(-2, 2, points)[:, None] * torch.tensor([[1.0, 0.3]])
+        with torch.no_grad():
+            return net(line, torch.full((points,), 0.5)).diff(2, dim=0).abs().max()
+
+    assert torch.log10(largest_bend(2001) / largest_bend(20001)) == pytest.approx(order, abs=0.2)
 
 
 def test_samples_of_a_batch_are_independent(net: VelocityModel) -> None:

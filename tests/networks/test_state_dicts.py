@@ -26,6 +26,7 @@ def dit() -> DiT:
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "mlp": (lambda: VelocityMLP(2, 32, 2, 3), "40b7092da10b"),
+    "mlp of ReLU": (lambda: VelocityMLP(2, 32, 2, 3, "relu"), "40b7092da10b"),
     "dit": (dit, "4b51875c4b90"),
     "adapter": (lambda: LoRA(2, 4.0, ("qkv", "out")).networks(dit(), 7, ("generator",))[0], "7fcaa9e1d855"),
     "unet": (lambda: UNet(16, 3, 32, (1, 2), 1, (8,), 32, 10), "4bd88957df04"),

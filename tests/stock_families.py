@@ -26,7 +26,7 @@ def noise(name: str) -> Tensor:
 def schedule(pipe: Any) -> dict[str, Any]:
     """The same few sigmas for each pipeline that takes any."""
     parameters = inspect.signature(pipe.__call__).parameters
-    if pipe.scheduler.config.use_dynamic_shifting:  # CogView4: mu = 3 maps these to 1, 3/4 and 1/2
+    if pipe.scheduler.config.time_shift_type == "linear":  # CogView4: mu = 3 maps these to 1, 3/4 and 1/2
         return {"sigmas": [1.0, 0.5, 0.25], "timesteps": [1000, 500, 250], "num_inference_steps": 3}
     if "sigmas" in parameters:
         return {"sigmas": [1.0, 0.875, 0.5, 0.25], "num_inference_steps": 4}
@@ -38,7 +38,7 @@ def stock(name: str, guided: bool, output_type: str = "latent") -> tuple[Tensor,
     """What the pipeline draws, latents in our layout or images in [0, 1], and its sigmas."""
     tiny, pipe, n = TINY[name], pipe_of(name), len(batch(name))
     listed, table = FAMILIES[tiny.pipeline].listed, rows(name)
-    given = {key: [row[key] for row in table[1 : n + 1]] for key in table[0]}
+    given: dict[str, Any] = {key: [row[key] for row in table[1 : n + 1]] for key in table[0]}
     if guided:
         given |= {f"negative_{key}": [table[0][key]] * n for key in table[0]}
     if "negative_prompt" in inspect.signature(pipe.__call__).parameters:

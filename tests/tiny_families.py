@@ -63,7 +63,7 @@ SD3_SHAPE = {
     "joint_attention_dim": 16, "caption_projection_dim": 16, "pooled_projection_dim": 8, "pos_embed_max_size": 4,
 } | HEADS
 FLUX_SHAPE = PACKED | ONE_EACH | ROPE | {"pooled_projection_dim": 8}
-WORDS = {"prompt_embeds": (5, 16)}
+WORDS: dict[str, tuple[int, ...]] = {"prompt_embeds": (5, 16)}
 MASKED = WORDS | {"prompt_attention_mask": (5,)}
 POOLED = WORDS | {"pooled_prompt_embeds": (8,)}
 THREE = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3")

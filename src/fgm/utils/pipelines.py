@@ -40,10 +40,11 @@ def load_diffusers(class_name: str, directory: Path, dtype: torch.dtype) -> Any:
     from safetensors import SafetensorError
 
     local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
+    network = getattr(diffusers, class_name)
+    if network._keep_in_fp32_modules:  # Wan's, in half precision; loading with it needs accelerate
+        network = type(class_name, (network,), {"_keep_in_fp32_modules": None})
     try:
-        net, info = getattr(diffusers, class_name).from_pretrained(
-            directory, torch_dtype=dtype, output_loading_info=True, **local
-        )
+        net, info = network.from_pretrained(directory, torch_dtype=dtype, output_loading_info=True, **local)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(f"{directory} does not load ({first_line(error)}): download it again") from error
     if missing := sorted(info["missing_keys"]):

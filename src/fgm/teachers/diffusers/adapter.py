@@ -9,6 +9,7 @@ indices (n,) int64 into `prompts`, of which 0 is the null prompt. Training takes
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,15 +17,13 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from fgm.networks import VelocityModel, require_shape
-from fgm.teachers.diffusers.conditions import Condition, EncodedPrompts, batched
-from fgm.teachers.diffusers.families import FAMILIES, Family
-from fgm.teachers.diffusers.latents import FamilyAutoencoder, load_autoencoder, pixels_per_code
+from fgm.teachers.diffusers.conditions import NEGATIVE, Condition, EncodedPrompts, batched
+from fgm.teachers.diffusers.families import Family, known_family
+from fgm.teachers.diffusers.latents import pixels_per_code
 from fgm.utils.errors import UserError
 from fgm.utils.files import read_object
 from fgm.utils.pipelines import load_part, require_parts
 from fgm.utils.validation import validated
-
-NEGATIVE = "negative_"
 
 
 class TransformerVelocity(VelocityModel):
@@ -99,19 +98,54 @@ class TransformerVelocity(VelocityModel):
         return torch.zeros_like(condition)
 
 
-def family_of(model: str) -> Family:
-    """Return the family of a published pipeline, from its model_index.json.
+@dataclass(frozen=True)
+class Geometry:
+    """A published pipeline at one size, from its configurations alone.
+
+    Attributes:
+        shape: of one x_t: channels, frames of a video, rows, columns.
+        shift: of its scheduler, see families.py.
+        pixels_per_latent: along a side.
+        autoencoder: diffusers class.
+    """
+
+    family: Family
+    shape: tuple[int, ...]
+    shift: float
+    pixels_per_latent: int
+    autoencoder: str
+
+
+@validated
+def geometry(model: str, height: PositiveInt, width: PositiveInt, frames: PositiveInt | None = None) -> Geometry:
+    """Return how a published pipeline is called at a size in pixels.
+
+    Args:
+        model: a diffusers directory, or a hub id whose files are in the hub's cache.
+        frames: of a video; None for images.
 
     Raises:
-        UserError: there is none, or it is of another family.
+        UserError: a part is missing, the family is unknown, or the size does not fit.
     """
-    file = require_parts(model, ("transformer",)) / "model_index.json"
-    if not file.is_file():
-        raise UserError(f"{file}: missing, and it says which pipeline this is; download the model again")
-    name = read_object(file, "the parts of a pipeline").get("_class_name")
-    if name not in FAMILIES:
-        raise UserError(f"{model}: is a {name}; fgm knows {', '.join(sorted(FAMILIES))} (docs/teachers.md adds one)")
-    return FAMILIES[name]
+    folder = require_parts(model, ("transformer", "vae"))
+    index, transformer, vae, scheduler = (
+        read_object(folder / file, "a part of a published pipeline")
+        for file in (
+            "model_index.json",
+            "transformer/config.json",
+            "vae/config.json",
+            "scheduler/scheduler_config.json",
+        )
+    )
+    family = known_family(str(index.get("_class_name")))
+    pixels, patch = pixels_per_code(vae) * (2 if "batch_norm_eps" in vae else 1), family.layout.patch
+    for name, side in (("height", height), ("width", width)):
+        if side % (pixels * patch):
+            raise UserError(f"{name} = {side}: give a multiple of {pixels * patch}, the side of a token of {model}")
+    rows, columns, channels = height // pixels, width // pixels, family.layout.channels(transformer["in_channels"])
+    length = () if frames is None else ((frames - 1) // vae.get("scale_factor_temporal", 4) + 1,)
+    shift = family.shift(scheduler, rows * columns // patch**2, channels)
+    return Geometry(family, (channels, *length, rows, columns), shift, pixels, vae["_class_name"])
 
 
 @validated
@@ -122,36 +156,14 @@ def pretrained(
     """Load published weights of any known family in float32.
 
     Args:
-        model: a diffusers directory, or a hub id whose files are in the hub's cache.
+        model, height, width, frames: see geometry.
         prompts, embedded_guidance, checkpointing: see TransformerVelocity.
-        height, width: in pixels.
-        frames: of a video.
 
     Raises:
-        UserError: the weights are missing, the family is unknown, or the size does not fit.
+        UserError: see geometry and TransformerVelocity; or the weights are incomplete.
     """
-    family = family_of(model)
-    transformer = load_part(family.transformer, model, "transformer", torch.float32)
-    folder = require_parts(model, ("vae",))
-    vae = read_object(folder / "vae" / "config.json", "the autoencoder's arguments")
-    scheduler = read_object(folder / "scheduler" / "scheduler_config.json", "the scheduler's settings")
-    patch, tokens_per_side = family.layout.patch, pixels_per_code(vae) * (2 if "batch_norm_eps" in vae else 1)
-    for name, side in (("height", height), ("width", width)):
-        if side % (tokens_per_side * patch):
-            raise UserError(
-                f"{name} = {side} is no multiple of {tokens_per_side * patch}, a token's side; give another"
-            )
-    rows, columns = height // tokens_per_side, width // tokens_per_side
-    channels = family.layout.channels(transformer.config.in_channels)
-    length = () if frames is None else ((frames - 1) // vae.get("scale_factor_temporal", 4) + 1,)
-    shift = family.shift(scheduler, rows * columns // patch**2, channels)
+    at = geometry(model, height, width, frames)
+    transformer = load_part(at.family.transformer, model, "transformer", torch.float32)
     return TransformerVelocity(
-        transformer, family, (channels, *length, rows, columns), prompts, embedded_guidance, shift, tokens_per_side,
-        checkpointing,
-    )  # fmt: skip
-
-
-def autoencoder(model: str) -> FamilyAutoencoder:
-    """Load the autoencoder of a published pipeline of any known family in float32."""
-    config = read_object(require_parts(model, ("vae",)) / "vae" / "config.json", "the autoencoder's arguments")
-    return load_autoencoder(model, config["_class_name"], family_of(model).latents)
+        transformer, at.family, at.shape, prompts, embedded_guidance, at.shift, at.pixels_per_latent, checkpointing
+    )

@@ -19,11 +19,18 @@ from fgm.teachers.diffusers import layouts
 from fgm.teachers.diffusers.guidance import Rule, classifier_free, excess, rescaled
 from fgm.teachers.diffusers.latents import LatentMap, batch_norm, per_channel, scale, scale_and_shift
 from fgm.teachers.diffusers.layouts import Arguments, Grid, Layout, SingleFrames, Tokens
+from fgm.utils.errors import UserError
 
 Scheduler = Mapping[str, Any]
 WORDS = {"prompt_embeds": "encoder_hidden_states"}
 POOLED = WORDS | {"pooled_prompt_embeds": "pooled_projections"}
 MASKED = WORDS | {"prompt_attention_mask": "encoder_attention_mask"}
+NAMES = ("prompt_embeds", "negative_prompt_embeds")
+POOLED_NAMES = (*NAMES, "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+MASKED_NAMES = (
+    "prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask",
+)  # fmt: skip
+CHROMA_NAMES = (*MASKED_NAMES[:1], "text_ids", *MASKED_NAMES[1:3], "negative_text_ids", MASKED_NAMES[3])
 MASKED_JOINT = WORDS | {"prompt_attention_mask": "attention_mask"}
 
 
@@ -68,6 +75,7 @@ class Family:
         time: (velocity, t) -> the transformer's time.  time_argument: its name.
         sign: 1 if the transformer predicts eps - x_0, -1 if it predicts x_0 - eps.
         more: (velocity, x, arguments so far) -> arguments that follow from the shapes.
+        encoded: what the pipeline's encode_prompt returns, in its order.
         listed: whether a condition's parts are lists of one tensor a prompt, of any lengths.
         guidance: how the pipeline combines two velocities.
         mu: of a scheduler with dynamic shifting.
@@ -77,6 +85,7 @@ class Family:
     pipeline: str
     transformer: str
     arguments: Mapping[str, str]
+    encoded: tuple[str, ...]
     layout: Layout
     latents: LatentMap
     time: Callable[[Any, Tensor], Tensor] = layouts.thousandths
@@ -100,50 +109,61 @@ FAMILIES = {
     family.pipeline: family
     for family in (
         Family(  # SD3 and SD3.5
-            "StableDiffusion3Pipeline", "SD3Transformer2DModel", POOLED, Grid(2), scale_and_shift,
+            "StableDiffusion3Pipeline", "SD3Transformer2DModel", POOLED, POOLED_NAMES, Grid(2), scale_and_shift,
         ),
         Family(  # FLUX.1 schnell, and dev with its embedded guidance
-            "FluxPipeline", "FluxTransformer2DModel", POOLED, Tokens(2), scale_and_shift,
-            time=layouts.plain, more=layouts.flux_ids,
+            "FluxPipeline", "FluxTransformer2DModel", POOLED, ("prompt_embeds", "pooled_prompt_embeds", "text_ids"),
+            Tokens(2), scale_and_shift, time=layouts.plain, more=layouts.flux_ids,
         ),
         Family(
-            "Flux2KleinPipeline", "Flux2Transformer2DModel", WORDS, Tokens(1), batch_norm,
+            "Flux2KleinPipeline", "Flux2Transformer2DModel", WORDS, ("prompt_embeds", "text_ids"), Tokens(1), batch_norm,
             time=layouts.plain, more=layouts.flux2_ids, mu=empirical,
             lora_targets=(*ATTENTION, "to_qkv_mlp_proj", "attn.to_out"),
         ),
         Family(
             "QwenImagePipeline", "QwenImageTransformer2DModel",
-            WORDS | {"prompt_embeds_mask": "encoder_hidden_states_mask"}, Tokens(2), per_channel,
-            time=layouts.plain, more=layouts.qwen_shapes, guidance=rescaled,
+            WORDS | {"prompt_embeds_mask": "encoder_hidden_states_mask"},
+            ("prompt_embeds", "prompt_embeds_mask"), Tokens(2), per_channel, time=layouts.plain, more=layouts.qwen_shapes, guidance=rescaled,
         ),
         Family(
-            "ZImagePipeline", "ZImageTransformer2DModel", {"prompt_embeds": "cap_feats"}, SingleFrames(), scale_and_shift,
-            time=layouts.reversed_time, time_argument="t", sign=-1, listed=True, guidance=excess,
+            "ZImagePipeline", "ZImageTransformer2DModel", {"prompt_embeds": "cap_feats"}, NAMES, SingleFrames(),
+            scale_and_shift, time=layouts.reversed_time, time_argument="t", sign=-1, listed=True, guidance=excess,
         ),
         Family(  # SANA and SANA 1.5
-            "SanaPipeline", "SanaTransformer2DModel", MASKED, Grid(1), scale, time=layouts.sana_time,
+            "SanaPipeline", "SanaTransformer2DModel", MASKED, MASKED_NAMES, Grid(1), scale, time=layouts.sana_time,
         ),
         Family(
-            "Lumina2Pipeline", "Lumina2Transformer2DModel", MASKED, Grid(2), scale_and_shift,
+            "Lumina2Pipeline", "Lumina2Transformer2DModel", MASKED, MASKED_NAMES, Grid(2), scale_and_shift,
             time=layouts.reversed_time, sign=-1, guidance=rescaled, mu=by_channels,
         ),
         Family(
-            "AuraFlowPipeline", "AuraFlowTransformer2DModel", WORDS, Grid(2), scale, time=layouts.plain,
+            "AuraFlowPipeline", "AuraFlowTransformer2DModel", WORDS, MASKED_NAMES, Grid(2), scale, time=layouts.plain,
         ),
         Family(
-            "ChromaPipeline", "ChromaTransformer2DModel", MASKED_JOINT, Tokens(2), scale_and_shift,
+            "ChromaPipeline", "ChromaTransformer2DModel", MASKED_JOINT, CHROMA_NAMES, Tokens(2), scale_and_shift,
             time=layouts.plain, more=layouts.chroma_ids,
         ),
         Family(
-            "CogView4Pipeline", "CogView4Transformer2DModel", WORDS, Grid(2), scale,
+            "CogView4Pipeline", "CogView4Transformer2DModel", WORDS, NAMES, Grid(2), scale,
             time=layouts.unshifted, more=layouts.cogview_sizes, mu=by_root,
         ),
         Family(
-            "PRXPipeline", "PRXTransformer2DModel", MASKED_JOINT, Grid(2), scale_and_shift, time=layouts.plain,
-            lora_targets=("img_qkv_proj", "txt_kv_proj", "to_out.0"),
+            "PRXPipeline", "PRXTransformer2DModel", MASKED_JOINT, MASKED_NAMES, Grid(2), scale_and_shift,
+            time=layouts.plain, lora_targets=("img_qkv_proj", "txt_kv_proj", "to_out.0"),
         ),
         Family(  # Wan 2.1, text to video
-            "WanPipeline", "WanTransformer3DModel", WORDS, Grid(2), per_channel,
+            "WanPipeline", "WanTransformer3DModel", WORDS, NAMES, Grid(2), per_channel,
         ),
     )
 }  # fmt: skip
+
+
+def known_family(pipeline: str) -> Family:
+    """
+    Raises:
+        UserError: the pipeline's family is not known.
+    """
+    if pipeline not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise UserError(f"{pipeline} is no pipeline of a known family, {known}; docs/teachers.md shows how to add one")
+    return FAMILIES[pipeline]

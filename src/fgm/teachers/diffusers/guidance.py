@@ -48,6 +48,8 @@ class FamilyGuidance(ClassifierFreeGuidance):
         family: of net, if net does not know it, such as a LoRAModel.
     """
 
+    family: Any
+
     def __init__(self, net: VelocityModel, scale: NonNegativeFloat, family: Any = None) -> None:
         super().__init__(net, scale)
         self.family = family or net.family

@@ -7,12 +7,10 @@ batch_norm         statistics of the autoencoder's batch-norm layer, over patche
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-
-from fgm.utils.pipelines import load_part
 
 LatentMap = Callable[[Any], tuple[Any, Any, int]]  # autoencoder -> mean, std, codes a side that one latent covers
 
@@ -58,7 +56,7 @@ class FamilyAutoencoder(nn.Module):
         super().__init__()
         self.vae, self.batch = vae.eval().requires_grad_(False), batch
         self.mean, self.std, self.patch = latents(vae)
-        self.framed = hasattr(vae.config, "latents_mean")
+        self.framed = isinstance(self.mean, Tensor) and self.mean.ndim == 4
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
@@ -95,14 +93,3 @@ class FamilyAutoencoder(nn.Module):
 
 def to_device(value: Any, like: Tensor) -> Any:
     return value.to(like.device, torch.float32) if isinstance(value, Tensor) else value
-
-
-def load_autoencoder(
-    model: str, class_name: str, latents: LatentMap, dtype: Literal["float32", "bfloat16"] = "float32"
-) -> FamilyAutoencoder:
-    """Load a published autoencoder; model is a diffusers directory or a hub id in the hub's cache.
-
-    Raises:
-        UserError: its weights are missing or incomplete.
-    """
-    return FamilyAutoencoder(load_part(class_name, model, "vae", getattr(torch, dtype)), latents)

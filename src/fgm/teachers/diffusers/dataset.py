@@ -1,0 +1,81 @@
+"""Encoded prompts of any family as a data set for data-free distillation."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Generator, Tensor
+
+from fgm.data import Data, PromptCodec
+from fgm.teachers.diffusers.adapter import geometry
+from fgm.teachers.diffusers.conditions import PromptFile
+from fgm.teachers.diffusers.latents import FamilyAutoencoder
+from fgm.utils.errors import UserError
+from fgm.utils.pipelines import load_part
+from fgm.utils.validation import validated
+
+
+@validated
+class FamilyPrompts(Data):
+    """Prompts without images: x_0 is a latent, a condition is a prompt's index in the file.
+
+    The prompts to train on have indices from 1 and are equally likely; 0 is the null prompt.
+
+    Args:
+        cache: the encoded prompts.
+        model, height, width, frames: see adapter.geometry.
+        std: of latents of real images, about 1 by the families' scaling.
+
+    Raises:
+        UserError: the file is damaged, or see adapter.geometry.
+    """
+
+    def __init__(
+        self, cache: PromptFile, model: str, height: PositiveInt, width: PositiveInt,
+        frames: PositiveInt | None = None, std: PositiveFloat = 1.0,
+    ) -> None:  # fmt: skip
+        self.index, self.model, self.at = cache.read_index(), model, geometry(model, height, width, frames)
+        self.shape, self.num_classes, self.std = self.at.shape, 0, std  # type: ignore[misc]
+
+    def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
+        """
+        Raises:
+            UserError: always.
+        """
+        raise UserError("data = family_prompts has no images: it can be distilled on, not trained on")
+
+    def conditions(self, n: int, generator: Generator) -> Tensor:
+        return torch.randint(1, len(self.index.prompts), (n,), generator=generator, device=generator.device)
+
+    def reference(self, n: int, generator: Generator) -> Tensor:
+        """Return no examples, (0, *shape)."""
+        del n, generator
+        return torch.empty(0, *self.shape)
+
+    @property
+    def prompts(self) -> PromptCodec:
+        return self
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """
+        Raises:
+            UserError: a prompt is not in the file.
+        """
+        if missing := [prompt for prompt in prompts if prompt not in self.index.prompts]:
+            raise UserError(f"{missing[0]!r} is not among the encoded prompts: encode it too, see docs/teachers.md")
+        return torch.tensor([self.index.prompts.index(prompt) for prompt in prompts], dtype=torch.int64)
+
+    def decode(self, conditions: Tensor) -> list[str]:
+        return [self.index.prompts[i] for i in conditions.tolist()]
+
+    @cached_property
+    def autoencoder(self) -> FamilyAutoencoder:
+        return FamilyAutoencoder(
+            load_part(self.at.autoencoder, self.model, "vae", torch.float32), self.at.family.latents
+        )
+
+    def to_images(self, x_0: Tensor) -> Tensor:
+        """Return images (n, 3, height, width) of latents (n, *shape), on their device; of a video its middle frame."""
+        x = self.autoencoder.to(x_0.device).decode(x_0)
+        return x if x.ndim == 4 else x[:, :, x.shape[2] // 2]

@@ -247,7 +247,7 @@ class CycleBench:
                 sampler(z, condition)
             synchronize(module.device)
 
-        with brought(module.averages, module.device):
+        with brought(module.averages.values(), module.device):
             times = interleaved({s.name: partial(draw, s.model) for s in (one, many)}, self.repetitions)
         protocol = f"{networks}; a batch of {n}, against {many.name}, {many.nfe} network calls"
         arms = {"sample_speedup": (many.name, one.name)}

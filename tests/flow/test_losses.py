@@ -182,6 +182,8 @@ def test_normalizers_in_closed_form(fields: tuple[Tensor, Tensor, Tensor]) -> No
     assert not losses.dmd_normalizer(x_0, x_0_u, x_0_v).requires_grad
     assert not unit.requires_grad
     assert_close(losses.dmd_normalizer(x_0, x_0, x_0_v), torch.full((7,), 1e5))
+    assert_close(losses.dmd_normalizer(x_0, x_0, x_0_v, floor=0.1), torch.full((7,), 10.0))
+    assert_close(losses.dmd_normalizer(x_0, x_0 + 0.2, x_0_v, floor=0.1), torch.full((7,), 5.0))
     assert_close(losses.unit_normalizer(x_0, x_0_v, x_0_v), torch.full((7,), 1e5))
 
 

@@ -54,6 +54,23 @@ def test_learning_rate_grows_is_constant_and_falls_to_zero() -> None:
     assert rates == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0])
 
 
+@pytest.mark.parametrize(("schedule", "middle"), [("constant", 1.0), ("linear", 0.25), ("cosine", 0.5 - 0.125**0.5)])
+def test_schedules_agree_where_the_rate_grows_and_differ_in_how_it_falls(schedule: Any, middle: float) -> None:
+    """With a quarter of the decay remaining a cosine is at (1 - cos(pi / 4)) / 2."""
+    optimizer = adamw(network(), lr=2.0)
+    factors = learning_rate(optimizer, 100, 3, 0.4, schedule).lr_lambdas[0]
+    assert [factors(i) for i in (0, 1, 2, 3, 60)] == [0.25, 0.5, 0.75, 1, 1]
+    assert factors(90) == pytest.approx(middle) and factors(100) == (schedule == "constant")
+
+
+@pytest.mark.parametrize("optimizer", [partial(adam, lr=0.5), partial(adamw, lr=0.5)])
+def test_online_network_has_its_ratio_of_the_generators_rate(optimizer: Any) -> None:
+    s = pieces(teacher=network(1), config=replace(CONFIG, warmup_steps=0), optimizer=optimizer)
+    generator, online = Distillation(**s, t_star=0.9, online_lr_ratio=0.25).configure_optimizers()
+    assert {group["lr"] for group in generator["optimizer"].param_groups} == {0.5}
+    assert {group["lr"] for group in online["optimizer"].param_groups} == {0.125}
+
+
 def test_muon_moves_the_matrices_of_the_blocks_and_its_state_roundtrip_is_bit_exact() -> None:
     def stepped(net: VelocityMLP, optimizer: Any, times: int) -> list[Tensor]:
         for _ in range(times):

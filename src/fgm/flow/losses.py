@@ -143,13 +143,16 @@ def no_normalizer(x_0: Tensor, teacher_x_0: Tensor, online_x_0: Tensor) -> Tenso
     return x_0.new_ones(len(x_0))
 
 
-def dmd_normalizer(x_0: Tensor, teacher_x_0: Tensor, online_x_0: Tensor) -> Tensor:
-    """Return 1 / mean|x_0 - x_0^u|, as in DMD2 and SiD, with SiD's floor."""
+def dmd_normalizer(x_0: Tensor, teacher_x_0: Tensor, online_x_0: Tensor, floor: float = 1e-5) -> Tensor:
+    """Return 1 / max(floor, mean|x_0 - x_0^u|), as in DMD2 and SiD, whose floor is 1e-5.
+
+    A higher one, 0.1 in CDM and LightX2V, stops the weight from growing where generator and teacher nearly agree.
+    """
     del online_x_0
-    return 1 / (x_0 - teacher_x_0).detach().abs().flatten(1).mean(1).clamp_min(1e-5)
+    return 1 / (x_0 - teacher_x_0).detach().abs().flatten(1).mean(1).clamp_min(floor)
 
 
-def unit_normalizer(x_0: Tensor, teacher_x_0: Tensor, online_x_0: Tensor) -> Tensor:
-    """Return 1 / |x_0^u - x_0^v|, which turns the squared distance into a distance (arXiv 2509.22459, A.4)."""
+def unit_normalizer(x_0: Tensor, teacher_x_0: Tensor, online_x_0: Tensor, floor: float = 1e-5) -> Tensor:
+    """Return 1 / max(floor, |x_0^u - x_0^v|), which turns the squared distance into a distance (arXiv 2509.22459, A.4)."""
     del x_0
-    return 1 / squared_norm(teacher_x_0 - online_x_0).detach().sqrt().clamp_min(1e-5)
+    return 1 / squared_norm(teacher_x_0 - online_x_0).detach().sqrt().clamp_min(floor)

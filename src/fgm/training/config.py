@@ -17,7 +17,8 @@ class TrainingConfig:
         max_steps: training steps.
         batch_size: samples per step and device.
         warmup_steps: steps of linear growth of the learning rate.
-        lr_decay_fraction: share of the steps, at the end, over which the learning rate falls linearly to zero.
+        lr_decay_fraction: share of the steps, at the end, over which the learning rate falls to zero.
+        lr_schedule: how it falls; constant: not at all.
         gradient_clip_val: largest L2 norm of a network's gradient.
         ema_half_life: of the averaged weights, as a share of the images seen so far; 0 for no average, see ema.py.
         ema_max_half_life: upper limit of that half-life, in images.
@@ -34,6 +35,7 @@ class TrainingConfig:
     batch_size: PositiveInt
     warmup_steps: NonNegativeInt = 0
     lr_decay_fraction: Annotated[float, Field(ge=0, le=1)] = 1.0
+    lr_schedule: Literal["constant", "linear", "cosine"] = "linear"
     gradient_clip_val: Annotated[float, Field(gt=0, allow_inf_nan=True)] = 10.0
     ema_half_life: Annotated[float, Field(ge=0, allow_inf_nan=True)] = 0.2
     ema_max_half_life: Annotated[float, Field(gt=0, allow_inf_nan=True)] = inf
@@ -48,6 +50,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "log_every_n_steps", min(self.log_every_n_steps, self.max_steps))
+        object.__setattr__(self, "ema_extra", tuple(dict.fromkeys(self.ema_extra)))
         if self.micro_batches > self.batch_size:
             raise ValueError(
                 f"training.micro_batches = {self.micro_batches} is more than training.batch_size = {self.batch_size}"

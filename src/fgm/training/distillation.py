@@ -11,8 +11,7 @@ One training_step:
 u is the frozen teacher, c = alpha'_t x_0 + sigma'_t eps the conditional velocity; t = 0 is data, t = 1 is noise. t, eps and
 x_t are float32. The generator update is cut at x_0: first d = dL/dx_0 through the two velocity networks, whose graphs are
 then freed, then <g(z), d> through the generator. A generator of k steps is trained at one of them, drawn anew each time
-(arXiv 2509.25127). To change the loss or add a term, override `generator_loss`, which sees
-every tensor (docs/extending.md).
+(arXiv 2509.25127). To change the loss or add a term, override `generator_loss`, which sees every tensor (docs/extending.md).
 
 Departures from the paper: x_0 is shared by both updates, where the paper draws two batches; learning rates decay.
 
@@ -26,7 +25,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from fgm.data import Data
@@ -43,7 +42,8 @@ from fgm.training.discriminator import GANTerm
 from fgm.training.ema import frozen_copy
 from fgm.training.initialize import Init, MakeNetwork, initialize_pair
 from fgm.training.memory import VelocityAt, cached_prompts, two_stage
-from fgm.training.module import Loss, MakeOptimizer, Scalars, TrainingModule
+from fgm.training.module import Loss, Scalars, TrainingModule
+from fgm.training.optim import MakeOptimizer, with_lr_ratio
 from fgm.training.real_images import RealUID
 from fgm.utils.random import keyed_generator
 from fgm.utils.validation import validated
@@ -57,7 +57,8 @@ class Distillation(TrainingModule):
         teacher: the velocity u, guided if it is to be; it is in no checkpoint.
         data: shape, conditions and std of the samples; real images only for a discriminator or RealUID.
         path, times: where x_t comes from.  online_times: density of t in online updates, if it differs.
-        optimizer, online_optimizer: from a network to its optimizer; the online one defaults to the generator's.
+        optimizer, online_optimizer: from a network to its optimizer; the online one, the generator's if None, has
+            online_lr_ratio times its learning rate.
         network: makes a fresh velocity network, for inits other than "teacher", see initialize.py.
         t_star, c_in, steps: how the generator reads its network, see FewStepGenerator.
         lambda_1, detach, weighting, normalizer: the objective, see losses.py.  online_steps: K.
@@ -78,7 +79,8 @@ class Distillation(TrainingModule):
         lambda_1: float = 1.0, detach: bool = False,
         weighting: losses.Weighting = losses.velocity_weight, normalizer: losses.Weighting = losses.no_normalizer,
         online_steps: PositiveInt = 1, online_times: TimestepDensity | None = None,
-        online_optimizer: MakeOptimizer | None = None, generator_init: Init = "teacher", online_init: Init = "teacher",
+        online_optimizer: MakeOptimizer | None = None, online_lr_ratio: PositiveFloat = 1.0,
+        generator_init: Init = "teacher", online_init: Init = "teacher",
         guidance: Guidance = "teacher", adapters: LoRA | None = None, low_memory: bool = False,
         discriminator: Callable[..., GANTerm] | None = None, real_uid: RealUID | None = None,
         teacher_dtype: Literal["float32", "bfloat16"] = "float32", teacher_steps: PositiveInt = 50,
@@ -90,7 +92,8 @@ class Distillation(TrainingModule):
             raise ValueError("teacher_dtype is for whole networks: adapters.base is the dtype of what adapters share")
         self.lambda_1, self.detach, self.weighting, self.normalizer = lambda_1, detach, weighting, normalizer
         self.online_steps, self.online_times, self.teacher_steps = online_steps, online_times or times, teacher_steps
-        self.make_optimizer, self.make_online_optimizer = optimizer, online_optimizer or optimizer
+        self.make_optimizer = optimizer
+        self.make_online_optimizer = with_lr_ratio(online_optimizer or optimizer, online_lr_ratio)
         self.low_memory, self.guidance = low_memory or adapters is not None, guidance
         reading = partial(FewStepGenerator, path=path, t_star=t_star, c_in=c_in, data_std=data.std, steps=steps)
         net, self.online = initialize_pair(self, teacher, network, generator_init, online_init, adapters)
@@ -143,11 +146,9 @@ class Distillation(TrainingModule):
 
     def online_loss(self, x_t: Tensor, c: Tensor, t: Tensor, condition: Tensor | None, *real: Any) -> Loss:
         """Return the mean of |v - c|^2 on generated samples; with RealUID its two means, see real_images.py."""
-        v = VelocityAt(self.velocities[1], t, condition)(x_t)
-        if self.real_uid:
-            loss = self.real_uid.online_loss(v, c, self.velocities[1], *real)
-        else:
-            loss = losses.flow_matching(v, c).mean()
+        net, uid = self.velocities[1], self.real_uid
+        v = VelocityAt(net, t, condition)(x_t)
+        loss = uid.online_loss(v, c, net, *real) if uid else losses.flow_matching(v, c).mean()
         return loss, {"online_loss": loss}
 
     def online_update(self, x_0: Tensor, condition: Tensor | None, index: int) -> Scalars:
@@ -205,23 +206,14 @@ class Distillation(TrainingModule):
 
     def samplers(self) -> list[Sampler]:
         """Return what is measured and shown: ema, raw weights, further averages, start, and the teacher's ODE."""
-        extra = zip(self.extra_emas, self.config.ema_extra, strict=True)
-        return [
-            generator_sampler(self.ema, "ema"),
-            generator_sampler(self.generator, "raw"),
-            *(generator_sampler(ema, f"ema_{half_life:g}") for ema, half_life in extra),
-            Sampler("start: teacher at t*", self.start, self.start.nfe, "teacher" if self.start.nfe == 1 else "start"),
-            ode_sampler(self.teacher, self.path, self.teacher_steps),
-        ]
+        ema, *further = (generator_sampler(net, name) for name, net in self.averages.items())
+        raw, ode = generator_sampler(self.generator, "raw"), ode_sampler(self.teacher, self.path, self.teacher_steps)
+        weights = "teacher" if self.start.nfe == 1 else "start"
+        return [ema, raw, *further, Sampler("start: teacher at t*", self.start, self.start.nfe, weights), ode]
 
     def networks(self) -> list[VelocityModel]:
-        nets = [
-            self.generator.net,
-            self.online,
-            *(ema.net for ema in self.averages),
-            unwrap_guidance(self.teacher),
-            self.start.net,
-        ]
+        nets = [g.net for g in (self.generator, self.start, *self.averages.values())]
+        nets += [self.online, unwrap_guidance(self.teacher)]
         return list(dict.fromkeys(base_model(net) for net in nets if any(True for _ in net.parameters())))
 
     def result(self) -> nn.Module:

@@ -69,7 +69,7 @@ class EvaluationCallback(Callback):
         if not every or step % every:
             return
         began = time.perf_counter()
-        with brought(pl_module.averages, pl_module.device):
+        with brought(pl_module.averages.values(), pl_module.device):
             sampler, n = pl_module.samplers()[0], self.evaluator.n_in_training
             measured = self.measure(sampler, pl_module, n)
             self.console.print(f"step {step}: {sampler.name}, n = {n}: {values_of(measured)}")

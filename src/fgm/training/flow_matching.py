@@ -89,15 +89,14 @@ class FlowMatching(TrainingModule):
         return loss, {"loss": loss}
 
     def networks(self) -> list[VelocityModel]:
-        return [self.net, *self.averages]
+        return [self.net, *self.averages.values()]
 
     def samplers(self) -> list[Sampler]:
         """Return the averaged network's ODE, and that of further averages at the first number of steps."""
-        nets = [with_guidance(ema, self.guidance) for ema in self.averages]
-        odes = [ode_sampler(nets[0], self.path, steps) for steps in self.steps]
-        names = [f"ema_{half_life:g}" for half_life in self.config.ema_extra]
-        extra = [ode_sampler(net, self.path, self.steps[0], name) for net, name in zip(nets[1:], names, strict=True)]
-        return [*odes, *extra]
+        nets = {name: with_guidance(ema, self.guidance) for name, ema in self.averages.items()}
+        exported = nets.pop("ema")
+        further = [ode_sampler(net, self.path, self.steps[0], name) for name, net in nets.items()]
+        return [*(ode_sampler(exported, self.path, steps) for steps in self.steps), *further]
 
     def result(self) -> nn.Module:
         return self.ema

@@ -92,7 +92,7 @@ def register(tracker: "MemoryTracker", module: Any, ddp: bool) -> int:
     module.on_fit_start()
     nets = [module, unwrap_guidance(module.teacher), module.frozen[1], base_model(module.generator.net)]
     weights = {id(t): t for net in nets for t in (*net.parameters(), *net.buffers())}
-    averaged = {id(t) for ema in module.averages for t in (*ema.parameters(), *ema.buffers())}
+    averaged = {id(t) for ema in module.averages.values() for t in (*ema.parameters(), *ema.buffers())}
     on_host = averaged if module.config.ema_device == "cpu" else set()
     text = {id(t) for net in nets for name, t in net.named_buffers() if ".text." in f".{name}"}
     gc.collect()

@@ -18,7 +18,6 @@ from typing import Any, Self
 import torch
 from lightning.pytorch import LightningModule
 from torch import Generator, Tensor, nn
-from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from fgm.data import Data
@@ -29,13 +28,12 @@ from fgm.networks.mixed_precision import use_bfloat16
 from fgm.training.config import TrainingConfig
 from fgm.training.distributed import clip_gradients, shard
 from fgm.training.ema import ema_decay, frozen_copy, update_ema
-from fgm.training.optim import keep_constrained, learning_rate
+from fgm.training.optim import MakeOptimizer, keep_constrained, learning_rate
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 
 MAX_SKIPS = 20
 Scalars = dict[str, Tensor]
-MakeOptimizer = Callable[[nn.Module], Optimizer]
 Loss = tuple[Tensor, Scalars]  # mean over some samples, and means to log
 
 
@@ -53,7 +51,7 @@ class TrainingModule(LightningModule):
         seed: of all noise, times, labels and batches.
 
     Attributes:
-        ema: the average of the trained network, which is exported.  averages: it, and those of config.ema_extra.
+        ema: the average of the trained network, which is exported.  averages: it and further ones, by name.
         step: finished steps, () int64, saved with the weights.
         skipped: updates left out because a gradient was not finite, by network: [in all, since the last good one].
         taken: updates made since the process began, by network.
@@ -92,8 +90,9 @@ class TrainingModule(LightningModule):
 
     def average(self, net: nn.Module) -> None:
         """Start every average as a copy of net. Kept on the host, they are hidden from DDP."""
-        self.ema, self.extra_emas = frozen_copy(net), nn.ModuleList(frozen_copy(net) for _ in self.config.ema_extra)
-        self.averages = [self.ema, *self.extra_emas]
+        extra = self.config.ema_extra
+        self.ema, self.extra_emas = frozen_copy(net), nn.ModuleList(frozen_copy(net) for _ in extra)
+        self.averages = {"ema": self.ema} | {f"ema_{h:g}": ema for h, ema in zip(extra, self.extra_emas, strict=True)}
         if self.config.ema_device == "cpu":
             averaged = [name for name in self.state_dict() if name.startswith(("ema.", "extra_emas."))]
             self._ddp_params_and_buffers_to_ignore += averaged
@@ -101,7 +100,7 @@ class TrainingModule(LightningModule):
     def update_averages(self, net: nn.Module) -> None:
         """Take one step of every average, after the images of the present step."""
         c, images = self.config, self.config.batch_size * self.trainer.world_size
-        for ema, half_life in zip(self.averages, (c.ema_half_life, *c.ema_extra), strict=True):
+        for ema, half_life in zip(self.averages.values(), (c.ema_half_life, *c.ema_extra), strict=True):
             update_ema(ema, net, ema_decay(half_life, self.images_seen + images, images, c.ema_max_half_life))
 
     def halve(self, net: VelocityModel) -> None:
@@ -118,7 +117,7 @@ class TrainingModule(LightningModule):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Keep the step counter on the CPU, so that reading it never waits for the GPU; averages too if they live there."""
         names = ("ema", "extra_emas") if self.config.ema_device == "cpu" else ()
-        on_host = {name: module for name in names if (module := self._modules.get(name)) is not None}
+        on_host: Any = {name: self._modules[name] for name in names if name in self._modules}
         self._modules.update(dict.fromkeys(on_host))
         super()._apply(fn, recurse)
         self._modules.update({name: ema._apply(lambda tensor: fn(tensor).cpu()) for name, ema in on_host.items()})
@@ -146,7 +145,10 @@ class TrainingModule(LightningModule):
         """Shard the networks if the strategy has a device mesh; averages always compute in float32."""
         if self.device_mesh is None:
             return
-        half, averages = self.trainer.precision == "bf16-mixed", {m for ema in self.averages for m in ema.modules()}
+        half, averages = (
+            self.trainer.precision == "bf16-mixed",
+            {m for ema in self.averages.values() for m in ema.modules()},
+        )
         for net in self.networks():
             compute = torch.bfloat16 if half and net not in averages else None
             shard(net, self.device_mesh["data_parallel"], compute)
@@ -223,7 +225,7 @@ class TrainingModule(LightningModule):
         """Return optimizer and schedule of a network that is updated per_step times a step from start_step on."""
         c, optimizer = self.config, keep_constrained(make(net), net)
         updates = max(1, c.max_steps - start_step) * per_step
-        schedule = learning_rate(optimizer, updates, c.warmup_steps * per_step, c.lr_decay_fraction)
+        schedule = learning_rate(optimizer, updates, c.warmup_steps * per_step, c.lr_decay_fraction, c.lr_schedule)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     @property

@@ -1,4 +1,4 @@
-"""Optimizers as functions of a network, and the one schedule of the learning rate.
+"""Optimizers as functions of a network, and the schedule of the learning rate.
 
 Adam and AdamW come in three kernels, of the same formula and under the same checkpoints:
 
@@ -9,7 +9,8 @@ Adam and AdamW come in three kernels, of the same formula and under the same che
                 them as plain tensors, which a checkpoint that executes nothing can carry; torchao as a class of its own
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from fgm.utils.validation import validated
 
 Positive = PositiveFloat
 Kernel = Literal["auto", "fused", "eight_bit"]
+MakeOptimizer = Callable[[nn.Module], Optimizer]
+Schedule = Literal["constant", "linear", "cosine"]
 
 
 @validated
@@ -99,14 +102,35 @@ class CombinedOptimizer(Optimizer):
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
-def learning_rate(optimizer: Optimizer, updates: int, warmup: int, decay: float) -> LambdaLR:
-    """Return the schedule: linear growth over `warmup` updates, constant, linear decay to zero over the last share `decay`."""
+DECAYS: dict[str, Callable[[float], float]] = {  # from the share of the decay that remains, 1 to 0, to a factor
+    "linear": lambda remaining: remaining,
+    "cosine": lambda remaining: (1 - math.cos(math.pi * remaining)) / 2,
+    "constant": lambda remaining: 1.0,
+}
+
+
+def learning_rate(
+    optimizer: Optimizer, updates: int, warmup: int, decay: float, schedule: Schedule = "linear"
+) -> LambdaLR:
+    """Return linear growth over `warmup` updates, a constant rate, then one of DECAYS over the last share `decay`."""
 
     def factor(update: int) -> float:
         remaining = (updates - update) / (decay * updates) if decay else 1.0
-        return min(1.0, (update + 1) / (warmup + 1), max(remaining, 0.0))
+        return min(1.0, (update + 1) / (warmup + 1), DECAYS[schedule](min(1.0, max(remaining, 0.0))))
 
     return LambdaLR(optimizer, factor)
+
+
+def with_lr_ratio(make: MakeOptimizer, ratio: float) -> MakeOptimizer:
+    """Return a maker of the same optimizer at `ratio` times its learning rate."""
+
+    def scaled(net: nn.Module) -> Optimizer:
+        optimizer = make(net)
+        for group in optimizer.param_groups:
+            group["lr"] *= ratio
+        return optimizer
+
+    return scaled
 
 
 def constrain(net: nn.Module) -> None:

@@ -38,7 +38,7 @@ train: setup ## train an experiment, or resume it: EXP=digits_fgm ARGS="seed=1 m
 	@$(RUN) fgm.cli.train experiment=$(EXP) $(QUOTED)
 
 record: setup ## add a finished run to experiments/<EXP>/runs.jsonl: EXP=, ARGS= as for make train
-	@$(RUN) fgm.cli.record experiment=$(EXP) $(QUOTED)
+	@$(RUN) fgm.cli.main record experiment=$(EXP) $(QUOTED)
 
 cache-prompts: setup ## encode the prompts of a text-to-image experiment, once: EXP=sd3_fgm, ARGS="device=cuda batch=32"
 	@$(RUN) fgm.cli.cache_prompts experiment=$(EXP) $(QUOTED)
@@ -57,7 +57,7 @@ score: setup ## GenEval's score: ARGS="geneval_dir= metadata= detections=seen.js
 	@$(RUN) fgm.cli.score $(QUOTED)
 
 reference: setup ## mu and sigma of real images' features: ARGS="data=digits out=refs.npz"
-	@$(RUN) fgm.cli.reference $(QUOTED)
+	@$(RUN) fgm.cli.main reference $(QUOTED)
 
 bench: setup ## time the package against plain code: EXP=, BENCH=cycle ARGS="cycles=50" or BENCH=evaluation ARGS="extractor=small"
 	@$(RUN) benchmarks.$(BENCH) experiment=$(EXP) $(QUOTED)

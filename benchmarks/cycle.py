@@ -43,8 +43,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.timing import Times, interleaved, order, ratios, read_arguments, report, synchronize
 from fgm.cli.build import build_module, build_run
 from fgm.cli.config import require_extras
+from fgm.cli.memory import untrained
 from fgm.cli.runs import require_device
-from fgm.cli.synthetic import untrained
 from fgm.flow import losses
 from fgm.training.callbacks import ConsoleLogger, MetricLogger
 from fgm.training.diagnostics import Diagnostics

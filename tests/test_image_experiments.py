@@ -14,7 +14,7 @@ from toy_trainings import same_bits, whole_and_cut
 
 from fgm.cli.build import build, build_module
 from fgm.cli.config import compose_experiment, experiment_names
-from fgm.cli.synthetic import untrained
+from fgm.cli.memory import untrained
 from fgm.teachers.edm import ARCHITECTURES
 from fgm.teachers.edm2 import EDM2UNet
 from fgm.teachers.edm_networks import SongUNet

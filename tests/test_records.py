@@ -39,23 +39,23 @@ def test_a_row_names_the_device_that_trained(monkeypatch: pytest.MonkeyPatch) ->
     assert told[0]["device"] == "some card" and told[1]["device"] == "cpu, 1 thread"
 
 
-def cut_short(path: Path, shared: bool) -> None:
-    with replacing(path, shared) as temporary:
+def cut_short(path: Path) -> None:
+    with replacing(path) as temporary:
         temporary.write_text("ne")
         raise OSError("full")
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_file_is_the_old_one_until_the_new_one_is_whole(shared: bool, tmp_path: Path) -> None:
-    path = tmp_path / "results.json"
+@pytest.mark.parametrize("name", ["results.json", "r" * 250 + ".json"], ids=["short", "longest"])
+def test_a_file_is_the_old_one_until_the_new_one_is_whole(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
     path.write_text("old")
     with pytest.raises(OSError, match="full"):
-        cut_short(path, shared)
+        cut_short(path)
     assert path.read_text() == "old"
-    with replacing(path, shared) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
-    assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["results.json"]
+    assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == [name]
 
 
 def test_weights_are_as_readable_as_any_new_file(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from benchmarks import cycle
 from benchmarks.cycle import CycleBench, PlainLoops, flops_of, frozen, peak_flops
 from fgm.cli.build import build
 from fgm.cli.config import compose_experiment
-from fgm.cli.synthetic import untrained
+from fgm.cli.memory import untrained
 from fgm.networks import VelocityModel
 from fgm.training.distillation import Distillation
 from fgm.utils.errors import UserError

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fgm.cli import evaluate, record, sample, train
+from fgm.cli import evaluate, sample, train
 from fgm.cli.config import experiment_names
 from fgm.utils.errors import UserError
 
@@ -97,7 +97,7 @@ def test_a_commands_own_settings_do_not_name_another_run(monkeypatch: pytest.Mon
 def test_a_run_is_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="holds no finished run"):
-        record.main(["experiment=mixture_fgm"])
+        train.record(["experiment=mixture_fgm"])
     monkeypatch.setattr(train, "train", lambda config: train.runs.write_yaml(config, Path("run.yaml")))
     train.main(["experiment=mixture_fgm"])
     folder = tmp_path / "outputs" / "mixture_fgm"
@@ -105,7 +105,7 @@ def test_a_run_is_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     Path("run.yaml").rename(folder / "config.yaml")
     (folder / "results.json").write_text('{"seed": 0, "results": []}')
     for _ in range(2):
-        record.main(["experiment=mixture_fgm"])
+        train.record(["experiment=mixture_fgm"])
     assert Path("experiments/mixture_fgm/runs.jsonl").read_text().count("\n") == 1
 
 

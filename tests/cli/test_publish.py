@@ -185,7 +185,7 @@ def test_failed_export_leaves_nothing(
             export.main(run)
     finally:
         (root / "model" / "gone").rename(root / "model" / "text_encoder_2")
-    monkeypatch.setattr("fgm.cli.publish.pipeline.copy_part", lambda *_: 1 / 0)
+    monkeypatch.setattr("fgm.cli.publish.copy_part", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export.main(run)
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]

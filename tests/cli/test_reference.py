@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from tiny_runs import Said, refused
 
-import fgm.cli.reference
+import fgm.cli.evaluate
 from fgm.data.images import Digits
 from fgm.evaluation.feature_metrics import DigitMetrics
 from fgm.evaluation.sources import DatasetSource, export_images
 
 
 def test_a_reference_holds_the_moments_of_the_suite(tmp_path: Path, capsys: Said) -> None:
-    fgm.cli.reference.main(["data=digits", f"out={tmp_path / 'refs.npz'}"])
+    fgm.cli.evaluate.reference(["data=digits", f"out={tmp_path / 'refs.npz'}"])
     with np.load(tmp_path / "refs.npz") as moments:
         assert set(moments) == {"mu", "sigma", "n"} and moments["n"] == len(Digits().split["train"][0])
         expected = DigitMetrics().reference.moments
@@ -27,7 +27,7 @@ def test_a_reference_of_a_folder_is_that_of_its_images(tmp_path: Path) -> None:
     source = DatasetSource.of_data(Digits(), "digits", "test", 60)
     export_images(source, tmp_path / "png", "edm", batch=60)
     asked = [f"samples_dir={tmp_path / 'png'}", "recursive=true", "n=50", f"out={tmp_path / 'refs.npz'}"]
-    fgm.cli.reference.main(asked)
+    fgm.cli.evaluate.reference(asked)
     with np.load(tmp_path / "refs.npz") as moments:
         features = DigitMetrics().features(source.take(range(50)).x, None)["features"].double().numpy()
         np.testing.assert_allclose(moments["mu"], features.mean(0), atol=1e-12)
@@ -54,5 +54,5 @@ def test_what_is_no_reference_is_one_line(
     own: list[str], message: str, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = [f"out={tmp_path / 'refs.npz'}", *own]
-    assert message in refused(fgm.cli.reference.main, arguments, capsys, monkeypatch)
+    assert message in refused(fgm.cli.evaluate.reference, arguments, capsys, monkeypatch)
     assert list(tmp_path.iterdir()) == []

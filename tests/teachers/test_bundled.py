@@ -11,7 +11,7 @@ from tiny_runs import TINY, Said, finished, refused, run_dir
 
 import fgm.cli.evaluate
 import fgm.cli.sample
-from fgm.cli import bundle, teacher
+from fgm.cli import export, teacher
 from fgm.cli.config import compose_experiment
 from fgm.cli.loading import weights_file
 from fgm.cli.runs import read_yaml, write_yaml
@@ -85,10 +85,10 @@ def test_bundling_rounds_and_measures_a_finished_run(
 ) -> None:
     run = finished(tmp_path, "digits_fgm", TINY)
     monkeypatch.setattr(bundled, "DIRECTORY", tmp_path)
-    missing = refused(bundle.main, ["experiment=digits_fgm", f"outputs={tmp_path / 'none'}"], capsys, monkeypatch)
+    missing = refused(export.bundle, ["experiment=digits_fgm", f"outputs={tmp_path / 'none'}"], capsys, monkeypatch)
     assert "holds no finished run" in missing
     write_json(run_dir(run) / "results.json", {"commit": "abc", "results": []})
-    bundle.main(run)
+    export.bundle(run)
     file, content = bundled.weights("digits_fgm"), bundled.run("digits_fgm")
     trained, rounded = load_file(run_dir(run) / "generator.safetensors"), load_file(file)
     assert all(torch.equal(rounded[name], w.bfloat16()) for name, w in trained.items())
@@ -108,9 +108,9 @@ def test_interrupted_bundling_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
     run = finished(tmp_path, "digits_fgm", TINY)
     monkeypatch.setattr(bundled, "DIRECTORY", tmp_path)
-    monkeypatch.setattr(bundle, "measured", interrupted)
+    monkeypatch.setattr(export, "measured", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        bundle.main(run)
+        export.bundle(run)
     assert not bundled.names()
 
 
@@ -119,8 +119,8 @@ def test_weights_too_large_for_a_repository_are_a_user_error(
 ) -> None:
     run = finished(tmp_path, "digits_fgm", TINY)
     monkeypatch.setattr(bundled, "DIRECTORY", tmp_path)
-    monkeypatch.setattr(bundle, "LARGEST", 1000)
-    assert "at most 8 MB come with the suite" in refused(bundle.main, run, capsys, monkeypatch)
+    monkeypatch.setattr(export, "LARGEST", 1000)
+    assert "at most 8 MB come with the suite" in refused(export.bundle, run, capsys, monkeypatch)
     assert not bundled.names()
 
 
@@ -129,7 +129,7 @@ def test_bundled_file_is_the_one_that_was_measured(experiment: str) -> None:
     content, file = bundled.run(experiment), bundled.weights(experiment)
     assert content["sha256"] == sha256(file.read_bytes()).hexdigest()
     assert content["row"]["experiment"] == content["config"]["experiment"] == experiment and content["row"]["results"]
-    assert file.stat().st_size <= bundle.LARGEST and f"| {file.name} |" in (file.parent / "README.md").read_text()
+    assert file.stat().st_size <= export.LARGEST and f"| {file.name} |" in (file.parent / "README.md").read_text()
     net = teacher.from_bundled(experiment)
     assert {w.dtype for w in load_file(file).values()} == {torch.bfloat16}
     assert sum(w.numel() for w in net.parameters()) > 0

@@ -21,7 +21,7 @@ import fgm.cli.memory
 from benchmarks import cycle
 from fgm.cli.build import build_module
 from fgm.cli.config import compose_experiment
-from fgm.cli.synthetic import BlankData, ByteMoments, without_files
+from fgm.cli.memory import BlankData, ByteMoments, without_files
 from fgm.cli.table import tables
 from fgm.data.encodings import CLIP_LENGTH
 from fgm.networks import VelocityModel

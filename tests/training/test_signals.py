@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch import Trainer
 from ranks import free_port, torchrun
 from rich.console import Console
+from test_checkpointing import train as checkpointed
 from toy_trainings import last_state, last_step
 from two_ranks import LATE, distillation
 
@@ -26,10 +27,10 @@ from fgm.data.points import Ring
 from fgm.evaluation.evaluator import Evaluator
 from fgm.evaluation.point_metrics import PointMetrics
 from fgm.training import checkpointing
-from fgm.training.checkpointing import Checkpointing, SignalHandler
+from fgm.training.checkpointing import Checkpointing
 from fgm.training.distributed import DDP, SINGLE
 from fgm.training.trainer import Run, fit
-from fgm.utils.errors import RESUMABLE, UserError, rank, resumable
+from fgm.utils.errors import RESUMABLE, SIGNALS, UserError, rank, resumable
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 TERM, USR1, INT = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
@@ -173,17 +174,56 @@ def test_signal_while_the_last_checkpoint_is_written_is_not_lost(
     assert ended(started(tmp_path, 3, world=1))[0] == [0] and last_step(tmp_path) == 3
 
 
-def test_second_signal_is_obeyed_at_once_after_the_grace_period(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(checkpointing, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    handler = SignalHandler(Console(quiet=True))
-    for later in (0.0, checkpointing.GRACE):
-        now[0] = 100 + later
-        handler.handle(INT, None)
-    assert handler.received == "SIGINT"
-    now[0] += 0.1
-    with pytest.raises(KeyboardInterrupt):
-        handler.handle(INT, None)
+@pytest.mark.field
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_every_signal_is_acknowledged_and_ends_the_step_saved_whatever_follows(
+    number: signal.Signals, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others come within the same step, while the checkpoint is written, and while the process ends."""
+    save = Checkpointing.save
+
+    def signalled() -> None:
+        for each in (number, *SIGNALS):
+            signal.raise_signal(each)
+
+    monkeypatch.setattr(Checkpointing, "save", lambda self, trainer: (signalled(), save(self, trainer)))
+    resumable()
+    with pytest.raises(SystemExit) as stop:
+        checkpointed(tmp_path, 4, save_every=9, at=(2, signalled))
+    assert stop.value.code == RESUMABLE and last_step(tmp_path) == 3
+    assert f"{number.name}: stopped after step 3" in (tmp_path / "printed.txt").read_text()
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0] == f"{number.name}: saving after this step, which may take a while"
+    assert set(lines[1:]) == {"SIGINT: already saving after this step; Ctrl-\\ ends it at once, unsaved"}
+
+
+@pytest.mark.field
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_while_a_stopped_process_ends_does_not_change_its_exit_code(number: signal.Signals) -> None:
+    """Python's own handlers are gone by then."""
+    ending = f"""
+import atexit, signal, sys
+from fgm.utils.errors import entry, resumable
+def main(_):
+    resumable()
+    signal.raise_signal({number:d})
+atexit.register(lambda: [signal.raise_signal(each) for each in {[int(each) for each in SIGNALS]}])
+entry(main, None)"""
+    done = subprocess.run([sys.executable, "-c", ending], capture_output=True, text=True)
+    assert done.returncode == RESUMABLE
+    assert done.stderr == f"{number.name}: stopped; the same command again resumes\n"
+
+
+@pytest.mark.field
+def test_a_signal_that_the_process_was_started_to_ignore_is_ignored(tmp_path: Path) -> None:
+    """As nohup and a shell's & start it."""
+    for number in (signal.SIGHUP, INT):
+        signal.signal(number, signal.SIG_IGN)
+    resumable()
+    checkpointed(
+        tmp_path, 4, save_every=9, at=(2, lambda: [signal.raise_signal(number) for number in (signal.SIGHUP, INT)])
+    )
+    assert last_step(tmp_path) == 4
 
 
 def test_clock_of_rank_0_saves_checkpoints_on_all_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

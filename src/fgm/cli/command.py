@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fgm.cli.checks import check_arguments
 from fgm.cli.config import CONFIGS, DEFAULT, keys_of, one_line_errors, resolved
-from fgm.utils.errors import entry
+from fgm.utils.errors import UserError, entry
 
 S = TypeVar("S")
 QUIET = [{"override hydra/hydra_logging": "none"}, {"override hydra/job_logging": "none"}]
@@ -74,6 +74,8 @@ class Command(Generic[S]):
                 errors.append(error)  # without Hydra's line about it
             return outcome[-1] if outcome else None
 
+        for override in rest:
+            require_name(override)
         self.store()
         with one_line_errors(self.keys), argv(rest):
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=self.config_name())(job)()
@@ -127,6 +129,15 @@ class Command(Generic[S]):
     def main(self) -> None:
         """Run as a program."""
         entry(lambda arguments: void(self(arguments)), None)
+
+
+def require_name(override: str) -> None:
+    """Refuse an override without a key, and an empty choice of a group, such as make's EXP= leaves."""
+    key, equals, name = override.partition("=")
+    if not key:
+        raise UserError(f"{override!r} is not of the form key=value")
+    if equals and name.strip("'\"") in ("", "null") and (CONFIGS / key.lstrip("+").partition("@")[0]).is_dir():
+        raise UserError(f"{key}={name} chooses nothing: give {key}=<name>, or leave it out")
 
 
 def void(result: Any) -> None:

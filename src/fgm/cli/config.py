@@ -32,7 +32,6 @@ IGNORED = (  # dotted paths that do not change what a run computes: where it wri
     "training.keep_every_n_steps", "evaluation.every", "data.download", "teacher.outputs", "teacher.experiments", "teacher.train",
 )  # fmt: skip
 SAME_EXPERIMENT = ("seed", "data.directory")  # another run, but not another experiment
-SINGLE = "fgm.training.distributed.Single"
 LONGEST = 100  # bytes of a run directory's name
 
 
@@ -101,9 +100,10 @@ def resolved(composed_config: DictConfig, experiment: str) -> dict[str, Any]:
         config: Any = OmegaConf.to_container(composed_config, resolve=True, throw_on_missing=True)
     config |= {"experiment": experiment, "teacher": config.get("teacher") or None, "differs": []}
     study = config.pop("study", None)
-    require_float32(config)
-    require_strategy(config)
-    require_shards_suffice(config)
+    require_supported(config)
+    for folder in ("outputs", "experiments"):
+        if config[folder] == "":
+            raise UserError(f"{folder}= is empty: give a folder, or leave it out")
     check_arguments(config | {"run_dir": config["run_dir"] or ""}, Root, "a config", "")
     check(config)
     changed = changes(plain(experiment), config)
@@ -179,10 +179,10 @@ def run_name(experiment: str, changed: dict[str, Any]) -> str:
         words.append(safe)
         complete = complete and safe == word
     name = "__".join([experiment, *words])
-    if complete and len(name) <= LONGEST:
+    if complete and len(name.encode()) <= LONGEST:
         return name
     suffix = "__" + sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
-    return name[: LONGEST - len(suffix)].rstrip("_") + suffix
+    return name.encode()[: LONGEST - len(suffix)].decode(errors="ignore").rstrip("_") + suffix
 
 
 def keys_of(experiment: str) -> list[str]:
@@ -206,42 +206,34 @@ def require_extras(node: Any) -> None:
     """
     if isinstance(node, dict):
         if node.get("kernel") == "eight_bit":
-            require_installed("bitsandbytes", "optimizer.kernel = eight_bit", "eight-bit")
+            require_installed("bitsandbytes", "optimizer.kernel = eight_bit")
         for value in node.values():
             require_extras(value)
 
 
-def require_float32(config: dict[str, Any]) -> None:
-    if config["trainer"]["precision"] in ("bf16-true", "16-true", "16-mixed"):
+def require_supported(config: dict[str, Any]) -> None:
+    """Refuse what would lose data or fail late; values of the wrong type are left to check."""
+    method, training, devices = config["method"], config["training"], config["trainer"]["devices"]
+    precision, strategy = config["trainer"]["precision"], config["strategy"].get("_target_")
+    if precision in ("bf16-true", "16-true", "16-mixed"):
         raise UserError(
-            f"trainer.precision = {config['trainer']['precision']}: give bf16-mixed. bf16-true makes times and noise "
+            f"trainer.precision = {precision}: give bf16-mixed. bf16-true makes times and noise "
             "bfloat16 (t = 0.737 reaches the network as 0.740) and loses updates (a step of 1e-5 on a weight of 0.02 "
             "rounds to nothing); float16 overflows in Stable Diffusion 3"
         )
-
-
-def require_strategy(config: dict[str, Any]) -> None:
-    """Refuse several devices without one; what of the wrong type is left to check."""
-    devices = config["trainer"]["devices"]
-    if config["strategy"].get("_target_") == SINGLE and isinstance(devices, int) and devices > 1:
+    if strategy == "fgm.training.distributed.Single" and isinstance(devices, int) and devices > 1:
         raise UserError(f"trainer.devices = {devices} needs a strategy for several: give strategy=ddp or fsdp")
-
-
-def require_shards_suffice(config: dict[str, Any]) -> None:
-    """Refuse with FSDP2 what networks in shards cannot do."""
-    method, training, trainer, cannot = config["method"], config["training"], config["trainer"], {}
-    if config["strategy"].get("_target_") == "fgm.training.distributed.FSDP":
-        cannot = {
-            "method.adapters": method.get("adapters") and "shares one network, which every device holds whole",
-            "method.discriminator": method.get("discriminator")
-            and "reads a network at its middle, where its shards are apart",
-            "trainer.precision": trainer["precision"] == "64-true" and "must be 32-true or bf16-mixed",
-            "training.compile": training["compile"] and "is untried with shards",
-            "training.micro_batches": training["micro_batches"] > 1 and "would gather every shard once a part",
-            "training.ema_device": training["ema_device"] == "cpu" and "is untried with shards",
-        }
-    for key, reason in cannot.items():
-        if reason:
+    if strategy != "fgm.training.distributed.FSDP":
+        return
+    for key, given, reason in (
+        ("method.adapters", method.get("adapters"), "shares one network, which every device holds whole"),
+        ("method.discriminator", method.get("discriminator"), "reads a network at its middle, where its shards are apart"),
+        ("trainer.precision", precision == "64-true", "must be 32-true or bf16-mixed"),
+        ("training.compile", training["compile"], "is untried with shards"),
+        ("training.micro_batches", training["micro_batches"] > 1, "would gather every shard once a part"),
+        ("training.ema_device", training["ema_device"] == "cpu", "is untried with shards"),
+    ):  # fmt: skip
+        if given:
             raise UserError(f"strategy=fsdp: {key} {reason}; give strategy=ddp")
 
 

@@ -9,6 +9,11 @@ measures samples of as many seeds.
 
 Values and their provenance are written to <run>/evaluation/<key>/results.json (of a folder: <outputs>/evaluation/...).
 `torchrun --nproc-per-node 2 -m fgm.cli.evaluate ...` shares the work, with the same bits.
+
+    python -m fgm.cli.main reference data=<name> out=<file>.npz [split=train] [n=]     the moments of features
+
+They come from a data set of configs/data, or with samples_dir= from a folder; the file has EDM's keys, mu (d,) and
+sigma (d, d), float64, and n, the number of images behind them.
 """
 
 import re
@@ -28,7 +33,13 @@ from fgm.cli.command import Command
 from fgm.cli.config import CONFIGS
 from fgm.cli.loading import sampler_source
 from fgm.cli.runs import commit, device_of_rank, finished
+from fgm.evaluation.evaluator import key_of, record
+from fgm.evaluation.feature_metrics import FeatureMetrics
+from fgm.evaluation.frechet import Moments
+from fgm.evaluation.sources import DatasetSource, FolderSource, batches
+from fgm.utils.distributed import on_all_ranks, ranks_of_environment
 from fgm.utils.errors import UserError
+from fgm.utils.files import replacing
 from fgm.utils.printing import plain_console
 from fgm.utils.records import Measurement, write_json
 
@@ -73,8 +84,6 @@ def measure_folder(config: dict[str, Any], settings: Settings) -> None:
         raise UserError(f"samples_dir = {folder} is no folder: it should hold PNGs")
 
     def ready() -> tuple[Any, list[Any]]:
-        from fgm.evaluation.sources import FolderSource
-
         return make_evaluation(node), [FolderSource(folder, settings.n, settings.recursive)]
 
     measure(ready, Path(config["outputs"]), folder)
@@ -108,8 +117,6 @@ def make_evaluation(node: dict[str, Any]) -> Any:
 
 def measure(ready: Callable[[], tuple[Any, list[Any]]], place: Path, title: str = "") -> None:
     """Measure every source that ready() returns with its evaluator, on all ranks; rank 0 writes a results.json each."""
-    from fgm.utils.distributed import on_all_ranks, ranks_of_environment
-
     with ranks_of_environment() as ranks:
         evaluation, sources = on_all_ranks(ranks, ready)
         repeated: list[list[Measurement]] = []
@@ -148,8 +155,6 @@ def conclude(
     title: str,
 ) -> None:
     """Print a table, and write results.json."""
-    from fgm.evaluation.evaluator import key_of, record
-
     path = place / "evaluation" / key_of(definition) / "results.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, record(definition, results, *where, timing) | {"commit": commit()})
@@ -158,7 +163,44 @@ def conclude(
     print(f"results and their provenance: {path}")
 
 
+@dataclass(frozen=True)
+class ReferenceSettings:
+    samples_dir: str | None = None
+    split: str = "train"
+    n: PositiveInt | None = None
+    recursive: bool = False
+    out: str | None = None
+    evaluator: Any = None
+
+
+def run_reference(config: dict[str, Any], settings: ReferenceSettings) -> None:
+    choices, node = HydraConfig.get().runtime.choices, settings.evaluator or config["evaluation"]
+    check(node, "evaluator")
+    if settings.out is None:
+        raise UserError("out= is missing: give out=<file>.npz")
+    out, name = Path(settings.out), choices.get("evaluation@evaluator") or choices["evaluation"]
+    if out.suffix != ".npz" or not out.parent.is_dir():
+        raise UserError(f"out = {out} must end with .npz, in a folder that exists")
+    chosen = any(override.startswith("data=") for override in HydraConfig.get().overrides.task)
+    if chosen == bool(settings.samples_dir):
+        raise UserError("give data=<name> or samples_dir=<folder>, one of the two")
+    source: Any
+    if settings.samples_dir:
+        source = FolderSource(settings.samples_dir, settings.n, settings.recursive)
+    else:
+        source = DatasetSource.of_data(make(config["data"], "data"), choices["data"], settings.split, settings.n)
+    suite = make_evaluation(node).suite
+    if not isinstance(suite, FeatureMetrics):
+        raise UserError(f"evaluator = {name} has no features; choose one that has, such as digits")
+    features = (suite.features(samples.x, None)["features"] for _, samples in batches(source, 1000))
+    moments = Moments.of_batches(features)
+    with replacing(out) as temporary:
+        moments.save(temporary)
+    print(f"{out}: mu and sigma of {moments.n} images, {len(moments.mean)} features of {name}")
+
+
 main = Command("eval", run, Settings, groups={"evaluator": "evaluation"})
+reference = Command("reference", run_reference, ReferenceSettings, groups={"evaluator": "evaluation"})
 
 if __name__ == "__main__":
     main.main()

@@ -6,25 +6,38 @@ eval_seed gets the same numbers. format=geneval is for models with prompts; it t
 samples=4, and vocabulary=shapes for ShapeEval's words. The layouts are in evaluation/layouts.py.
 
 The pipeline is a StableDiffusion3Pipeline's directory for stock diffusers, with a model card that says how to call it
-(publish/pipeline.py). lora=keep leaves an adapter beside the teacher's weights, link=true links to the teacher's files.
+(publish.py). lora=keep leaves an adapter beside the teacher's weights, link=true links to the teacher's files.
+
+python -m fgm.cli.main bundle experiment=<name> [evaluator=<name>]: add a run's weights to those that come with the suite.
+They are rounded to bfloat16 and then evaluated, by the experiment's evaluation or the given evaluator, so that a
+distillation from them with the same evaluation need not evaluate them again. fgm.teachers.bundled lists the files.
 """
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import NonNegativeInt, PositiveInt
+from safetensors.torch import load_file, save
 
-from fgm.cli.checks import make
+from fgm.cli.checks import check, make
 from fgm.cli.command import Command
-from fgm.cli.loading import sampler_source
-from fgm.cli.runs import device_of_rank, finished
+from fgm.cli.evaluate import make_evaluation
+from fgm.cli.loading import sampler_source, weights_file
+from fgm.cli.runs import BUNDLED_WEIGHTS, RESULTS, device_of_rank, finished
 from fgm.cli.score import prompts_of
 from fgm.evaluation.geneval.folder import export_geneval
 from fgm.evaluation.sampling import Conditioning
 from fgm.evaluation.sources import export_images, require_empty
+from fgm.teachers import bundled
 from fgm.utils.errors import UserError
-from fgm.utils.files import require_place
+from fgm.utils.files import replacing, require_place, sha256_of
+from fgm.utils.printing import plain_console
+from fgm.utils.records import Measurement, write_json
+
+LARGEST = 8_000_000  # bytes of bundled weights
 
 
 @dataclass(frozen=True)
@@ -70,13 +83,12 @@ def run(config: dict[str, Any], settings: Settings) -> None:
 
 
 def export_pipeline(config: dict[str, Any], settings: Settings, out: Path) -> None:
-    from fgm.cli.publish.card import model_card
-    from fgm.cli.publish.pipeline import sd3_run, write_pipeline
+    from fgm.cli.publish import sd3_run, write_pipeline
 
     merge, sd3 = settings.lora == "merge", sd3_run(config)
     if not merge and not sd3.adapters:
         raise UserError(f"lora = keep: {config['experiment']} trained whole networks; leave it out")
-    write_pipeline(sd3, model_card(sd3, merge, settings.dtype), out, merge, settings.dtype, settings.link)
+    write_pipeline(sd3, out, merge, settings.dtype, settings.link)
     print(f"{out}: a StableDiffusion3Pipeline for stock diffusers; its README.md says how to call it")
 
 
@@ -96,7 +108,50 @@ def export_prompts(config: dict[str, Any], data: Any, settings: Settings, seed: 
     print(f"{out}: {len(prompts)} prompts with {each} samples each, in GenEval's layout (make score)")
 
 
+@dataclass(frozen=True)
+class BundleSettings:
+    evaluator: Any = None
+
+
+def run_bundle(config: dict[str, Any], settings: BundleSettings) -> None:
+    config = finished(config)
+    if BUNDLED_WEIGHTS in config:
+        raise UserError(f"{config['run_dir']} holds no finished run: make train EXP={config['experiment']}")
+    if settings.evaluator:
+        check(settings.evaluator, "evaluator")
+        config = config | {"evaluation": settings.evaluator}
+    file = bundled.weights(config["experiment"])
+    with replacing(file) as rounded:
+        round_weights(weights_file(config), rounded)
+        results = measured(config | {BUNDLED_WEIGHTS: str(rounded)})
+    row = json.loads((Path(config["run_dir"]) / RESULTS).read_text())
+    content = {"sha256": sha256_of(file), "row": row | {"results": [m.row() for m in results]}, "config": config}
+    write_json(file.with_suffix(".json"), content)
+    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, measured; commit it with {file.stem}.json")
+
+
+def round_weights(trained: Path, file: Path) -> None:
+    """Write the weights in bfloat16.
+
+    Raises:
+        UserError: the file would be too large for a repository.
+    """
+    state = load_file(trained)
+    rounded = save({name: w.bfloat16() if w.dtype == torch.float32 else w for name, w in state.items()})
+    if len(rounded) > LARGEST:
+        raise UserError(f"{trained}: {len(rounded) / 1e6:.1f} MB in bfloat16, and at most 8 MB come with the suite")
+    file.write_bytes(rounded)
+
+
+def measured(config: dict[str, Any]) -> list[Measurement]:
+    """Evaluate the rounded weights as make eval does."""
+    evaluation, data = make_evaluation(config["evaluation"]), make(config["data"], "data")
+    source = sampler_source(config, evaluation, data, evaluation.n, evaluation.seed, device_of_rank())
+    return evaluation.measure(source, console=plain_console())
+
+
 main = Command("export", run, Settings)
+bundle = Command("bundle", run_bundle, BundleSettings, groups={"evaluator": "evaluation"})
 
 if __name__ == "__main__":
     main.main()

@@ -20,20 +20,21 @@ fgm <command> --help                                   its settings and all expe
 import os
 import runpy
 import sys
+from importlib import import_module
 from importlib.metadata import version
 
 from fgm.utils.errors import UserError, entry, hint
 
-MODULES = {
+MODULES = {  # of fgm.cli, with the name of a command that is not the module's main one
     "train": "train", "eval": "evaluate", "evaluate": "evaluate", "sample": "sample", "export": "export",
-    "record": "record", "memory": "memory", "cache-prompts": "cache_prompts", "reference": "reference",
-    "score": "score", "table": "table", "sweep": "sweep", "config": "config",
+    "record": "train:record", "memory": "memory", "cache-prompts": "cache_prompts", "reference": "evaluate:reference",
+    "score": "score", "table": "table", "sweep": "sweep", "config": "config", "bundle": "export:bundle",
 }  # fmt: skip
 COMPLETION = ("-sc", "--shell-completion")
 
 
 def main() -> None:
-    """Run `python -m fgm.cli.<command>` on the other arguments, in this process."""
+    """Run a command on the other arguments, in this process."""
     entry(dispatch, None)
 
 
@@ -53,8 +54,12 @@ def dispatch(arguments: list[str]) -> None:
         raise UserError(f"there is no command {name!r}; {hint(name, MODULES)}")
     else:
         sys.path.insert(0, os.getcwd())  # as python -m does: a _target_ may be in a file of this folder
+        module, _, command = MODULES[name].partition(":")
+        if command:
+            getattr(import_module(f"fgm.cli.{module}"), command)(rest)
+            return
         sys.argv[1:] = rest
-        runpy.run_module(f"fgm.cli.{MODULES[name]}", run_name="__main__", alter_sys=True)
+        runpy.run_module(f"fgm.cli.{module}", run_name="__main__", alter_sys=True)  # Lightning starts it again per rank
 
 
 def completed_command() -> str:

@@ -26,6 +26,7 @@ RENAMED = {  # old keys -> new ones
     "method.half_teacher": "method.teacher_dtype", "method.null_share": "method.label_dropout",
     "world_change": "allow_world_size_change",
 }  # fmt: skip
+PLUGINS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "optuna": "optuna"}  # of Hydra
 
 
 @contextmanager
@@ -59,6 +60,8 @@ def one_line(error: Exception, known: Callable[[], list[str]]) -> str:
     absent = re.search(r"Could not find '([^']+)/([^/']+)'", message)
     if absent:
         group, name = absent.groups()
+        if name in PLUGINS:
+            return f'{group}={name} is not installed: pip install "fgm[{PLUGINS[name]}]"'
         options = re.findall(r"^\t(\S+)$", message, re.M) or [path.stem for path in (CONFIGS / group).glob("*.yaml")]
         return f"there is no {group}={name}; {hint(name, sorted(options))}"
     group = re.search(r"Could not override '([^']+)'\.\s+No match in the defaults list", message)

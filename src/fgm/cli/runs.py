@@ -22,6 +22,7 @@ from fgm.cli.config import CONFIGS, changes, digest, plain, run_name
 from fgm.teachers import bundled
 from fgm.utils.errors import UserError
 from fgm.utils.files import read_text, replacing
+from fgm.utils.locks import require_free
 from fgm.utils.records import append_row, read_rows
 
 BUNDLED_WEIGHTS = "bundled_weights"  # key of a config whose run is not on this machine
@@ -102,6 +103,7 @@ def finished(config: dict[str, Any]) -> dict[str, Any]:
     run_dir, experiment = Path(config["run_dir"]), config["experiment"]
     if (run_dir / RESULTS).exists():
         return read_config(run_dir / "config.yaml", config) | {"run_dir": str(run_dir)}
+    require_free(run_dir)
     changed = changes(plain(experiment), config)
     if experiment not in bundled.names() or changed:
         raise UserError(
@@ -170,13 +172,6 @@ def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def number_of_devices(devices: int | str | list[int]) -> int:
-    """Return how many devices trainer.devices names; 0 for "auto"."""
-    if isinstance(devices, str):
-        return int(devices) if devices.isdecimal() else 0
-    return len(devices) if isinstance(devices, list) else devices
-
-
 def require_device(trainer: dict[str, Any]) -> None:
     """
     Raises:
@@ -184,10 +179,12 @@ def require_device(trainer: dict[str, Any]) -> None:
     """
     import torch
 
+    from fgm.training.trainer import count_devices
+
     count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     if trainer["accelerator"] == "gpu" and not count:
         raise UserError("trainer.accelerator = gpu: PyTorch finds no GPU here; give trainer.accelerator=cpu")
-    if trainer["accelerator"] != "cpu" and 0 < count < number_of_devices(trainer["devices"]):
+    if trainer["accelerator"] != "cpu" and 0 < count < count_devices(trainer["devices"]):
         raise UserError(f"trainer.devices = {trainer['devices']}: PyTorch finds {count} here")
 
 

@@ -13,13 +13,11 @@ the same points, from a file that this command prints:
 """
 
 import argparse
-import fcntl
 import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from fgm.analysis.sweeps import value_of
-from fgm.cli import runs, teacher
+from fgm.cli import runs
 from fgm.cli.config import CONFIGS, composed, digest
 from fgm.training.loggers import PROJECT, final
 from fgm.training.module import DivergenceError
@@ -94,29 +92,25 @@ def run_point(config: dict[str, Any], train: Callable[[dict[str, Any]], Any]) ->
     Raises:
         UserError: the user's mistake, which all points share; outside a multirun, whatever the training raises.
     """
-    config, began = config | {"study": study_record(config)}, time.perf_counter()
-    metrics, run_dir = config["study"]["metrics"], Path(config["run_dir"])
-    metric, mode = next(iter(metrics.items()))
+    config, began, value = config | {"study": study_record(config)}, time.perf_counter(), None
+    metric, mode = next(iter(config["study"]["metrics"].items()))
     multirun = HydraConfig.get().mode == RunMode.MULTIRUN
-    row = None
     try:
-        if multirun:
-            train_teacher_once(config["teacher"], train)
         train(config)
-        row = runs.recorded_row(config)
+        value = value_of(runs.recorded_row(config), metric)
     except Exception as error:
         if not multirun or (isinstance(error, UserError) and not isinstance(error, DivergenceError)):
             raise
-        failed = f"{type(error).__name__}: {first_line(error)}"
-        print(f"{run_dir}: failed, {failed}", file=sys.stderr, flush=True)
-        seconds = {"wall_s": round(time.perf_counter() - began, 1)}
-        append_row(
-            runs.runs_file(config), runs.origin(config) | seconds | config["study"] | {"failed": failed, "results": []}
-        )
-    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)  # a finished run's weights are exported
-    value = value_of(row, metric) if row else None
-    worst = math.inf if mode == "min" else -math.inf
-    return value if value is not None and math.isfinite(value) else worst
+        record_failure(config, error, time.perf_counter() - began)
+    shutil.rmtree(Path(config["run_dir"]) / "checkpoints", ignore_errors=True)  # a finished run's weights are exported
+    return value if value is not None and math.isfinite(value) else math.inf if mode == "min" else -math.inf
+
+
+def record_failure(config: dict[str, Any], error: Exception, seconds: float) -> None:
+    failed = f"{type(error).__name__}: {first_line(error)}"
+    print(f"{config['run_dir']}: failed, {failed}", file=sys.stderr, flush=True)
+    outcome = {"wall_s": round(seconds, 1)} | config["study"] | {"failed": failed, "results": []}
+    append_row(runs.runs_file(config), runs.origin(config) | outcome)
 
 
 def study_record(config: dict[str, Any]) -> dict[str, Any]:
@@ -136,23 +130,6 @@ def study_record(config: dict[str, Any]) -> dict[str, Any]:
     return {
         "study": node["name"], "metrics": node["metrics"], "sweep_digest": digest(base | {"experiment": config["experiment"], "seed": None}), "swept": swept,
     }  # fmt: skip
-
-
-def train_teacher_once(node: dict[str, Any] | None, train: Callable[[dict[str, Any]], Any]) -> None:
-    """Train the teacher that a point needs, while other processes that need it wait."""
-    config = teacher.run_named(node)
-    if config:
-        with locked(Path(config["run_dir"])):
-            if not runs.is_done(config, Path(config["run_dir"])):
-                train(config)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def wandb_sweep(study: SweepConfig, method: str, overrides: list[str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ other in this process; -m +sweep=t_star runs a study, see sweep.py. --help lists
 
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from fgm.evaluation.plots import save_curves
 from fgm.teachers import bundled
 from fgm.training.checkpointing import export_weights
 from fgm.training.loggers import log_results
-from fgm.training.trainer import fit
+from fgm.training.trainer import count_devices, fit
+from fgm.utils.distributed import leave_job
 from fgm.utils.errors import UserError, rank, resumable
 from fgm.utils.files import require_place
+from fgm.utils.locks import locked, require_free
 from fgm.utils.printing import plain_console
 from fgm.utils.records import Measurement, read_curves, write_json
 
@@ -32,7 +35,11 @@ def run(config: dict[str, Any], settings: NoSettings) -> float | None:
     """Train; Hydra's sweepers optimise what this returns."""
     del settings
     resumable()
-    if HydraConfig.get().mode == RunMode.MULTIRUN and runs.number_of_devices(config["trainer"]["devices"]) != 1:
+    several = count_devices(config["trainer"]["devices"]) * config["strategy"].get("nodes", 1) > 1
+    left = None if several else leave_job()
+    if left:
+        print(left, flush=True)
+    if HydraConfig.get().mode == RunMode.MULTIRUN and several:
         raise UserError(
             "-m is for one device, trainer.devices=1: every further process would start the whole grid. Start a command "
             "for each value, or let hydra/launcher=submitit_slurm do it"
@@ -40,8 +47,11 @@ def run(config: dict[str, Any], settings: NoSettings) -> float | None:
     return sweep.run_point(config, train) if "study" in config else train(config)
 
 
-def train(config: dict[str, Any]) -> float | None:
+def train(config: dict[str, Any], wait: bool = False) -> float | None:
     """Run one config to its end, or say that it is done; return its primary metric, see primary_metric.
+
+    Args:
+        wait: for another process that trains the same run, instead of refusing.
 
     Raises:
         UserError: bad input; nothing was written.
@@ -51,6 +61,8 @@ def train(config: dict[str, Any]) -> float | None:
         console.print(f"{run_dir} is done: its results.json, samples and weights are there (delete it to run again)")
         return primary_metric(run_dir)
     require_place(run_dir)
+    if not wait:
+        require_free(run_dir)
     require_extras(config)
     teacher.require(config["teacher"])
     cache_prompts.require(config)
@@ -61,16 +73,19 @@ def train(config: dict[str, Any]) -> float | None:
     train_teacher(config["teacher"])
     module = build_module(config, data)
     contract.require_built(config, module)
-    if rank() == 0:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        runs.write_yaml(config, run_dir / "config.yaml")
-    timing, trained = fit(module, run), time.perf_counter()
-    export_weights(module, run_dir)
-    results = run.evaluation_callback.measure_all(module, known_measurements(config))
-    run.evaluation_callback.show(module.samplers(), module, run_dir / "samples" / "final.png")
-    if rank() == 0:
-        timing["wall_s"] = sum(timing.values()) + time.perf_counter() - trained
-        finish(config, module, run, results, timing)
+    waiting = (lambda other: console.print(f"waiting for {run_dir}: {other} trains it")) if wait else None
+    with locked(run_dir, waiting) if rank() == 0 else nullcontext():
+        if runs.is_done(config, run_dir):  # by now
+            return primary_metric(run_dir)
+        if rank() == 0:
+            runs.write_yaml(config, run_dir / "config.yaml")
+        timing, trained = fit(module, run), time.perf_counter()
+        export_weights(module, run_dir)
+        results = run.evaluation_callback.measure_all(module, known_measurements(config))
+        run.evaluation_callback.show(module.samplers(), module, run_dir / "samples" / "final.png")
+        if rank() == 0:
+            timing["wall_s"] = sum(timing.values()) + time.perf_counter() - trained
+            finish(config, module, run, results, timing)
     return primary_metric(run_dir) if rank() == 0 else None
 
 
@@ -78,7 +93,7 @@ def train_teacher(node: dict[str, Any] | None) -> None:
     """Train the run that a `teacher` node names unless it is done."""
     config = teacher.run_named(node)
     if config and not runs.is_done(config, Path(config["run_dir"])):
-        train(config)
+        train(config, wait=True)
 
 
 def finish(config: dict[str, Any], module: Any, run: Any, results: list[Measurement], timing: dict[str, float]) -> None:
@@ -132,7 +147,21 @@ def final_part(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config["evaluation"].items() if key not in ("every", "monitor", "mode")}
 
 
-main = Command("train", run)
+def run_record(config: dict[str, Any], settings: NoSettings) -> None:
+    """Add a finished run to <experiments>/<experiment>/runs.jsonl.
+
+    Raises:
+        UserError: the run is not finished.
+    """
+    del settings
+    run_dir = Path(config["run_dir"])
+    if not runs.is_done(config, run_dir):
+        require_free(run_dir)
+        raise UserError(f"{run_dir} holds no finished run: make train EXP={config['experiment']} first")
+    print(f"row in {runs.record(config)} (make table)")
+
+
+main, record = Command("train", run), Command("record", run_record)
 
 if __name__ == "__main__":
     main.main()

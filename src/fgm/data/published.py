@@ -232,7 +232,7 @@ class CIFAR10Parquet(InMemoryImages):
 
     def __init__(self, directory: str, classes: bool = True, flips: bool = True) -> None:
         super().__init__(10 * classes, flips)
-        require_installed("pyarrow", "data = cifar10_parquet, unlike data = cifar10,", "parquet")
+        require_installed("pyarrow", "data = cifar10_parquet, unlike data = cifar10,")
         place = Path(directory) / "plain_text"
         self.files = {part: parquet_files(place if place.is_dir() else Path(directory), part) for part in self.parts}
 

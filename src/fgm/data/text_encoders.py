@@ -54,7 +54,7 @@ def write_shard(path: Path, parts: list[dict[str, Tensor]], digest: str) -> None
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise UserError(f"{path}: {name} is not finite; try data.cache.dtype=float32")
-    with replacing(path, shared=True) as temporary:
+    with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"digest": digest})
 
 

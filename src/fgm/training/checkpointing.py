@@ -8,9 +8,9 @@ Lightning's own checkpoint path serialises into memory and moves the file across
 trigger is ignored under manual optimization, and its SIGTERM handler calls collectives inside the handler. So these parts
 are ours: torch.save beside the target, fsync, os.replace; and a handler that only sets a flag.
 
-SIGTERM, SIGUSR1 and Ctrl-C on any rank stop the run at the end of its step, saved, with exit code 75 on all ranks (sysexits'
-EX_TEMPFAIL: the same command resumes; torchrun itself exits with 1 and reports 75 of its ranks). Launchers and schedulers pass
-signals on that a process has already met; one that comes GRACE seconds after the first is obeyed at once.
+A signal of utils.errors.SIGNALS, which schedulers and terminals send, is acknowledged at once on any rank and stops the run at
+the end of its step, saved, with exit code 75 on all ranks (sysexits' EX_TEMPFAIL: the same command resumes; torchrun itself
+exits with 1 and reports 75 of its ranks). Whatever signals follow change nothing; Ctrl-\\ ends a run at once, without saving.
 """
 
 import os
@@ -33,13 +33,12 @@ from fgm.training.config import TrainingConfig
 from fgm.training.distributed import gather_state, training_ranks
 from fgm.training.module import TrainingModule
 from fgm.utils.distributed import all_reduce_max
-from fgm.utils.errors import RESUMABLE, SIGNALS, UserError, unwritable
+from fgm.utils.errors import RESUMABLE, UserError, announce, handle_signals, unwritable
 from fgm.utils.files import replacing
 from fgm.utils.pickles import load_tensors
 
 LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = LAST.with_name("previous.ckpt")
-GRACE = 3.0  # seconds
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -126,22 +125,22 @@ def last_checkpoint(run_dir: Path, console: Console) -> tuple[Path | None, int]:
 
 
 class SignalHandler:
-    """Remember the first signal; obey a second one that comes GRACE seconds later."""
+    """Remember and acknowledge the first signal."""
 
     def __init__(self, console: Console) -> None:
-        self.console, self.received, self.since = console, "", 0.0
+        self.console, self.received = console, ""
 
     def install(self) -> None:
         """Handle SIGNALS until the trainer restores the previous handlers."""
-        for number in SIGNALS:
-            signal.signal(number, self.handle)
+        handle_signals(self.handle)
 
     def handle(self, number: int, frame: Any) -> None:
-        if not self.received:
-            self.received, self.since = signal.Signals(number).name, time.monotonic()
-        elif time.monotonic() - self.since > GRACE:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-            signal.raise_signal(number)
+        name, line = signal.Signals(number).name, "saving after this step, which may take a while"
+        if self.received:
+            line = "already saving after this step; Ctrl-\\ ends it at once, unsaved" if number == signal.SIGINT else ""
+        self.received = self.received or name
+        if line and not self.console.quiet:
+            announce(f"{name}: {line}")
 
     def exit(self, trainer: Trainer, step: int) -> NoReturn:
         release_ranks(trainer)

@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from numpy.typing import NDArray
 from rich.console import Console
 
-from fgm.utils.errors import UserError, first_line
+from fgm.utils.errors import UserError, first_line, install, missing_package
 from fgm.utils.files import replacing
 from fgm.utils.records import Measurement, read_metrics
 
@@ -35,13 +35,23 @@ def final(metric: str, *sampler: str | int) -> str:
     return "/".join(map(str, ("final", metric, *sampler)))
 
 
-def wandb_works() -> bool:
-    """Return whether a W&B run can start without asking for an account."""
+def wandb_hint() -> str | None:
+    """Return why a W&B run cannot start without asking for an account; None if it can.
+
+    wandb.login looks for the account of WANDB_BASE_URL's server in the environment, ~/.netrc and its own settings.
+    """
     if find_spec("wandb") is None:
-        return False
-    mode, netrc = os.environ.get("WANDB_MODE", "online"), Path.home() / ".netrc"
-    known = bool(os.environ.get("WANDB_API_KEY")) or (netrc.is_file() and "api.wandb.ai" in netrc.read_text())
-    return mode == "offline" or (mode == "online" and known)
+        return f"for W&B, {install('wandb')}"
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode in ("offline", "dryrun"):
+        return None
+    if mode == "disabled":
+        return "WANDB_MODE=disabled"
+    import wandb
+
+    if wandb.login(prompt=False, verify=False):
+        return None
+    return "W&B is not configured: wandb login, or set WANDB_API_KEY or WANDB_MODE=offline"
 
 
 class AppendingWriter(_ExperimentWriter):
@@ -102,14 +112,25 @@ class StepWandbLogger(WandbLogger):
         super().log_table(key, columns, cells, dataframe, step)
 
 
-def wandb_logger(run_dir: Path, name: str, config: dict[str, Any], console: Console) -> StepWandbLogger:
+def wandb_logger(
+    run_dir: Path,
+    name: str,
+    config: dict[str, Any],
+    console: Console,
+    project: str | None = None,
+    entity: str | None = None,
+) -> StepWandbLogger:
     """Return a logger whose W&B run id is in the run directory, so that a resumed run continues its curves.
 
     A point of a study is grouped and tagged by it, and the best value of each of the study's metrics is its summary.
+
+    Args:
+        project, entity: WANDB_PROJECT or fgm, and WANDB_ENTITY or the account's own, unless given.
     """
     id_file, study = run_dir / "wandb_id.txt", config.get("study", {})
     logger = StepWandbLogger(
-        project=PROJECT, name=run_dir.name if study else name, save_dir=run_dir, resume="allow", config=config,
+        project=project or os.environ.get("WANDB_PROJECT") or PROJECT, entity=entity or os.environ.get("WANDB_ENTITY"),
+        name=run_dir.name if study else name, save_dir=run_dir, resume="allow", config=config,
         group=study.get("study"), tags=[study["study"], name] if study else None,
         id=id_file.read_text() if id_file.exists() else None,
     )  # fmt: skip
@@ -119,11 +140,18 @@ def wandb_logger(run_dir: Path, name: str, config: dict[str, Any], console: Cons
     return logger
 
 
-def wandb_if_configured(run_dir: Path, name: str, config: dict[str, Any], console: Console) -> StepWandbLogger | None:
+def wandb_if_configured(
+    run_dir: Path,
+    name: str,
+    config: dict[str, Any],
+    console: Console,
+    project: str | None = None,
+    entity: str | None = None,
+) -> StepWandbLogger | None:
     """Return the W&B logger if a run can start without asking anybody; say in one line which it is."""
-    if wandb_works():
-        return wandb_logger(run_dir, name, config, console)
-    hint = "W&B is not configured: set WANDB_API_KEY or WANDB_MODE=offline"
+    hint = wandb_hint()
+    if hint is None:
+        return wandb_logger(run_dir, name, config, console, project, entity)
     console.print(f"logging to {run_dir}/metrics.csv ({hint})")
     return None
 
@@ -164,11 +192,14 @@ def build_loggers(makers: Mapping[str, Callable[..., Logger | None]], **availabl
         try:
             loggers.append(make(**{name: available[name] for name in wanted}))
         except ModuleNotFoundError as error:
-            raise UserError(f"logger.{key}: {first_line(error)}; pip install it, or leave this logger out") from error
+            package = missing_package(error)
+            remedy = install(package) if package else "pip install it"
+            raise UserError(f"logger.{key}: {first_line(error)}; {remedy}, or leave this logger out") from error
         except Exception as error:
             if key != "wandb":
                 raise
-            available["console"].print(f"W&B did not start ({error}): logging without it")  # never a reason to fail
+            reason = " ".join(str(error).split())
+            available["console"].print(f"W&B did not start ({reason}): logging without it")  # never a reason to fail
     return [logger for logger in loggers if logger is not None]
 
 

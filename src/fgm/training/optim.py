@@ -60,7 +60,7 @@ def build_optimizer(kernel: Kernel, kinds: tuple[type[Optimizer], str], net: nn.
     settings |= {"fused": True} if kernel == "fused" else {}
     if kernel != "eight_bit":
         return kinds[0](parameters, **settings)
-    require_installed("bitsandbytes", "optimizer.kernel = eight_bit", "eight-bit")
+    require_installed("bitsandbytes", "optimizer.kernel = eight_bit")
     return getattr(import_module("bitsandbytes").optim, kinds[1])(parameters, **settings)
 
 

@@ -12,7 +12,9 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar, Timer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -142,6 +144,8 @@ def build_trainer(run: Run, config: TrainingConfig, loggers: Any, callbacks: Any
     given = run.trainer.keywords
     devices, accelerator = given.get("devices", 1), given.get("accelerator", "auto")
     plugins = [checkpoint_io, *(given.get("plugins") or [])]
+    if count_devices(devices) * run.strategy.nodes == 1:
+        plugins.append(LightningEnvironment())  # whatever allocation the process runs in
     if run.precision == "bf16-mixed":
         on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
         plugins.append(bf16_mixed("cpu" if on_cpu else "cuda"))
@@ -155,14 +159,26 @@ def build_trainer(run: Run, config: TrainingConfig, loggers: Any, callbacks: Any
         "num_sanity_val_steps": 0, "limit_val_batches": 0, "use_distributed_sampler": False,
         "default_root_dir": run.run_dir,
     }  # fmt: skip
-    return run.trainer(**defaults | given | own)
+    try:
+        return run.trainer(**defaults | given | own)
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def count_devices(devices: int | str | list[int]) -> int:
-    """Return how many devices Lightning's `devices` means: a number, a list of indices, or "auto" or -1 for all."""
-    if isinstance(devices, list):
-        return len(devices)
-    return max(1, torch.accelerator.device_count()) if devices in ("auto", -1, "-1") else int(devices)
+    """Return how many devices Lightning's `devices` means: a number, indices as a list or as "0,2", or "auto" or -1 for all.
+
+    Raises:
+        UserError: it means none of these.
+    """
+    if devices in ("auto", -1, "-1"):
+        return max(1, torch.accelerator.device_count())
+    if isinstance(devices, str):
+        indices = [index for index in devices.split(",") if index.strip()]
+        if not all(index.strip().isdecimal() for index in indices):
+            raise UserError(f"trainer.devices = {devices}: give a number of devices, a list of indices, or auto")
+        return len(indices) if "," in devices else int(devices)
+    return len(devices) if isinstance(devices, list) else devices
 
 
 class CpuMixedPrecision(MixedPrecision):

@@ -17,6 +17,8 @@ import torch.distributed
 from fgm.utils.errors import UserError, unwritable
 
 T = TypeVar("T")
+SIZES = ("WORLD_SIZE", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "JSM_NAMESPACE_SIZE")  # of torchrun, SLURM, LSF
+PLACES = ("RANK", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_LOCALID", "JSM_NAMESPACE_RANK")
 TIMEOUT = timedelta(hours=12)  # a rank that is done waits for the others
 
 
@@ -74,16 +76,38 @@ def all_reduce_max(ranks: Ranks, value: int) -> int:
     return max(ranks.all_gather(value))
 
 
+def leave_job() -> str | None:
+    """Forget what a launcher's or scheduler's variables say of ranks, for a run of one process.
+
+    Returns:
+        a line on what they said, if it was of several processes.
+    """
+    several = [f"{name}={os.environ[name]}" for name in SIZES if os.environ.get(name, "1") not in ("", "1")]
+    for name in (*SIZES, *PLACES):
+        os.environ.pop(name, None)
+    if not several:
+        return None
+    return (
+        f"{', '.join(several)}: this run uses one device and one process; strategy=ddp trainer.devices=<n> uses several"
+    )
+
+
 @contextmanager
 def ranks_of_environment() -> Iterator[Ranks]:
     """The ranks of a process that torchrun started, or a single process.
 
     A group that is opened here is closed here, whether the work ends well, with a UserError or by sys.exit.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
         yield SingleProcess()
     elif torch.distributed.is_initialized():
         yield ProcessGroup()
+    elif missing:
+        raise UserError(
+            f"WORLD_SIZE = {os.environ['WORLD_SIZE']} is set, and {', '.join(missing)} is not: start all processes by "
+            "torchrun, or unset WORLD_SIZE"
+        )
     else:
         torch.distributed.init_process_group("gloo", timeout=TIMEOUT)
         try:

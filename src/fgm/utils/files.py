@@ -5,12 +5,13 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
 from fgm.utils.errors import UserError, unwritable
 
+NAME_MAX = 255  # bytes
 UMASK = os.umask(0)  # it cannot be read without being set
 os.umask(UMASK)
 
@@ -51,21 +52,23 @@ def read_object(path: Path, content: str) -> dict[str, Any]:
 
 
 @contextmanager
-def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path, and rename it to path at the end: readers see the old file or the new one.
 
-    Args:
-        shared: whether other processes may write the same file at once.
+    Several processes may write the same file; the last one's remains.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
-    yield temporary
-    temporary.chmod(0o666 & ~UMASK)  # safetensors writes files that only their owner may read
-    os.replace(temporary, path)
+    name = path.name if len(os.fsencode(path.name)) < NAME_MAX - 32 else sha256(os.fsencode(path.name)).hexdigest()
+    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~UMASK)  # safetensors writes files that only their owner may read
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write atomically, also if several processes write the same file."""
-    with replacing(path, shared=True) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 

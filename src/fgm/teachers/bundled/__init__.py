@@ -1,4 +1,4 @@
-"""Weights that come with the suite, so that a clone can sample and distil at once; `python -m fgm.cli.bundle` adds them.
+"""Weights that come with the suite, so that a clone can sample and distil at once; `python -m fgm.cli.main bundle` adds them.
 
 <experiment>.safetensors    weights of the experiment's run, rounded to bfloat16
 <experiment>.json           "sha256" of that file; "row": the run's row of runs.jsonl with results measured on the

@@ -181,7 +181,8 @@ def run_name(experiment: str, changed: dict[str, Any]) -> str:
     name = "__".join([experiment, *words])
     if complete and len(name.encode()) <= LONGEST:
         return name
-    suffix = "__" + sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
+    content = changed if len(experiment.encode()) < LONGEST - 14 else [experiment, changed]  # which the name cuts
+    suffix = "__" + sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     return name.encode()[: LONGEST - len(suffix)].decode(errors="ignore").rstrip("_") + suffix
 
 

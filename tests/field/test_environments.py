@@ -1,32 +1,24 @@
-"""Where commands run: without a home, in an allocation, behind a closed pipe, beside another process, under odd names."""
+"""Where commands run: without a home, in an allocation, behind a closed pipe, under odd names, without an extra."""
 
 import importlib.util
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
-from tiny_runs import Said, finished, refused
+from tiny_runs import Said, refused
 from toy_trainings import distillation, last_step, on_cpu, place
 
-import fgm.cli.evaluate
-import fgm.cli.sample
 from fgm.cli import train
-from fgm.cli.config import LONGEST, compose_experiment, run_name
-from fgm.training.loggers import build_loggers, wandb_if_configured, wandb_logger
+from fgm.cli.config import LONGEST, run_name
 from fgm.training.trainer import count_devices, fit
-from fgm.utils import locks
 from fgm.utils.distributed import PLACES, SIZES, leave_job, ranks_of_environment
 from fgm.utils.errors import UserError, entry, rank, require_installed
-from fgm.utils.files import read_text, replacing, require_place
-from fgm.utils.locks import STALE, holder, locked, require_free
+from fgm.utils.files import read_text, require_place
 from fgm.utils.printing import plain_console
 
 pytestmark = pytest.mark.field
@@ -112,111 +104,6 @@ def test_devices_that_are_no_number_are_one_line(devices: str) -> None:
         count_devices(devices)
 
 
-# W&B's account
-
-
-@pytest.fixture
-def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
-    """What a run says of its loggers in an environment with this ~/.netrc; wandb_logger is replaced, and no server is asked."""
-    wandb = pytest.importorskip("wandb")
-    from wandb.sdk import wandb_login, wandb_setup
-    from wandb.sdk.lib import wbauth
-
-    for name in [name for name in os.environ if name.startswith("WANDB") or name == "NETRC"]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(wandb_login, "_print_logged_in_message", lambda *_, **__: None)
-    monkeypatch.setattr("fgm.training.loggers.wandb_logger", lambda *_: print("W&B"))
-
-    def say(netrc: str | None = None, mode: int = 0o600, **variables: str) -> list[str]:
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        if netrc is not None:
-            (tmp_path / ".netrc").write_text(netrc)
-            (tmp_path / ".netrc").chmod(mode)
-        wandb_setup.teardown()
-        wbauth.unauthenticate_session(update_settings=False)
-        with (tmp_path / "said").open("w+") as file:
-            console = Console(file=file, soft_wrap=True, markup=False)
-            made = build_loggers({"wandb": wandb_if_configured}, run_dir=tmp_path, name="n", config={}, console=console)
-            assert not made
-            file.seek(0)
-            return file.read().splitlines()
-
-    yield say
-    wandb_setup.teardown()
-    wbauth.unauthenticate_session(update_settings=False)
-    del wandb
-
-
-def entry_of(host: str) -> str:
-    return f"machine {host}\n  login user\n  password {KEY}\n"
-
-
-@pytest.mark.parametrize(("netrc", "variables"), [
-    (entry_of("api.wandb.ai"), {}),
-    (entry_of("wandb.my.edu:8443"), {"WANDB_BASE_URL": "https://wandb.my.edu:8443"}),
-    (entry_of("wandb.my.edu"), {"WANDB_BASE_URL": "http://wandb.my.edu"}),
-    ("", {"WANDB_API_KEY": KEY}),
-    ("machine {{ odd", {"WANDB_MODE": "offline"}),
-], ids=["cloud", "own server with a port", "own server", "key", "offline"])  # fmt: skip
-def test_an_account_is_found_where_wandb_finds_it(
-    netrc: str, variables: dict[str, str], account: Any, capsys: Said
-) -> None:
-    assert account(netrc, **variables) == [] and capsys.readouterr().out == "W&B\n"
-
-
-@pytest.mark.parametrize(("netrc", "variables", "line"), [
-    ("", {}, "W&B is not configured: wandb login, or set WANDB_API_KEY or WANDB_MODE=offline"),
-    (entry_of("api.wandb.ai"), {"WANDB_BASE_URL": "https://wandb.my.edu"}, "W&B is not configured"),
-    ("machine {{ odd", {}, "W&B is not configured"),
-    ("", {"WANDB_MODE": "disabled"}, "(WANDB_MODE=disabled)"),
-    ("", {"WANDB_API_KEY": "short"}, "W&B did not start (WANDB_API_KEY invalid: API key must have 40+ characters"),
-    ("", {"WANDB_BASE_URL": "nonsense"}, "W&B did not start (1 validation error"),
-], ids=["none", "another server's", "odd netrc", "disabled", "bad key", "bad server"])  # fmt: skip
-def test_without_an_account_one_line_says_why(netrc: str, variables: dict[str, str], line: str, account: Any) -> None:
-    (said,) = account(netrc, **variables)
-    assert line in said
-
-
-def test_a_netrc_that_cannot_be_read_is_none(account: Any, tmp_path: Path) -> None:
-    (tmp_path / ".netrc").mkdir()
-    (said,) = account()
-    assert "W&B is not configured" in said
-
-
-def test_wandb_that_is_not_installed_is_named_with_its_extra(account: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fgm.training.loggers.find_spec", lambda name: None)
-    (said,) = account()
-    assert 'pip install "fgm[wandb]"' in said
-
-
-@pytest.mark.parametrize(("given", "variables", "found"), [
-    ({}, {}, ("fgm", None)),
-    ({}, {"WANDB_PROJECT": "mine", "WANDB_ENTITY": "team"}, ("mine", "team")),
-    ({"project": "its", "entity": "lab"}, {"WANDB_PROJECT": "mine", "WANDB_ENTITY": "team"}, ("its", "lab")),
-], ids=["default", "environment", "config"])  # fmt: skip
-def test_project_and_entity_are_the_configs_or_the_environments(
-    given: dict[str, str], variables: dict[str, str], found: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class EnoughError(Exception):
-        pass
-
-    def noted(**settings: Any) -> None:
-        seen.append((settings["project"], settings["entity"]))
-        raise EnoughError
-
-    seen: list[Any] = []
-    for name in ("WANDB_PROJECT", "WANDB_ENTITY"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("fgm.training.loggers.StepWandbLogger", noted)
-    with pytest.raises(EnoughError):
-        wandb_logger(tmp_path, "n", {}, Console(quiet=True), **given)
-    assert seen == [found]
-
-
 # Output that nobody reads
 
 
@@ -300,127 +187,6 @@ def test_an_empty_folder_or_key_is_one_line(
 ) -> None:
     monkeypatch.setattr(train, "train", lambda config: pytest.fail("trained"))
     assert line in refused(train.main, [word], capsys, monkeypatch)
-
-
-# Two processes in one run
-
-
-def held(folder: Path, ready: Any, seconds: float) -> None:
-    with locked(folder):
-        ready.set()
-        time.sleep(seconds)
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Iterator[Any]:
-    """Another process, which holds tmp_path/run."""
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    process = context.Process(target=held, args=(tmp_path / "run", ready, 60))
-    process.start()
-    assert ready.wait(30)
-    yield process
-    process.kill()
-    process.join()
-
-
-def test_the_second_process_says_who_holds_the_run_and_leaves(
-    other: Any, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = sorted(path.name for path in (tmp_path / "run").iterdir())
-    holds = f"is in use by process {other.pid} on {os.uname().nodename} since"
-    for command in (train.main, train.record, fgm.cli.sample.main, fgm.cli.evaluate.main):
-        line = refused(command, [*TINY, f"run_dir={tmp_path / 'run'}"], capsys, monkeypatch)
-        assert holds in line and "give run_dir=" in line
-    with pytest.raises(UserError, match=holds), locked(tmp_path / "run"):
-        pass
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
-
-
-def test_a_lock_is_free_when_its_process_is_killed_or_waited_for(other: Any, tmp_path: Path) -> None:
-    waits: list[str] = []
-    other.kill()
-    with locked(tmp_path / "run", wait=waits.append), locked(tmp_path / "run"):
-        assert holder(tmp_path / "run") is None
-    assert (tmp_path / "run" / ".lock").read_text() == "" and len(waits) <= 1
-    require_free(tmp_path / "run")
-
-
-@pytest.mark.parametrize(
-    ("age", "flock", "free"), [(0, True, False), (STALE + 9, True, True), (0, False, False), (STALE + 9, False, True)]
-)
-def test_another_hosts_lock_counts_while_it_is_touched(
-    age: float, flock: bool, free: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also on file systems without flock, or where each host has its own."""
-    file = tmp_path / ".lock"
-    file.write_text(json.dumps({"host": "node7", "boot": "another", "pid": 1, "since": "noon"}))
-    os.utime(file, (time.time() - age,) * 2)
-    if not flock:
-        monkeypatch.setattr(locks.fcntl, "flock", unsupported)
-    if free:
-        with locked(tmp_path):
-            assert json.loads(file.read_text())["pid"] == os.getpid()
-        return
-    with pytest.raises(UserError, match=r"process 1 on node7 since noon \(a lock of a process that is gone lapses"):
-        require_free(tmp_path)
-    with pytest.raises(UserError, match="process 1 on node7"), locked(tmp_path):
-        pass
-
-
-def unsupported(*_: Any) -> None:
-    raise OSError(locks.errno.ENOLCK, "No locks available")
-
-
-@pytest.mark.parametrize("alive", [True, False])
-def test_without_flock_a_process_of_this_host_is_looked_up(
-    alive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(locks.fcntl, "flock", unsupported)
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    pid = os.getppid() if alive else gone.pid
-    (tmp_path / ".lock").write_text(json.dumps({"host": "here", "boot": locks.boot(), "pid": pid, "since": "noon"}))
-    assert (holder(tmp_path) is not None) == alive
-
-
-def test_a_holder_touches_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "BEAT", 0.01)
-    with locked(tmp_path):
-        os.utime(tmp_path / ".lock", (0, 0))
-        while (tmp_path / ".lock").stat().st_mtime == 0:
-            time.sleep(0.01)
-
-
-def test_a_run_that_another_process_finished_meanwhile_is_not_trained_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
-) -> None:
-    run = finished(tmp_path, "mixture_fgm", TINY[1:])
-    config = compose_experiment("mixture_fgm", run[1:])
-    folder = Path(config["run_dir"])
-    row = '{"results": [{"weights": "ema", "value": 0.5}]}'
-    (folder / "results.json").unlink()
-    monkeypatch.setattr(train, "build_module", lambda config: (folder / "results.json").write_text(row))
-    monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("trained"))
-    assert train.train(config) == 0.5
-
-
-def test_two_processes_write_one_file_one_after_the_other(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    path = tmp_path / "results.json"
-
-    def write(i: int) -> None:
-        for _ in range(200):
-            with replacing(path) as temporary:
-                temporary.write_text(str(i) * 1000)
-
-    writers = [context.Process(target=write, args=(i,)) for i in (1, 2)]
-    for process in writers:
-        process.start()
-    for process in writers:
-        process.join()
-    assert [process.exitcode for process in writers] == [0, 0] and len(set(path.read_text())) == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
 
 
 # What is not installed

@@ -89,7 +89,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no folder": (lambda tmp: ImageFolder(str(tmp / "nowhere")), "no such folder of PNGs"),
     "zip cut": (zipped(0.5), "missing or damaged"),
     "odd image": (zipped(odd=0), "has shape (3, 63, 64), expected (3, 64, 64)"),
-    "zip's label": (zipped(labels=THOUSAND), "label 0 is 1000; expected 0 to 999"),
+    "zip's label": (zipped(labels=THOUSAND), "the label of 00000/img00000000.png is 1000; expected 0 to 999"),
     "no labels": (zipped(labels=None), "no labels; give data.num_classes=0"),
     "other labels": (zipped(labels=[["a.png", 1]]), "no label for 00000/img00000000.png; add it, or give"),
     "malformed labels": (zipped(labels=[1]), "labels must be a list of [name, integer]"),

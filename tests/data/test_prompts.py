@@ -47,7 +47,7 @@ def test_empty_and_missing_prompt_files_are_refused(source: type[Any], tmp_path:
 
 def test_a_line_without_a_prompt_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": "a cat"}\n{"text": "a dog"}\n')
-    with pytest.raises(UserError, match=r"a\.jsonl, line 2: prompt must be a non-empty string"):
+    with pytest.raises(UserError, match=r"a\.jsonl, line 2: prompt must be a text with something to see"):
         JsonLines(str(tmp_path / "a.jsonl")).read()
 
 

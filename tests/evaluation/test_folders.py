@@ -41,7 +41,7 @@ def truncate(folder: Path) -> str:
 
 def no_png(folder: Path) -> str:
     (folder / "000013.png").write_text("hello")
-    return r"000013\.png: damaged PNG \(does not decode\)"
+    return r"000013\.png: damaged PNG \(does not begin as a PNG\)"
 
 
 def corrupt(folder: Path) -> str:

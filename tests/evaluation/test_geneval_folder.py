@@ -12,10 +12,10 @@ import pytest
 from geneval_files import correct_detections, example_prompts, write_layout
 from PIL import Image
 
+from fgm.data.pixels import decode_rgb, read_image
 from fgm.evaluation.geneval.folder import (
     RecordedDetections,
     read_layout,
-    read_png,
     score_folder,
     write_sample,
 )
@@ -25,6 +25,10 @@ from fgm.utils.errors import UserError
 from fgm.utils.files import write_lines
 
 PROMPTS = example_prompts(2)  # twelve, of all tags
+
+
+def read_pixels(path: Path) -> Pixels:
+    return decode_rgb(read_image(path), path)
 
 
 def noise(index: int, ordinal: int) -> Pixels:
@@ -122,21 +126,24 @@ def test_truncated_png_is_an_error_wherever_it_ends(tmp_path: Path) -> None:
     for length in range(len(content)):
         path.write_bytes(content[:length])
         with pytest.raises(UserError, match=re.escape(f"{path}: damaged PNG")):
-            read_png(path)
+            read_pixels(path)
     oversized = bytearray(content)
     oversized[16:24] = 2 * (200_000).to_bytes(4)  # 200,000 x 200,000 pixels by its header
     oversized[29:33] = crc32(oversized[12:29]).to_bytes(4)
     Image.fromarray(noise(0, 0)).save(tmp_path / "jpeg.png", "JPEG")
     path.write_bytes(oversized)
-    for other in (path, tmp_path / "jpeg.png", tmp_path / "nowhere.png", tmp_path):
+    for other in (path, tmp_path / "jpeg.png"):
         with pytest.raises(UserError, match="damaged PNG"):
-            read_png(other)
+            read_pixels(other)
+    for other in (tmp_path / "nowhere.png", tmp_path):
+        with pytest.raises(UserError, match="cannot be read"):
+            read_pixels(other)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
 def test_png_of_any_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     Image.fromarray(np.full((4, 6, 3), 255, np.uint8)).convert(mode).save(tmp_path / "0.png")
-    assert np.array_equal(read_png(tmp_path / "0.png"), np.full((4, 6, 3), 255))
+    assert np.array_equal(read_pixels(tmp_path / "0.png"), np.full((4, 6, 3), 255))
 
 
 def test_score_is_the_share_of_correct_images(directory: Path) -> None:
@@ -145,8 +152,8 @@ def test_score_is_the_share_of_correct_images(directory: Path) -> None:
         assert (scores.overall, scores.prompts, len(scores.tags)) == (pytest.approx(value), 1, 6)
 
 
-def test_recorded_detections_leave_the_images_closed(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fgm.evaluation.geneval.folder.read_png", lambda path: pytest.fail(f"opened {path}"))
+def test_recorded_detections_need_no_pixels(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fgm.evaluation.geneval.folder.decode_rgb", lambda _, path: pytest.fail(f"decoded {path}"))
     assert score_folder(GenEval(oracle()), directory, PROMPTS, 3).scores.overall == 1
 
 

@@ -3,7 +3,7 @@ format=diffusers [lora=merge|keep] [dtype=float32] [link=false] [out=<folder>]: 
 
 The PNGs are the very samples that `make eval` measures, bit for bit: a folder that is exported with the same n and
 eval_seed gets the same numbers. format=geneval is for models with prompts; it takes metadata=<file>.jsonl and
-samples=4, and vocabulary=shapes for ShapeEval's words. The layouts are in evaluation/layouts.py.
+samples=4, and vocabulary=shapes for ShapeEval's words. The layouts are in evaluation/sources.py.
 
 The pipeline is a StableDiffusion3Pipeline's directory for stock diffusers, with a model card that says how to call it
 (publish.py). lora=keep leaves an adapter beside the teacher's weights, link=true links to the teacher's files.

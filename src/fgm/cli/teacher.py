@@ -15,6 +15,7 @@ from fgm.cli.config import compose_experiment
 from fgm.cli.runs import read_config
 from fgm.teachers import bundled
 from fgm.utils.errors import UserError, hint, last_line
+from fgm.utils.pickles import load_state
 from fgm.utils.pretrained import require_checkpoint
 from fgm.utils.validation import validated
 
@@ -112,7 +113,7 @@ def from_bundled(experiment: str, guidance: NonNegativeFloat = 1.0) -> Any:
 
 @validated
 def from_file(file: str, network: Any, guidance: NonNegativeFloat = 1.0) -> Any:
-    """A network with the weights of a .safetensors file.
+    """A network with the weights of a .safetensors file, or of one of torch.save.
 
     Args:
         file: its path.
@@ -123,17 +124,15 @@ def from_file(file: str, network: Any, guidance: NonNegativeFloat = 1.0) -> Any:
         UserError: there is no such file, or it holds anything else.
     """
     from hydra.utils import instantiate
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     from fgm.networks.guidance import with_guidance
     from fgm.networks.lora import trainable_module
 
-    if not Path(file).is_file():
-        raise UserError(f"{file} is missing: it should hold the weights of a network")
     net = instantiate(network) if isinstance(network, dict) else network
+    module = trainable_module(net)
+    state = load_state(Path(file), module.state_dict().keys())
     try:
-        trainable_module(net).load_state_dict(load_file(file))
-    except (SafetensorError, RuntimeError) as error:
+        module.load_state_dict(state)
+    except RuntimeError as error:
         raise UserError(f"{file} does not hold the weights of this {type(net).__name__}: {last_line(error)}") from error
     return with_guidance(net, guidance)

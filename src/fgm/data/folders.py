@@ -1,23 +1,100 @@
 """PNG files as data: folders, and zips in the layout of EDM's dataset_tool."""
 
+import logging
+import os
 import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable
 from functools import cached_property
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Generator, Tensor
 
 from fgm.data import Data, Split
-from fgm.data.images import InMemoryImages, checked_labels, mirror, random_indices, stack_images, uniform_labels
-from fgm.data.pixels import LABELS, decode_png, dequantise, parse_labels, read_labels
+from fgm.data.images import InMemoryImages, mirror, random_indices, stack_images, uniform_labels
+from fgm.data.pixels import (
+    LABELS,
+    decode_png,
+    dequantise,
+    parse_labels,
+    read_image,
+    read_labels,
+    require_classes,
+)
 from fgm.utils.errors import UserError
 from fgm.utils.random import keyed_generator
 from fgm.utils.validation import validated
 
-OTHER_FORMATS = (".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy")
+OTHER_IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".npy")
+LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin")
 MAX_REFERENCE = 50_000  # images of a zip that distances are measured against
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a relative path is hidden or of the files that operating systems put beside images."""
+    return any(part.startswith(".") or part.lower() in LEFT_BY_SYSTEMS for part in PurePosixPath(name).parts)
+
+
+def image_names(names: Iterable[str], where: Path) -> list[str]:
+    """Return the relative paths of the PNGs among names, in any case, sorted; what systems put beside them is ignored.
+
+    Raises:
+        UserError: there is an image of another format, which would not be counted.
+    """
+    seen = sorted(name for name in names if not is_hidden(name))
+    for name in seen:
+        if PurePosixPath(name).suffix.lower() in OTHER_IMAGES:
+            raise UserError(f"{where / name}: not a PNG; only PNGs are counted: convert it, or move it elsewhere")
+    return [name for name in seen if name.lower().endswith(".png")]
+
+
+def list_files(directory: Path, recursive: bool = True) -> list[str]:
+    """Return the relative paths of all files of a folder; links to folders are followed, hidden folders are not.
+
+    Raises:
+        UserError: a folder cannot be read, is missing or contains itself through a link, or an image is no file.
+    """
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such folder of PNGs")
+
+    def unreadable(error: OSError) -> NoReturn:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); give access to it, or move it elsewhere")
+
+    names = []
+    for place, folders, files in os.walk(directory, onerror=unreadable, followlinks=True):
+        relative = Path(place).relative_to(directory)
+        folders[:] = [name for name in folders if recursive and not is_hidden(name)]
+        for name in folders:
+            if Path(place).resolve().is_relative_to((Path(place) / name).resolve()):
+                raise UserError(f"{Path(place) / name}: is a link to a folder that holds it; remove it")
+        for name in files:
+            path = Path(place) / name
+            if name.lower().endswith(".png") and not is_hidden(name) and not path.is_file():
+                what = "links to nowhere" if path.is_symlink() else "is no file"
+                raise UserError(f"{path}: {what}; remove it, or put the image there")
+            names.append((relative / name).as_posix())
+    return names
+
+
+def find_pngs(directory: Path, recursive: bool) -> list[str]:
+    """Return the relative paths of a folder's PNGs; without recursive, one line says how many are in subfolders."""
+    found = image_names(list_files(directory, recursive), directory)
+    if not recursive:
+        try:
+            deeper = len(image_names((name for name in list_files(directory) if "/" in name), directory))
+        except UserError:  # of files that are not counted
+            deeper = 0
+        if deeper and not found:
+            raise UserError(f"{directory}: PNGs only in subfolders; give recursive=true")
+        if deeper:
+            message = "%s: %d PNGs are counted, and %d in subfolders are not: give recursive=true to count all"
+            logging.getLogger(__name__).warning(message, directory, len(found), deeper)
+    return found
 
 
 class PngFolder:
@@ -41,14 +118,15 @@ class PngFolder:
     """
 
     def __init__(self, directory: Path | str, n: int | None = None, recursive: bool = False) -> None:
-        directory = Path(directory)
-        paths = find_pngs(directory, recursive)
-        self.n = available(n, len(paths), str(directory), "PNGs")
-        self.paths = paths[: self.n]
-        self.labels = read_labels(directory, [path.relative_to(directory).as_posix() for path in self.paths])
-        digest, first = sha256(), decode_png(self.paths[0].read_bytes(), self.paths[0])
+        self.directory = Path(directory)
+        names = find_pngs(self.directory, recursive)
+        self.n = available(n, len(names), str(directory), "PNGs")
+        self.names = names[: self.n]
+        self.labels = read_labels(self.directory, self.names)
+        self.paths = [self.directory / name for name in self.names]
+        digest, first = sha256(), decode_png(read_image(self.paths[0]), self.paths[0])
         for path in self.paths:
-            image = decode_png(path.read_bytes(), path)
+            image = decode_png(read_image(path), path)
             if image.shape != first.shape:
                 raise UserError(f"{path}: is {size_of(image)}, but {self.paths[0].name} is {size_of(first)}")
             digest.update(image.numpy().tobytes())
@@ -56,21 +134,12 @@ class PngFolder:
 
     def read(self, indices: range) -> Tensor:
         """Return images, uint8 (len(indices), c, h, w)."""
-        return torch.stack([decode_png(path.read_bytes(), path) for path in self.paths[indices.start : indices.stop]])
+        return torch.stack([decode_png(read_image(path), path) for path in self.paths[indices.start : indices.stop]])
 
-
-def find_pngs(directory: Path, recursive: bool) -> list[Path]:
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no such folder of PNGs")
-    relative = {path: path.relative_to(directory) for path in directory.glob("**/*" if recursive else "*")}
-    files = [path for path, name in relative.items() if not any(part.startswith(".") for part in name.parts)]
-    for path in sorted(files):
-        if path.suffix.lower() in OTHER_FORMATS:
-            raise UserError(f"{path}: not a PNG; the folder may hold only PNGs")
-    found = sorted((p for p in files if p.suffix.lower() == ".png"), key=lambda path: relative[path].as_posix())
-    if not found and not recursive and next(directory.rglob("*.png"), None):
-        raise UserError(f"{directory}: PNGs only in subfolders; give recursive=true")
-    return found
+    def require_classes(self, num_classes: int) -> None:
+        """Raise a UserError that names the file, the image and the label unless all labels are below num_classes."""
+        if self.labels is not None:
+            require_classes(self.labels.tolist(), self.names, num_classes, str(self.directory / LABELS))
 
 
 def size_of(image: Tensor) -> str:
@@ -148,27 +217,46 @@ class ImageZip(Data):
             self.archive = zipfile.ZipFile(self.path)
         except (OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: missing or damaged ({error}); make it with EDM's dataset_tool") from error
-        self.names = sorted(name for name in self.archive.namelist() if name.lower().endswith(".png"))
+        self.names = image_names((entry.filename for entry in self.archive.infolist() if not entry.is_dir()), self.path)
         if not self.names:
             raise UserError(f"{path}: no PNGs")
+        if len(set(self.names)) < len(self.names):
+            raise UserError(f"{path}: holds {Counter(self.names).most_common(1)[0][0]} twice; make the zip again")
         self.shape = (len(self.image(0)), size, size)
         self.labels = self.read_labels() if num_classes else None
         self.take(torch.tensor([0]))
 
     def image(self, index: int) -> Tensor:
         name = self.names[index]
+        return decode_png(self.read(name), self.path / name)
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file.
+
+        Raises:
+            UserError: it is damaged, encrypted or compressed by an unknown method.
+        """
         try:
-            return decode_png(self.archive.read(name), self.path / name)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise UserError(f"{self.path / name}: damaged ({error}); make the zip again") from error
+            return self.archive.read(name)
+        except (zipfile.BadZipFile, OSError, RuntimeError, zlib.error, EOFError) as error:
+            raise UserError(f"{self.path / name}: damaged or encrypted ({error}); make the zip again") from error
 
     def read_labels(self) -> Tensor:
-        where, remedy = f"{self.path}: {LABELS}", "give data.num_classes=0 to ignore labels"
-        content = self.archive.read(LABELS).decode() if LABELS in self.archive.namelist() else "{}"
-        labels = parse_labels(content, where, self.names, remedy)
+        """Return the labels of dataset.json, which may be in the one folder that holds everything."""
+        remedy = "give data.num_classes=0 to ignore labels"
+        folder = f"{self.names[0].partition('/')[0]}/"
+        inside = LABELS not in self.archive.namelist() and all(name.startswith(folder) for name in self.names)
+        file = (folder if inside else "") + LABELS
+        content = self.read(file) if file in self.archive.namelist() else b"{}"
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path / file} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+        names = [name.removeprefix(folder if inside else "") for name in self.names]
+        labels = parse_labels(text, str(self.path / file), names, remedy, self.num_classes)
         if labels is None:
-            raise UserError(f"{where}: no labels; {remedy}")
-        return checked_labels(labels, len(self.names), self.num_classes, where)
+            raise UserError(f"{self.path / file}: no labels; {remedy}")
+        return labels
 
     def take(self, indices: Tensor) -> Tensor:
         """Return images by their indices, uint8 (n, *shape).

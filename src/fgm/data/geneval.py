@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fgm.utils.errors import UserError, hint
-from fgm.utils.files import parse_object, read_lines
+from fgm.utils.files import parse_object, read_lines, stripped
 
 # COCO's classes in COCO's order; mouse, remote and keyboard have longer names here, so detectors trained on COCO are
 # read by the index of a label and never by its name.
@@ -105,8 +105,8 @@ def parse_metadata(text: str, where: str, vocabulary: Vocabulary = GENEVAL) -> M
     row = parse_object(text, where)
     require_keys(row, {"tag", "prompt", "include"}, {"exclude"}, where)
     require_known("tag", row["tag"], vocabulary.tags, where)
-    if not isinstance(row["prompt"], str) or not row["prompt"].strip():
-        raise UserError(f"{where}: prompt must be a non-empty string")
+    if not isinstance(row["prompt"], str) or not stripped(row["prompt"]):
+        raise UserError(f"{where}: prompt must be a text with something to see")
     if row["include"] == []:
         raise UserError(f"{where}: include is empty, so every image would be correct")
     clauses = {}

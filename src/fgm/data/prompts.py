@@ -17,7 +17,7 @@ from fgm.data.encodings import CacheIndex, PromptCache
 from fgm.data.geneval import read_prompts
 from fgm.data.shapes.captions import draw_captions
 from fgm.utils.errors import UserError
-from fgm.utils.files import parse_object, read_lines
+from fgm.utils.files import parse_object, read_lines, stripped
 from fgm.utils.pipelines import FACTOR, require_parts, require_size
 from fgm.utils.random import keyed_generator
 from fgm.utils.validation import validated
@@ -32,7 +32,7 @@ class TextFile:
 
     def read(self) -> list[str]:
         lines = read_lines(Path(self.file), "one prompt a line")
-        return list(dict.fromkeys(line.strip() for _, line in lines if line.strip()))
+        return list(dict.fromkeys(prompt for _, line in lines if (prompt := stripped(line))))
 
 
 @validated
@@ -44,14 +44,14 @@ class JsonLines:
 
     def read(self) -> list[str]:
         lines = read_lines(Path(self.file), 'a JSON object with "prompt" a line')
-        return list(dict.fromkeys(parse_prompt(line, where) for where, line in lines if line.strip()))
+        return list(dict.fromkeys(parse_prompt(line, where) for where, line in lines if stripped(line)))
 
 
 def parse_prompt(line: str, where: str) -> str:
     prompt = parse_object(line, where).get("prompt")
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise UserError(f"{where}: prompt must be a non-empty string")
-    return prompt.strip()
+    if not isinstance(prompt, str) or not stripped(prompt):
+        raise UserError(f"{where}: prompt must be a text with something to see")
+    return stripped(prompt)
 
 
 @validated

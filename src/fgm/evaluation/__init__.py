@@ -19,8 +19,8 @@ Features = dict[str, Tensor]
 class MetricSuite(Protocol):
     """A fixed set of metrics against one reference, in two steps, so that samples may come in chunks.
 
-    A suite may also have `mode`, the mode of quantise() for its samples (round unless stated), and
-    `require_samples(n)`, which raises a UserError if n samples are too few.
+    A suite may also have `mode`, the mode of quantise() for its samples (round unless stated), `num_classes`, which all
+    labels have to be below (0 for any), and `require_samples(n)`, which raises a UserError if n samples are too few.
     """
 
     def identity(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from torch import Tensor
 from fgm.data import Data
 from fgm.evaluation import Features, MetricSuite, PromptMetric
 from fgm.evaluation.sampling import Sampler, conditioning
-from fgm.evaluation.sources import SamplerSource, SampleSource, chunks
+from fgm.evaluation.sources import FolderSource, SamplerSource, SampleSource, chunks
 from fgm.utils.distributed import Ranks, SingleProcess, on_all_ranks, on_rank_zero
 from fgm.utils.errors import UserError
 from fgm.utils.records import Measurement
@@ -95,10 +95,12 @@ class Evaluator:
         """Return the measurements of all samples of a source, on every rank; a console shows progress.
 
         Raises:
-            UserError: the samples are too few, or one of them is not finite.
+            UserError: the samples are too few, one of them is not finite, or a folder's label is out of range.
         """
         ranks = ranks or SingleProcess()
         self.require_samples(source.n)
+        if isinstance(source, FolderSource):
+            source.require_classes(getattr(self.suite, "num_classes", 0))
         features = gather_features(source, self.suite, self.chunk(source), ranks, console)
         measured = on_rank_zero(ranks, lambda: self.suite.compute(features))
         return [replace(m, nfe=source.nfe, weights=source.weights) for m in measured]
@@ -174,6 +176,7 @@ class CombinedSuite:
         if len(modes) > 1:
             raise UserError(f"evaluation.suite.suites: quantise by {' and by '.join(sorted(modes))}; choose one")
         self.mode = modes.pop()
+        self.num_classes = min((n for s in suites.values() if (n := getattr(s, "num_classes", 0))), default=0)
         for suite in prompted.values():
             for method in PROMPT_METHODS:
                 setattr(self, method, getattr(suite, method))

@@ -88,6 +88,11 @@ class FeatureMetrics:
         """How samples are quantised."""
         return self.protocol.quantise
 
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that labels are compared with; 0 if no metric reads labels."""
+        return self.extractor.num_classes if any(METRICS[metric].needs_labels for metric in self.metrics) else 0
+
     def identity(self) -> dict[str, Any]:
         space = {"id": self.extractor.id, "sha256": self.extractor.sha256, "resize": self.extractor.resize}
         options = {"batch": self.batch, "power": "power" in self.metrics}
@@ -150,7 +155,7 @@ class FeatureMetrics:
         for metric in self.metrics:
             if metric not in METRICS:
                 raise UserError(f"{where}: there is no metric {metric!r}; {hint(metric, METRICS)}")
-            if METRICS[metric].needs_labels and not self.extractor.reads_labels:
+            if METRICS[metric].needs_labels and not self.extractor.num_classes:
                 raise UserError(f"{where}: {self.extractor.id} does not read the data's labels: leave {metric} out")
             if METRICS[metric].needs_features and only_moments:
                 raise UserError(

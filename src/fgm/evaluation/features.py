@@ -51,14 +51,14 @@ class FeatureExtractor(Protocol):
         sha256: first eight hex digits of the hash of its weights.
         dim: number of features.
         resize: how images are brought to the network's size, as protocols state it.
-        reads_labels: whether its logits are those of the data's classes.
+        num_classes: number of the data's classes, which its logits belong to; 0 if they do not.
     """
 
     id: str
     sha256: str
     dim: int
     resize: str
-    reads_labels: bool
+    num_classes: int
 
     def __call__(self, images: Tensor) -> Tensor: ...
 
@@ -73,7 +73,7 @@ class NetworkExtractor:
     It is not an nn.Module, so that train(), checkpoints and averages of weights never reach its network.
     """
 
-    reads_labels = False
+    num_classes = 0
 
     def __init__(
         self, id: str, sha256: str, dim: int, net: nn.Module, device: str = "auto", resize: str = "none"
@@ -135,7 +135,7 @@ class SmallClassifier(NetworkExtractor):
     """
 
     net: Classifier
-    reads_labels = True
+    num_classes = 10
 
     def __init__(self, dataset: Dataset = "digits") -> None:
         config, (net, digest) = CLASSIFIERS[dataset], load_classifier(dataset)

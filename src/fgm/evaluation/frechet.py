@@ -19,22 +19,26 @@ compare. Features are not Gaussian, so it is an order of magnitude. FD-infinity 
 extrapolates distances of growing subsets over 1/n to 0, which removes the samples' bias but not the reference's.
 """
 
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import hypot
+from math import hypot, log2
 from pathlib import Path
 from typing import Any, Self
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fgm.utils.errors import UserError
+from fgm.utils.files import stranger
 from fgm.utils.random import keyed_generator
 
 RELATIVE_RANK = 1e-12  # eigenvalues below this share of the largest count as zero
 SAMPLES_PER_FEATURE = 20  # with fewer the bias is worth a warning
+TYPICAL_N = 50_000  # of a reference that does not state it
 LINE_POINTS = 15  # subsets that FD-infinity's line is fitted to
 LINE_SAMPLES_PER_FEATURE = 2  # at least, in the smallest subset: below, terms in 1/n^2 bend the line
 
@@ -77,17 +81,20 @@ class Moments:
         """Read moments of dim features from an npz in EDM's layout.
 
         Raises:
-            UserError: no such file, another layout or dimension, or values that are not finite.
+            UserError: no such file, another layout or dimension, no mean and covariance, or no number of images.
         """
         if not Path(path).is_file():
             raise UserError(
                 f"there is no reference file {path}: give one in EDM's layout (npz with mu and sigma), or data"
             )
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in ("mu", "sigma", "n") if key in file}
-        except (ValueError, OSError, BadZipFile, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is no npz of plain arrays: give a reference file in EDM's layout") from error
+        except (ValueError, OSError, EOFError, BadZipFile, TypeError, AttributeError, zlib.error) as error:
+            what = stranger(Path(path).read_bytes()[:512])
+            raise UserError(
+                f"{path} is no npz of plain arrays{f' ({what})' if what else ''}: give a reference file in EDM's layout"
+            ) from error
         if not {"mu", "sigma"} <= arrays.keys():
             raise UserError(f"{path} has no mu and sigma: give a reference file in EDM's layout")
         mu, sigma = arrays["mu"], arrays["sigma"]
@@ -96,10 +103,34 @@ class Moments:
                 f"{path} holds mu {mu.shape} and sigma {sigma.shape}, and the extractor gives {dim} features: "
                 "take the reference that was made with this extractor"
             )
-        if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-            raise UserError(f"{path} holds values that are not finite: make the reference again")
-        n = int(arrays["n"]) if "n" in arrays else None
-        return cls(torch.from_numpy(mu).double(), torch.from_numpy(sigma).double(), n)
+        n = arrays.get("n", np.array(TYPICAL_N))
+        if n.size != 1 or n.dtype.kind not in "iuf" or not 2 <= n.item() < 1e12 or n.item() % 1:
+            raise UserError(f"{path} holds n = {n}, not a number of images: make the reference again")
+        if defect := defect_of(mu, sigma, int(n.item())):
+            raise UserError(f"{path} {defect}: make the reference again")
+        mean, covariance = (torch.from_numpy(array.astype(np.float64)) for array in (mu, sigma))
+        return cls(mean, covariance, int(n.item()) if "n" in arrays else None)
+
+
+def defect_of(mu: NDArray[Any], sigma: NDArray[Any], n: int) -> str:
+    """Say why mu (d,) and sigma (d, d) cannot be moments of n float32 features; "" if they can be.
+
+    Float32 features, summed pairwise, have second moments E f_i f_j with errors up to u (2 + log2 n) times v_i v_j, by
+    Cauchy and Schwarz, with v_i^2 = E f_i^2 and u = 2^-24. So large a difference between sigma and its transpose is
+    allowed. By Weyl, eigenvalues lie at most the error's Frobenius norm below 0, u (2 + log2 n) |v|^2.
+    """
+    if not all(array.dtype.kind in "fiu" for array in (mu, sigma)):
+        return f"holds {mu.dtype} and {sigma.dtype}, not real numbers"
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        return "holds values that are not finite"
+    mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
+    if (sigma.diagonal() < 0).any():
+        return f"holds no covariance (sigma has a negative variance, {sigma.diagonal().min():.3g})"
+    v, error = np.sqrt(sigma.diagonal() + mu**2), 2.0**-24 * (2 + log2(n))
+    if (np.abs(sigma - sigma.T) > error * np.outer(v, v)).any():
+        return f"holds no covariance (sigma is not symmetric, by up to {np.abs(sigma - sigma.T).max():.3g})"
+    lowest = np.linalg.eigvalsh(sigma)[0]
+    return "" if lowest >= -error * (v @ v) else f"holds no covariance (sigma has a negative eigenvalue, {lowest:.3g})"
 
 
 def frechet_distance(p: Moments, q: Moments) -> float:

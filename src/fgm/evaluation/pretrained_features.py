@@ -6,8 +6,6 @@ Dinov2, Clip    directories in transformers' layout (config.json, *.safetensors)
 
 from io import BytesIO
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +13,7 @@ from torch.nn.functional import interpolate, normalize
 
 from fgm.evaluation.features import NetworkExtractor, three_channels
 from fgm.utils.errors import UserError
-from fgm.utils.pickles import load_tensors
+from fgm.utils.pickles import read_checkpoint, require_finite
 from fgm.utils.pretrained import hash_of_checkpoint, hash_of_directory, inception_weights, load_transformers
 from fgm.utils.validation import validated
 
@@ -58,17 +56,10 @@ def resaved_tensors(file: Path) -> BytesIO:
     Raises:
         UserError: the file holds anything but named tensors.
     """
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(file)
-        else:
-            state = load_tensors(file)
-    except (UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
-        raise UserError(f"{file} is no state dict of tensors: give the file that torch-fidelity publishes") from error
+    state = read_checkpoint(file)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{file} holds more than named tensors: give a state dict")
+    require_finite(state, file)
     copy = BytesIO()
     torch.save(state, copy)
     copy.seek(0)

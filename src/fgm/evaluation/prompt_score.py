@@ -97,7 +97,7 @@ class PromptScore:
     """
 
     def __init__(self, metric: str, sequence: Sequence[Metadata]) -> None:
-        self.metric, self.sequence = metric, list(sequence)
+        self.metric, self.sequence, self.num_classes = metric, list(sequence), len(sequence)
 
     def prompt_ids(self, indices: Tensor) -> Tensor:
         return indices.cpu() % len(self.sequence)

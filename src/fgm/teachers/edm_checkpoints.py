@@ -20,7 +20,7 @@ from fgm.teachers.edm import EDMVelocity
 from fgm.teachers.edm2 import EDM2UNet
 from fgm.teachers.edm_networks import DhariwalUNet, SongUNet
 from fgm.utils.errors import UserError, last_line
-from fgm.utils.pickles import ARRAYS, CONTAINERS, TENSORS, UNREADABLE, read_pickle
+from fgm.utils.pickles import ARRAYS, CONTAINERS, TENSORS, UNREADABLE, read_pickle, require_finite
 from fgm.utils.pretrained import require_checkpoint
 from fgm.utils.validation import validated
 
@@ -109,7 +109,9 @@ def build_velocity(net: PersistentObject, file: Path, path: ProbabilityPath) -> 
         raise UserError(f"{file}: its {inner} has {', '.join(sorted(unknown))}, which is not known here")
     model = kind(img_resolution=size, in_channels=channels, out_channels=channels, label_dim=classes, **options)
     weights = {name.removeprefix(prefix): tensor.float() for name, tensor in net.tensors().items()}
-    model.load_state_dict({name: weight for name, weight in weights.items() if not name.startswith(IGNORED_WEIGHTS)})
+    weights = {name: weight for name, weight in weights.items() if not name.startswith(IGNORED_WEIGHTS)}
+    require_finite(weights, file)
+    model.load_state_dict(weights)
     velocity = EDMVelocity(model, (channels, size, size), classes, path, float(net.state.get("sigma_data", 0.5)))
     velocity.null_condition = float(arguments.get("label_dropout") or 0) > 0
     return velocity

@@ -15,10 +15,9 @@ weights_only; the averages are a list in the order of the model's parameters.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
-from numpy import dtype
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
@@ -26,14 +25,10 @@ from fgm.flow.paths import RectifiedPath
 from fgm.networks import VelocityModel, class_labels, require_shape
 from fgm.teachers.edm_networks import SongUNet, UNetBlock
 from fgm.utils.errors import UserError, last_line
-from fgm.utils.pickles import ARRAYS, UNREADABLE, load_tensors
+from fgm.utils.pickles import UNREADABLE, read_checkpoint, require_finite
 from fgm.utils.pretrained import require_checkpoint
 from fgm.utils.validation import validated
 
-NUMPY_SCALARS: list[Any] = [  # Adam's learning rate is one in their files
-    *((part, name) for name, part in ARRAYS.items() if name.endswith(("scalar", "dtype"))),
-    *(type(dtype(name)) for name in ("float64", "float32", "int64")),
-]
 BLOCK = {"GroupNorm_0": "norm0", "Conv_0": "conv0", "Dense_0": "affine", "GroupNorm_1": "norm1", "Conv_1": "conv1",
          "Conv_2": "skip"}  # fmt: skip
 
@@ -83,12 +78,12 @@ def pretrained(
         UserError: the file is missing, has more than tensors in it, or weights of another architecture.
     """
     file = require_checkpoint(checkpoint, sha256)
+    content = read_checkpoint(file)
     try:
-        with torch.serialization.safe_globals(NUMPY_SCALARS):
-            content = load_tensors(file)
         state = {n.removeprefix("module."): w for n, w in content["model"].items() if not n.endswith("sigmas")}
         if weights == "ema":
             state = dict(zip(state, content["ema"]["shadow_params"], strict=True))
+        require_finite(state, file)
         network.net.load_state_dict(convert_state_dict(state, network.net))
     except UNREADABLE as error:
         raise UserError(

@@ -22,7 +22,7 @@ from fgm.flow.paths import RectifiedPath
 from fgm.networks import VelocityModel
 from fgm.networks.unet import UNet
 from fgm.utils.errors import UserError, last_line
-from fgm.utils.pickles import UNREADABLE, load_tensors
+from fgm.utils.pickles import UNREADABLE, read_checkpoint, require_finite, without_prefix
 from fgm.utils.pretrained import require_checkpoint
 from fgm.utils.validation import validated
 
@@ -70,8 +70,11 @@ def pretrained(
         UserError: the file is missing, has more than tensors in it, or weights of another size.
     """
     file = require_checkpoint(checkpoint, sha256)
+    content = read_checkpoint(file)
     try:
-        network.net.load_state_dict(convert_state_dict(load_tensors(file)[weights], network))
+        state = without_prefix(content[weights], {"time_embed.0.weight"})
+        require_finite(state, file)
+        network.net.load_state_dict(convert_state_dict(state, network))
     except UNREADABLE as error:
         raise UserError(f"{file}: has no weights of this U-Net under {weights} ({last_line(error)})") from error
     return TimeReversed(network)
@@ -81,7 +84,7 @@ def convert_state_dict(state: dict[str, Tensor], network: UNet) -> dict[str, Ten
     """Return their weights under diffusers' names; the label embedding gets the zero row of the null class."""
     blocks, converted = block_names(network.multipliers, network.blocks), {}
     for name, weight in state.items():
-        stem, _, kind = name.removeprefix("module.").rpartition(".")
+        stem, _, kind = name.rpartition(".")
         if stem == "label_emb":
             weight = torch.cat([weight, weight.new_zeros(1, weight.shape[1])])
         if stem in OUTSIDE_BLOCKS:

@@ -8,10 +8,28 @@ from contextlib import contextmanager
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 from fgm.utils.errors import UserError, unwritable
 
 NAME_MAX = 255  # bytes
+SIGNATURES = {  # beginnings of files that turn up under another file's name, and what the user can do
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file: run git lfs pull",
+    b"<!doctype html": "is a web page: download the file itself, logged in if its host asks for it",
+    b"<html": "is a web page: download the file itself, logged in if its host asks for it",
+    b"<?xml": "is an XML text, such as a storage server's error: download the file again",
+    b"\xff\xd8\xff": "is a JPEG image",
+    b"GIF8": "is a GIF image",
+    b"BM": "is a BMP image",
+    b"II*\0": "is a TIFF image",
+    b"MM\0*": "is a TIFF image",
+    b"\x89PNG": "is a PNG image",
+    b"\x1f\x8b": "is a gzip file: unpack it",
+    b"\x93NUMPY": "is a .npy file of numpy",
+    b"\x89HDF": "is an HDF5 file",
+}
+WITHOUT_GLYPH = ("Cc", "Cf", "Zs", "Zl", "Zp")  # Unicode's categories of controls, formats such as U+200B, and spaces
+FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters that are drawn as nothing
 UMASK = os.umask(0)  # it cannot be read without being set
 os.umask(UMASK)
 
@@ -24,6 +42,22 @@ def read_text(path: Path, content: str) -> str:
         raise UserError(f"{path} is missing: it should hold {content}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def stranger(content: bytes) -> str:
+    """Say what a file that does not hold what its name says is, and what to do; "" if its beginning is unknown."""
+    head = content[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not content.strip(b"\0"):
+        return "holds only zeros: copy or download it again" if content else "is empty: copy or download it again"
+    if head[:4] == b"riff" and head[8:12] == b"webp":
+        return "is a WebP image"
+    return next((what for start, what in SIGNATURES.items() if head.startswith(start.lower())), "")
+
+
+def stripped(text: str) -> str:
+    """Return text without white space, zero-width characters and byte-order marks at its ends."""
+    seen = [i for i, c in enumerate(text) if category(c) not in WITHOUT_GLYPH and c not in FILLERS]
+    return text[seen[0] : seen[-1] + 1] if seen else ""
 
 
 def read_lines(path: Path, content: str) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from fgm.utils.errors import UserError, first_line
-from fgm.utils.pretrained import has_network, locate
+from fgm.utils.pickles import require_finite
+from fgm.utils.pretrained import has_network, locate, require_own_content
 
 FACTOR = 8  # pixels per latent, along a side
 MULTIPLE = 2 * FACTOR  # pixels per patch, along a side
@@ -39,6 +40,7 @@ def load_diffusers(class_name: str, directory: Path, dtype: torch.dtype) -> Any:
     import diffusers  # takes seconds to import
     from safetensors import SafetensorError
 
+    require_own_content(*directory.glob("*.safetensors"))
     local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
     network = getattr(diffusers, class_name)
     if network._keep_in_fp32_modules:  # Wan's, in half precision; loading with it needs accelerate
@@ -49,6 +51,7 @@ def load_diffusers(class_name: str, directory: Path, dtype: torch.dtype) -> Any:
         raise UserError(f"{directory} does not load ({first_line(error)}): download it again") from error
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{directory} lacks {len(missing)} weights, {missing[0]} first: download it again")
+    require_finite(net.state_dict(), directory)
     return net
 
 

@@ -20,7 +20,8 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
 from fgm.utils.errors import UserError, first_line
-from fgm.utils.files import read_object, sha256_of
+from fgm.utils.files import read_object, sha256_of, stranger
+from fgm.utils.pickles import require_finite
 
 EDM = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/"
 EDM2 = "https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/"
@@ -112,10 +113,19 @@ def require_checkpoint(checkpoint: str, digest: str | None) -> Path:
         raise UserError(
             f"there is no checkpoint {file}" + (f"; it comes from {source}, nothing is downloaded" if source else "")
         )
+    require_own_content(file)
     actual = sha256_of(file) if digest else ""
     if digest and not actual.startswith(digest.lower()):
         raise UserError(f"{file} is another file: its sha256 is {actual[:16]}..., not {digest[:16]}")
     return file
+
+
+def require_own_content(*files: Path) -> None:
+    """Raise a UserError if a file is a pointer of Git LFS, a web page, empty or an image."""
+    for file in files:
+        with file.open("rb") as stream:
+            if what := stranger(stream.read(512)):
+                raise UserError(f"{file} {what}")
 
 
 def hash_of_checkpoint(file: Path) -> str:
@@ -181,6 +191,7 @@ def load_transformers(class_name: str, directory: Path | str | None, published_a
         UserError: the directory or a file is missing, or the weights do not fill the network.
     """
     directory = require_directory(directory, ("config.json", "*.safetensors"), published_as)
+    require_own_content(*directory.glob("*.safetensors"))
     import transformers  # takes seconds to import
 
     network = getattr(transformers, class_name)
@@ -195,4 +206,5 @@ def load_transformers(class_name: str, directory: Path | str | None, published_a
         raise UserError(
             f"{directory}: lacks {len(missing)} weights, {missing[0]} first; put the files of {published_as} there"
         )
+    require_finite(net.state_dict(), directory)
     return net.eval().requires_grad_(False)

@@ -26,12 +26,11 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-import numpy as np
 import torch
-from PIL import ImageOps
 
+from fgm.data.folders import image_names, list_files
 from fgm.data.geneval import GENEVAL, Metadata, Vocabulary, digest, require_keys, require_known
-from fgm.data.pixels import damaged_png, encode_array, open_png
+from fgm.data.pixels import decode_rgb, encode_array, read_image, require_png
 from fgm.evaluation.evaluator import definition, record
 from fgm.evaluation.geneval.metric import GenEval
 from fgm.evaluation.geneval.rules import Detection, Pixels
@@ -41,7 +40,7 @@ from fgm.utils.errors import UserError
 from fgm.utils.files import parse_object, read_lines, read_text, sha256_of, write_bytes, write_lines
 from fgm.utils.records import Measurement, write_json
 
-FOLDER, FILE = re.compile(r"\d{4,5}"), re.compile(r"\d+\.png")
+IN_SAMPLES, SAMPLE = re.compile(r"\d{4,5}/samples/"), re.compile(r"(\d{4,5})/samples/(\d+)\.png", re.IGNORECASE)
 SHOWN = 3  # items in an error message
 HOLDS = "detections by image"
 
@@ -95,32 +94,21 @@ class Sample:
         return "/".join(self.path.parts[-3:])
 
     def pixels(self) -> Pixels:
-        return read_png(self.path)
-
-
-def read_png(path: Path) -> Pixels:
-    """Read an image as uint8 (h, w, 3), upright.
-
-    Raises:
-        UserError: the file is missing, truncated or no PNG.
-    """
-    with damaged_png(path):
-        return np.asarray(ImageOps.exif_transpose(open_png(path.read_bytes())).convert("RGB"))
+        """Read an image as uint8 (h, w, 3)."""
+        return decode_rgb(read_image(self.path), self.path)
 
 
 def read_layout(directory: Path, prompts: Sequence[Metadata], per_prompt: int) -> list[Sample]:
     """List all samples, by index and ordinal.
 
     Raises:
-        UserError: a prompt or a sample is missing, unexpected or a duplicate, or a folder has another prompt.
+        UserError: a prompt or a sample is missing, unexpected, a duplicate or no PNG, or a folder has another prompt.
     """
     if not directory.is_dir():
         raise UserError(f"{directory} is missing: it should hold folders such as 00000/samples")
-    samples = sorted(
-        Sample(int(path.parts[-3]), int(path.stem), path)
-        for path in directory.glob("*/samples/*.png")
-        if FOLDER.fullmatch(path.parts[-3]) and FILE.fullmatch(path.name)
-    )
+    files = [name for name in list_files(directory) if IN_SAMPLES.match(name)]
+    names = [match for name in image_names(files, directory) if (match := SAMPLE.fullmatch(name))]
+    samples = sorted(Sample(int(name[1]), int(name[2]), directory / name[0]) for name in names)
     require_complete([(sample.index, sample.ordinal) for sample in samples], len(prompts), per_prompt, directory)
     for folder, index in {sample.path.parents[1]: sample.index for sample in samples}.items():
         require_prompt(folder, prompts[index])
@@ -249,7 +237,7 @@ class FolderScore:
 def score_folder(metric: GenEval, directory: Path, prompts: Sequence[Metadata], per_prompt: int) -> FolderScore:
     """Grade and score a folder that has per_prompt images of every prompt.
 
-    With recorded detections an image is decoded only for the color classifier.
+    With recorded detections images are only checked, unless the color classifier needs their pixels.
     """
     samples, results, content = read_layout(directory, prompts, per_prompt), [], sha256()
     for sample in samples:
@@ -261,7 +249,9 @@ def score_folder(metric: GenEval, directory: Path, prompts: Sequence[Metadata], 
         row = {"filename": sample.key, "tag": metadata.tag, "prompt": metadata.prompt, "correct": grade.correct}
         row |= {"reason": grade.reason, "metadata": metadata.line(), "details": json.dumps(boxes)}
         results.append(row)
-        content.update(sample.path.read_bytes())
+        png = read_image(sample.path)
+        require_png(png, sample.path)
+        content.update(png)
     folders = [sample.key.partition("/")[0] for sample in samples]  # one for each prompt
     scores = summarize([row["tag"] for row in results], folders, [row["correct"] for row in results])
     source = {"sha256": content.hexdigest(), "prompts": digest(prompts), "per_prompt": per_prompt}

@@ -73,7 +73,7 @@ study-identity: setup ## compare FGM's gradient with the exact one, by fit of th
 
 # One thread: the tests compare bits between processes, and a sum split over two threads rounds otherwise.
 test: setup ## the whole test suite, on the CPU
-	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal $(ARGS)
 
 check: setup ## format, lint, types, every experiment composes, tables are fresh
 	@$(BIN)/ruff format --check --quiet .

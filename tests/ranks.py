@@ -1,10 +1,13 @@
 """Ranks of a training as torchrun or SLURM would start them, in forked processes: torch is imported once."""
 
+import fcntl
 import multiprocessing
 import os
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +34,18 @@ def srun(rank: int, world: int, port: int, nodes: int = 1) -> dict[str, str]:
     }  # fmt: skip
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Wait until no other worker of pytest runs ranks: two trainings of two ranks would starve each other."""
+    with Path(__file__).open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@alone()
 def on_ranks(work: Callable[..., Any], *arguments: Any, world: int = 2, nodes: int = 1, start: Any = torchrun) -> None:
     """Runs work(*arguments) on each rank, and waits for all.
 

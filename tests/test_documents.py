@@ -1,11 +1,8 @@
 """What the documents say is run: commands are composed, examples executed, links followed, tables made of rows."""
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from hydra.utils import instantiate
 
 import fgm.cli.config
 import fgm.cli.table
+import fgm.cli.train
 from fgm.cli.config import CONFIGS, compose_experiment
 from fgm.cli.sweep import read_sweep
 from fgm.cli.table import BLOCK, DOCUMENTS, OVERVIEW, ROOT, header, measured, render, study_line
@@ -100,7 +98,7 @@ def argument(holds: str) -> list[str]:
     return own.split()
 
 
-def test_a_model_of_ones_own_is_distilled_as_the_readme_says(tmp_path: Path) -> None:
+def test_a_model_of_ones_own_is_distilled_as_the_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = example("python", "MyTeacher")
     assert len(code.splitlines()) <= 20
     (tmp_path / "my_teacher.py").write_text(code)
@@ -111,14 +109,9 @@ def test_a_model_of_ones_own_is_distilled_as_the_readme_says(tmp_path: Path) -> 
         tmp_path / "weights.pt",
     )
     tiny = ["training.max_steps=2", "training.batch_size=4", "evaluation.n=40", "evaluation.every=0", "run_dir=run"]
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "fgm.cli.train", *argument("my_teacher"), *tiny,
-            "experiments=experiments", "logger=csv",
-        ],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    fgm.cli.train.main([*argument("my_teacher"), *tiny, "experiments=experiments", "logger=csv"])
     assert (tmp_path / "run" / "generator.safetensors").exists()
 
 

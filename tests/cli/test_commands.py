@@ -1,12 +1,19 @@
 """The commands, end to end on a tiny budget: every promised file, resume, done, and what is refused."""
 
+import io
 import json
-import subprocess
-import sys
+import os
+from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+import torch
+import wandb
 from safetensors.torch import load_file, save_file
+from tiny_runs import Said, refused
+
+from fgm.cli import evaluate, sample, train
 
 TINY = [
     "training.max_steps=4", "training.batch_size=8", "training.log_every_n_steps=2", "training.save_every_n_steps=2", "evaluation.every=2",
@@ -15,15 +22,13 @@ TINY = [
 ]  # fmt: skip
 
 
-def command(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    import os
-
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")} | {
-        "WANDB_MODE": "disabled"
-    }
-    return subprocess.run(
-        [sys.executable, "-m", f"fgm.cli.{module}", *arguments], capture_output=True, text=True, env=clean | environment
-    )
+@pytest.fixture(scope="module", autouse=True)
+def without_wandb() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as environment:
+        for key in [key for key in os.environ if key.startswith("WANDB")]:
+            environment.delenv(key)
+        environment.setenv("WANDB_MODE", "disabled")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +38,12 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(places: list[str]) -> tuple[Path, str]:
-    """A finished tiny run of digits_fgm, whose teacher was trained on the way."""
-    done = command("train", "experiment=digits_fgm", *TINY, *places, "record=true")
-    assert done.returncode == 0, done.stderr
+def finished(places: list[str], without_wandb: None) -> tuple[Path, str]:
+    """A finished tiny run of digits_fgm, whose teacher was trained on the way, and what it printed."""
+    with redirect_stdout(io.StringIO()) as printed:
+        train.main(["experiment=digits_fgm", *TINY, *places, "record=true"])
     (run_dir,) = Path(places[0].removeprefix("outputs=")).glob("digits_fgm*")
-    return run_dir, done.stdout
+    return run_dir, printed.getvalue()
 
 
 def test_training_writes_every_promised_file(finished: tuple[Path, str], places: list[str]) -> None:
@@ -64,44 +69,42 @@ def test_training_writes_every_promised_file(finished: tuple[Path, str], places:
     assert not (experiments / "digits_teacher").exists(), "its teacher is not recorded"
 
 
-def test_the_same_command_again_says_that_it_is_done(finished: tuple[Path, str], places: list[str]) -> None:
+def test_the_same_command_again_says_that_it_is_done(
+    finished: tuple[Path, str], places: list[str], capsys: Said
+) -> None:
     before = (finished[0] / "results.json").read_bytes()
-    again = command("train", "experiment=digits_fgm", *TINY, *places)
-    assert again.returncode == 0
-    assert f"{finished[0]} is done" in again.stdout
+    train.main(["experiment=digits_fgm", *TINY, *places])
+    assert f"{finished[0]} is done" in capsys.readouterr().out
     assert (finished[0] / "results.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("defect", ["garbage", "another architecture"])
-def test_a_teacher_file_that_does_not_fit_is_refused(defect: str, tmp_path: Path) -> None:
+def test_a_teacher_file_that_does_not_fit_is_refused(
+    defect: str, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "teacher.safetensors"
     if defect == "garbage":
         file.write_bytes(b"x" * 100)
     else:
-        import torch
-
         save_file({"weight": torch.zeros(2)}, file)
-    refused = command("train", "teacher=file", f"teacher.file={file}", f"outputs={tmp_path}/outputs")
-    assert refused.returncode == 2
-    assert "does not hold the weights of this DiT" in refused.stderr
+    arguments = ["teacher=file", f"teacher.file={file}", f"outputs={tmp_path}/outputs"]
+    assert "does not hold the weights of this DiT" in refused(train.main, arguments, capsys, monkeypatch)
     assert not (tmp_path / "outputs").exists()
 
 
 def test_a_finished_run_can_be_measured_and_drawn_from(
-    finished: tuple[Path, str], places: list[str], tmp_path: Path
+    finished: tuple[Path, str], places: list[str], tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = ["experiment=digits_fgm", *TINY, *places]
-    measured = command("evaluate", *run)
-    assert measured.returncode == 0, measured.stderr
-    fd = next(
+    evaluate.main(run)
+    (fd, *_) = (
         r["value"] for r in json.loads((finished[0] / "results.json").read_text())["results"] if r["weights"] == "ema"
     )
-    assert f"{fd:.3g}" in measured.stdout
-    drawn = command("sample", *run, "n=9", f"out={tmp_path}/nine.png")
-    assert drawn.returncode == 0, drawn.stderr
+    assert f"{fd:.3g}" in capsys.readouterr().out
+    sample.main([*run, "n=9", f"out={tmp_path}/nine.png"])
     assert (tmp_path / "nine.png").read_bytes().startswith(b"\x89PNG")
-    refused = command("sample", "experiment=digits_fgm", f"outputs={tmp_path}")
-    assert refused.returncode == 2 and "holds no finished run: make train EXP=digits_fgm" in refused.stderr
+    line = refused(sample.main, ["experiment=digits_fgm", f"outputs={tmp_path}"], capsys, monkeypatch)
+    assert "holds no finished run: make train EXP=digits_fgm" in line
 
 
 def test_the_exported_weights_are_plain_tensors(finished: tuple[Path, str]) -> None:
@@ -110,17 +113,21 @@ def test_the_exported_weights_are_plain_tensors(finished: tuple[Path, str]) -> N
     assert all(tensor.isfinite().all() for tensor in state.values())
 
 
-def test_wandb_offline_logs_and_a_broken_wandb_costs_a_line(places: list[str], tmp_path: Path) -> None:
+def test_wandb_offline_logs_and_a_broken_wandb_costs_a_line(
+    places: list[str], tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The teacher is trained on the way, in the same process, and must not be taken for the student's W&B run."""
-    tiny = [*TINY, f"outputs={tmp_path}/outputs", places[1], "experiment=digits_fgm", "logger=wandb"]
-    offline = command("train", *tiny, f"run_dir={tmp_path}/offline", WANDB_MODE="offline")
-    assert offline.returncode == 0, offline.stderr
-    assert "and to W&B" in offline.stdout
+    tiny = ["experiment=digits_fgm", *TINY, f"outputs={tmp_path}/outputs", places[1], "logger=wandb"]
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    train.main([*tiny, f"run_dir={tmp_path}/offline"])
+    assert "and to W&B" in capsys.readouterr().out
     (log,) = (tmp_path / "offline" / "wandb").glob("offline-run-*/*.wandb")
     shown = {"fd", "kid", "precision", "recall", "coverage", "accuracy", "power_high", "samples"}
     kept = log.read_bytes()
     assert all(f"eval/{name}".encode() in kept for name in shown) and b"train/mismatch" in kept
     assert b"final/fd/ema/1" in kept
-    broken = command("train", *tiny, f"run_dir={tmp_path}/broken", WANDB_MODE="online", WANDB_API_KEY="x" * 3)
-    assert broken.returncode == 0, broken.stderr
-    assert "W&B did not start" in broken.stdout
+    wandb.teardown()  # which has read the environment once for this process
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 3)
+    train.main([*tiny, "training.max_steps=1", "evaluation.every=0", f"run_dir={tmp_path}/broken"])
+    assert "W&B did not start" in capsys.readouterr().out

@@ -57,6 +57,21 @@ def test_the_second_process_says_who_holds_the_run_and_leaves(
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
 
 
+def test_the_other_ranks_of_a_run_are_no_second_process(
+    other: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of torchrun, srun and Lightning's launcher: rank 0 may be ahead, and holds the run."""
+
+    def enough(*_: Any) -> None:
+        raise UserError("enough")
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(train, "build_run", enough)
+    config = compose_experiment("mixture_fgm", [*RUN[1:], f"run_dir={tmp_path / 'run'}"])
+    with pytest.raises(UserError, match="enough"):
+        train.train(config)
+
+
 def test_a_lock_is_free_when_its_process_is_killed_or_waited_for(other: Any, tmp_path: Path) -> None:
     waits: list[str] = []
     other.kill()

@@ -148,6 +148,19 @@ def test_sid_is_a_member_of_the_family(path: ProbabilityPath, alpha: float) -> N
     assert_close(2 * sid, losses.x_0_weight(path, t) * family)
 
 
+@pytest.mark.parametrize("lambda_1", [0.0, 1.0, -0.4])
+def test_detached_teacher_lacks_the_gradient_through_its_input_alone(path: ProbabilityPath, lambda_1: float) -> None:
+    """d loss / d u = 2 (lambda_1 (u - v) + v - c) / dim, and u = tanh(x_t) has the slope 1 - u^2 in x_t = alpha x_0 + ..."""
+    x_0, eps, t = torch.randn(7, 6, requires_grad=True), torch.randn(7, 6), torch.linspace(0.1, 0.9, 7)
+    x_t, c = path.interpolate(x_0, eps, t)
+    u, v = torch.tanh(x_t), x_t**2
+    whole, stopped = (
+        torch.autograd.grad(losses.fgm(u, v, c, lambda_1, detach).sum(), x_0, retain_graph=True)[0]
+        for detach in (False, "teacher")
+    )
+    assert_close(whole - stopped, path.at(t, x_0).alpha * (1 - u**2) * 2 * (lambda_1 * (u - v) + v - c) / 6)
+
+
 @pytest.mark.parametrize("lambda_1", [0.0, 1.0])
 def test_detached_networks_leave_the_dmd_direction(path: ProbabilityPath, lambda_1: float) -> None:
     """With detach, d loss / d x_0 = -2 alpha' (u - v) / dim, whatever lambda_1 and the networks' slopes."""

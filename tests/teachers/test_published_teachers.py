@@ -220,6 +220,8 @@ def test_bad_torchcfm_checkpoint_is_a_one_line_user_error(tmp_path: Path) -> Non
     for content in (None, {"ema_model": Code(tmp_path / "ran")}, {"net_model": {}}, {"ema_model": scalar}):
         if content:
             torch.save(content, file)
-        with pytest.raises(UserError, match="has no weights of this U-Net under ema_model|only tensors and plain") as error:
+        with pytest.raises(
+            UserError, match=r"has no weights of this U-Net under ema_model|only tensors and plain"
+        ) as error:
             torchcfm.pretrained(str(file), UNet(**SHAPE, head=8, time_scale=1.0))
         assert "\n" not in str(error.value) and not (tmp_path / "ran").exists()

@@ -80,14 +80,14 @@ def assert_bit_equal(a: Path, b: Path) -> None:
 
 def test_run_killed_at_random_moments_ends_bit_equal(tmp_path: Path) -> None:
     """SIGKILL: every fourth time while the run starts, else within three steps of a checkpoint, so while writing too."""
-    steps, whole, last = 100, tmp_path / "whole", tmp_path / "killed" / LAST
+    steps, whole, last = 60, tmp_path / "whole", tmp_path / "killed" / LAST
     began, process = time.perf_counter(), forked(partial(train, whole, steps))
     while process.is_alive() and not (whole / LAST).exists():
         time.sleep(0.002)
     opening, first = time.perf_counter() - began, time.perf_counter()
     process.join()
     step, reached, rng = (time.perf_counter() - first) / steps, [], random.Random(0)
-    for i in range(9):
+    for i in range(6):
         process, before = forked(partial(train, tmp_path / "killed", steps)), written(last)
         while i % 4 != 3 and process.is_alive() and written(last) == before:
             time.sleep(0.002)
@@ -96,7 +96,7 @@ def test_run_killed_at_random_moments_ends_bit_equal(tmp_path: Path) -> None:
         process.join()
         assert process.exitcode, "the run must be long enough to be killed every time"
         reached.append(last_checkpoint(tmp_path / "killed", QUIET)[1])
-    assert reached == sorted(reached) and len(set(reached)) >= 6 and reached[-1] < steps
+    assert reached == sorted(reached) and len(set(reached)) >= 4 and reached[-1] < steps
     assert exit_code(partial(train, tmp_path / "killed", steps)) == 0
     assert_bit_equal(whole, tmp_path / "killed")
 

@@ -31,7 +31,7 @@ from toy_trainings import (
 
 from fgm.data.points import Ring
 from fgm.flow import losses
-from fgm.flow.times import Uniform
+from fgm.flow.times import Annealed, Uniform
 from fgm.networks import VelocityModel
 from fgm.networks.guidance import ClassifierFreeGuidance, Guidance, apply_guidance, unwrap_guidance
 from fgm.networks.mlp import VelocityMLP
@@ -40,6 +40,7 @@ from fgm.training.distillation import Distillation
 from fgm.training.optim import adam
 from fgm.training.real_images import RealUID
 from fgm.training.trainer import fit
+from fgm.utils.errors import UserError
 from fgm.utils.records import read_metrics
 
 CONSTANT = replace(CONFIG, lr_decay_fraction=0.0)
@@ -96,6 +97,38 @@ def test_online_network_has_an_optimizer_of_its_own(tmp_path: Path) -> None:
         assert [o.param_groups[0]["lr"] for o in module.optimizers()] == rates  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("low_memory", [False, True])
+@pytest.mark.parametrize(("detach", "passes"), [(False, 1), ("teacher", 0), (True, 0)])
+def test_detached_teacher_has_no_backward_pass(low_memory: bool, detach: Any, passes: int, tmp_path: Path) -> None:
+    teacher, backward = network(1), []
+    teacher.embed.register_full_backward_hook(lambda *_: backward.append(1))
+    net = partial(network, 2)
+    run(distillation(teacher=teacher, network=net, detach=detach, low_memory=low_memory), tmp_path)
+    assert len(backward) == passes * CONFIG.max_steps
+
+
+@pytest.mark.parametrize("options", [{"online_init": "random"}, {"adapters": LINEAR}])
+def test_ida_brings_the_online_network_nearer_by_its_decay_every_step(options: dict[str, Any], tmp_path: Path) -> None:
+    """No optimizer moves: online_n - g = decay^n (online_0 - g)."""
+
+    def still(net: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(net.parameters(), lr=0.0)
+
+    inits = {"generator_init": "teacher", "online_init": "teacher"}
+    module = distillation(**{"teacher": network(1), "optimizer": still, "ida_decay": 0.8} | inits | options)
+    goal, start = ([p.clone() for p in net.parameters()] for net in (module.generator.net, module.online))
+    run(module, tmp_path)
+    for g, before, after in zip(goal, start, module.online.parameters(), strict=True):
+        assert_close(after - g, 0.8**CONFIG.max_steps * (before - g), rtol=1e-4, atol=1e-6)
+
+
+def test_ida_needs_networks_of_one_architecture(tmp_path: Path) -> None:
+    wider = partial(VelocityMLP, dim=2, width=32, depth=1)
+    module = distillation(teacher=network(1), network=wider, generator_init="teacher", ida_decay=0.9)
+    with pytest.raises(UserError, match=r"method.ida_decay = 0.9: .* not of one architecture"):
+        run(module, tmp_path)
+
+
 RESUMED: dict[str, Any] = {
     "online steps": partial(distillation, online_steps=2),
     "teacher": teacher_training,
@@ -104,6 +137,9 @@ RESUMED: dict[str, Any] = {
     ),
     "four steps": partial(distillation, steps=4),
     "adapters": adapted,
+    "levers": partial(
+        distillation, detach="teacher", ida_decay=0.9, times=Annealed(Uniform(0.2, 0.4), Uniform()), online_lr_ratio=0.5
+    ),
     "fused": partial(distillation, optimizer=partial(adam, lr=1e-3, beta_1=0.5, kernel="fused")),
 }
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from ranks import free_port, torchrun
+from ranks import alone, free_port, torchrun
 from rich.console import Console
 from test_checkpointing import train as checkpointed
 from toy_trainings import last_state, last_step
@@ -35,6 +35,12 @@ from fgm.utils.errors import RESUMABLE, SIGNALS, UserError, rank, resumable
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 TERM, USR1, INT = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
 SCRIPT, PATIENCE, SECONDS = Path(__file__).with_name("two_ranks.py"), 300.0, 10
+
+
+@pytest.fixture(autouse=True)
+def without_other_ranks() -> Iterator[None]:
+    with alone():
+        yield
 
 
 def train(folder: Path, steps: int, pause: float = 0.0, change: bool = False, **config: Any) -> None:

@@ -82,7 +82,7 @@ class FullBatch(Distillation):
 
 def run(module: Any, folder: Path, strategy: Any, devices: int, every: int = 0, precision: Any = "32-true") -> None:
     console = Console(quiet=rank() > 0)
-    plan = Evaluator(PointMetrics(Ring()), every=every, n_in_training=64, batch=32)
+    plan = Evaluator(PointMetrics(Ring()), every=every, n_in_training=1024, batch=512)
     trainer = partial(Trainer, accelerator="cpu", devices=devices, precision=precision)
     fit(module, Run(folder, "test", {"config_digest": "0"}, plan, console, trainer, strategy))  # type: ignore[arg-type]
 

@@ -61,7 +61,7 @@ def train(config: dict[str, Any], wait: bool = False) -> float | None:
         console.print(f"{run_dir} is done: its results.json, samples and weights are there (delete it to run again)")
         return primary_metric(run_dir)
     require_place(run_dir)
-    if not wait:
+    if rank() == 0 and not wait:  # rank 0 holds it for the others
         require_free(run_dir)
     require_extras(config)
     teacher.require(config["teacher"])

@@ -15,6 +15,8 @@ the weights inside u and v held fixed, is the gradient of that quantity, as long
     lambda_1 = 0     what FGM uses on CIFAR-10
     lambda_1 = 2 - 2 alpha     SiD with its alpha (arXiv 2404.04057); its best runs have alpha = 1.2
     u, v detached, lambda_1 = 0     the DMD direction, -2 alpha'_t (u - v) in x_0 (arXiv 2311.18828)
+    u detached     no backward pass through the teacher, of the ten passes of a cycle; x_0 is reached through v and c, as in
+                   LightX2V's SGMD. Only the gradient's part (du/dx_t)^T 2 (lambda_1 (u - v) + v - c) is missing
 
 Two terms use real images. RealUID (arXiv 2509.22459, section 3) mixes them into flow matching by two coefficients a, b
 in (0, 1]; with p_theta, p the laws of x_t from generated and from real x_0, and u the real one's velocity,
@@ -40,6 +42,7 @@ does not change its scale with the resolution.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -47,6 +50,7 @@ from torch.nn.functional import softplus
 
 from fgm.flow.paths import ProbabilityPath
 
+Detach = bool | Literal["teacher"]  # which velocities are constants: neither, both, or u alone
 Weighting = Callable[..., Tensor]  # w(path, t), or a normalizer n(x_0, teacher_x_0, online_x_0)
 
 
@@ -69,10 +73,13 @@ def fgm_terms(u: Tensor, v: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return squared_norm(u - v), 2 * inner(u - v, v - c)
 
 
-def fgm(u: Tensor, v: Tensor, c: Tensor, lambda_1: float = 1.0, detach: bool = False) -> Tensor:
-    """Return lambda_1 L_1 + L_2, (batch,). With detach only the gradient of L_2 through c remains."""
-    if detach:
-        u, v = u.detach(), v.detach()
+def detached(u: Tensor, v: Tensor, detach: Detach) -> tuple[Tensor, Tensor]:
+    return u.detach() if detach else u, v.detach() if detach is True else v
+
+
+def fgm(u: Tensor, v: Tensor, c: Tensor, lambda_1: float = 1.0, detach: Detach = False) -> Tensor:
+    """Return lambda_1 L_1 + L_2, (batch,). With detach = True only the gradient of L_2 through c remains."""
+    u, v = detached(u, v, detach)
     l_1, l_2 = fgm_terms(u, v, c)
     return lambda_1 * l_1 + l_2
 
@@ -85,13 +92,14 @@ def realuid_matching(v: Tensor, c: Tensor, a: float, b: float) -> Tensor:
     return a * flow_matching(v, b / a * c) if a else -2 * b * inner(v, c)
 
 
-def realuid(u: Tensor, v: Tensor, c: Tensor, a: float, b: float, lambda_1: float = 1.0, detach: bool = False) -> Tensor:
+def realuid(
+    u: Tensor, v: Tensor, c: Tensor, a: float, b: float, lambda_1: float = 1.0, detach: Detach = False
+) -> Tensor:
     """Return the generator's lambda_1 a |u - v|^2 + 2 <u - v, a v - b c>, (batch,).
 
     For lambda_1 = 1 it equals a |u - (b/a) c|^2 - a |v - (b/a) c|^2 and its mean has the gradient of J; a = b = 1 is fgm.
     """
-    if detach:
-        u, v = u.detach(), v.detach()
+    u, v = detached(u, v, detach)
     return lambda_1 * a * squared_norm(u - v) + 2 * inner(u - v, a * v - b * c)
 
 

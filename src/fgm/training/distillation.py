@@ -6,7 +6,7 @@ One training_step:
     online update, K times   |v - c|^2           x_0 detached; trains the online velocity v
     discriminator update     (optional)          trains the discriminator's heads, see discriminator.py
     generator update         w(t) (lambda_1 |u - v|^2 + 2 <u - v, v - c>), through x_t into u, v and c; trains g
-    ema                      follows the generator
+    ema                      follows the generator, and the online network may be pulled after it (ida_decay)
 
 u is the frozen teacher, c = alpha'_t x_0 + sigma'_t eps the conditional velocity; t = 0 is data, t = 1 is noise. t, eps and
 x_t are float32. The generator update is cut at x_0: first d = dL/dx_0 through the two velocity networks, whose graphs are
@@ -39,7 +39,7 @@ from fgm.networks.guidance import Guidance, apply_guidance, unwrap_guidance
 from fgm.networks.lora import LoRA, base_model, trainable_module
 from fgm.training.config import TrainingConfig
 from fgm.training.discriminator import GANTerm
-from fgm.training.ema import frozen_copy
+from fgm.training.ema import align, frozen_copy
 from fgm.training.initialize import Init, MakeNetwork, initialize_pair
 from fgm.training.memory import VelocityAt, cached_prompts, two_stage
 from fgm.training.module import Loss, Scalars, TrainingModule
@@ -61,11 +61,11 @@ class Distillation(TrainingModule):
             online_lr_ratio times its learning rate.
         network: makes a fresh velocity network, for inits other than "teacher", see initialize.py.
         t_star, c_in, steps: how the generator reads its network, see FewStepGenerator.
-        lambda_1, detach, weighting, normalizer: the objective, see losses.py.  online_steps: K.
+        lambda_1, detach, weighting, normalizer: the objective, see losses.py.  online_steps: K.  ida_decay: see align in ema.py.
         guidance: which velocities the teacher's guidance scale applies to, see guidance.py.
         adapters: train adapters on the teacher's weights instead of whole networks, see lora.py; implies low_memory.
         low_memory: hold one network's graph at a time, see memory.py.  teacher_dtype: see mixed_precision.py.
-        discriminator: makes the GAN term.  real_uid: RealUID's two coefficients and real images.
+        discriminator, real_uid: the GAN term and RealUID, which see real images.
         teacher_steps: Euler steps of the teacher shown beside the generator.
     """
 
@@ -76,7 +76,7 @@ class Distillation(TrainingModule):
         self, teacher: VelocityModel, data: Data, path: ProbabilityPath, times: TimestepDensity,
         optimizer: MakeOptimizer, config: TrainingConfig, network: MakeNetwork | None = None, seed: int = 0, *,
         t_star: Annotated[float, Field(gt=0, le=1)], c_in: InputScale = "t_star", steps: PositiveInt = 1,
-        lambda_1: float = 1.0, detach: bool = False,
+        lambda_1: float = 1.0, detach: losses.Detach = False, ida_decay: Annotated[float, Field(gt=0, le=1)] = 1.0,
         weighting: losses.Weighting = losses.velocity_weight, normalizer: losses.Weighting = losses.no_normalizer,
         online_steps: PositiveInt = 1, online_times: TimestepDensity | None = None,
         online_optimizer: MakeOptimizer | None = None, online_lr_ratio: PositiveFloat = 1.0,
@@ -94,7 +94,7 @@ class Distillation(TrainingModule):
         self.online_steps, self.online_times, self.teacher_steps = online_steps, online_times or times, teacher_steps
         self.make_optimizer = optimizer
         self.make_online_optimizer = with_lr_ratio(online_optimizer or optimizer, online_lr_ratio)
-        self.low_memory, self.guidance = low_memory or adapters is not None, guidance
+        self.low_memory, self.guidance, self.ida_decay = low_memory or adapters is not None, guidance, ida_decay
         reading = partial(FewStepGenerator, path=path, t_star=t_star, c_in=c_in, data_std=data.std, steps=steps)
         net, self.online = initialize_pair(self, teacher, network, generator_init, online_init, adapters)
         shared = generator_init == "teacher" and adapters is None
@@ -109,7 +109,6 @@ class Distillation(TrainingModule):
             self.halve(unwrap_guidance(teacher))
 
     def forward(self, z: Tensor, condition: Tensor | None = None, eps: Tensor | None = None) -> Tensor:
-        """Return samples of the averaged generator."""
         return self.ema(z, condition, eps)
 
     def training_step(self, batch: Tensor) -> None:
@@ -126,6 +125,7 @@ class Distillation(TrainingModule):
             d_x_0, logged = self.generator_gradient(x_0.detach(), condition, step)
             with self.generator.adapter_active():
                 norm = self.update("generator", self.through_generator(x_0, d_x_0, z, condition, eps))
+        align(self.online, self.generator.net, self.ida_decay)
         self.update_averages(self.generator)
         scalars |= logged | {"generator_grad_norm": norm}
         self.finish_step(scalars | {"sample_mean": x_0.detach().mean(), "sample_std": x_0.detach().std()})

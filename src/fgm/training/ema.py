@@ -26,6 +26,8 @@ import torch
 from torch import nn
 
 from fgm.training.distributed import local
+from fgm.training.optim import constrain
+from fgm.utils.errors import UserError
 
 Net = TypeVar("Net", bound=nn.Module)
 EmaDevice = Literal["same", "cpu"]
@@ -52,6 +54,24 @@ def update_ema(ema: nn.Module, net: nn.Module, decay: float) -> None:
             a.lerp_(c.to(a.device), 1 - decay)
     for buffer, present in zip(ema.buffers(), net.buffers(), strict=True):
         buffer.copy_(present)
+
+
+def align(online: nn.Module, generator: nn.Module, decay: float) -> None:
+    """Pull the online network towards the generator's: online <- decay online + (1 - decay) generator; decay = 1 does nothing.
+
+    SenseFlow's implicit distribution alignment (arXiv 2506.00523): the online network follows the generator's samples sooner.
+
+    Raises:
+        UserError: the networks differ in shape.
+    """
+    if decay == 1:
+        return
+    if [p.shape for p in online.parameters()] != [p.shape for p in generator.parameters()]:
+        raise UserError(
+            f"method.ida_decay = {decay}: generator and online network are not of one architecture; set it to 1"
+        )
+    update_ema(online, generator, decay)
+    constrain(online)
 
 
 @contextmanager

@@ -129,6 +129,10 @@ def test_ida_needs_networks_of_one_architecture(tmp_path: Path) -> None:
         run(module, tmp_path)
 
 
+LEVERS = {
+    "detach": "teacher", "ida_decay": 0.9, "times": Annealed(Uniform(0.2, 0.4), Uniform()), "online_lr_ratio": 0.5,
+    "teacher": network(1), "teacher_steps": 3, "discriminator": partial(GAN, teacher_samples=20),
+}  # fmt: skip
 RESUMED: dict[str, Any] = {
     "online steps": partial(distillation, online_steps=2),
     "teacher": teacher_training,
@@ -137,9 +141,7 @@ RESUMED: dict[str, Any] = {
     ),
     "four steps": partial(distillation, steps=4),
     "adapters": adapted,
-    "levers": partial(
-        distillation, detach="teacher", ida_decay=0.9, times=Annealed(Uniform(0.2, 0.4), Uniform()), online_lr_ratio=0.5
-    ),
+    "levers": partial(distillation, **LEVERS),
     "fused": partial(distillation, optimizer=partial(adam, lr=1e-3, beta_1=0.5, kernel="fused")),
 }
 

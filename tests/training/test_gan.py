@@ -16,6 +16,7 @@ from toy_trainings import CONFIG, distillation, last_weights, moved, pieces, run
 from fgm.cli.build import build
 from fgm.cli.config import compose_experiment
 from fgm.data.points import Ring
+from fgm.evaluation.sampling import balanced, draw_samples, ode_sampler
 from fgm.networks.guidance import ClassifierFreeGuidance
 from fgm.training import discriminator
 from fgm.training.discriminator import GANTerm
@@ -96,6 +97,32 @@ def test_real_and_generated_images_have_the_same_kind_of_condition(labelled: boo
     real, *fake = seen
     assert all(torch.equal(y, label if labelled else torch.full_like(label, 3)) for y in fake)
     assert real.max() < 3 if labelled else torch.equal(real, fake[0])
+
+
+class Untouched(Pictures):
+    """Pictures that nobody may draw."""
+
+    def draw(self, n: int, generator: Any) -> Any:
+        raise AssertionError("real images were drawn")
+
+
+def test_discriminator_on_the_teachers_samples_sees_its_ode_and_no_real_image(tmp_path: Path, monkeypatch: Any) -> None:
+    teacher, seen = dit(), []
+    make = partial(GAN, blocks=["blocks.1"], teacher_samples=5)
+    s = pieces(network=dit, teacher=teacher, data=Untouched(True))
+    module = Distillation(**s, t_star=0.9, discriminator=make, teacher_steps=3)
+    draw_data = module.draw_data
+    monkeypatch.setattr(module, "draw_data", lambda *call: seen.append(draw_data(*call)) or seen[-1])
+    run(module, tmp_path)
+    labels = balanced(3).conditions
+    x_0, label = draw_samples(ode_sampler(teacher, s["path"], 3), 0, 5, teacher.shape, labels, torch.device("cpu"))
+    assert label is not None and len(seen) == s["config"].max_steps
+    for images, conditions in seen:
+        row = (images[:, None] - x_0).flatten(2).abs().amax(2).argmin(1)
+        assert_close(images, x_0[row])
+        assert torch.equal(conditions, label[row])
+    with pytest.raises(ValueError, match="leave out data or teacher_samples"):
+        Distillation(**s, t_star=0.9, discriminator=partial(make, data=Pictures(True)))
 
 
 def recorded(module: Distillation) -> list[dict[str, Tensor]]:

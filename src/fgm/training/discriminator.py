@@ -30,7 +30,7 @@ from fgm.networks import VelocityModel
 from fgm.networks.discriminator import Discriminator, feature_widths, read_features
 from fgm.networks.guidance import unwrap_guidance
 from fgm.training.module import Loss, Scalars, TrainingModule
-from fgm.training.real_images import RealImages
+from fgm.training.real_images import RealImages, TeacherImages
 from fgm.utils.random import keyed_generator
 from fgm.utils.validation import validated
 
@@ -52,6 +52,7 @@ class GANTerm(nn.Module):
         times: density of t; the distillation's if None.
         r1_weight: of the gradient penalty on real images.  r1_at: the inputs of that gradient.
         data: real images; the distillation's if None. If they have no condition, the discriminator never sees one.
+        teacher_samples: number of samples of the teacher's ODE that stand in for real images, see TeacherImages; 0: none.
     """
 
     def __init__(
@@ -69,12 +70,20 @@ class GANTerm(nn.Module):
         r1_weight: Weight = 0.0,
         r1_at: Literal["features", "x_t"] = "features",
         data: Data | None = None,
+        teacher_samples: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         self.blocks, self.weight, self.start_step = list(blocks), weight, start_step
         self.make_optimizer: Any = optimizer or module.make_optimizer
         self.times, self.r1_weight, self.r1_at = times or module.times, r1_weight, r1_at
-        self.images = RealImages(data or module.data, module.data)
+        if data and teacher_samples:
+            raise ValueError(
+                "a discriminator sees real images or the teacher's samples: leave out data or teacher_samples"
+            )
+        real = (
+            TeacherImages(module, teacher_samples) if teacher_samples else RealImages(data or module.data, module.data)
+        )
+        self.images: Any = real
         self.unregistered = (module, online if features == "online" else teacher)  # not a part of the discriminator
         condition = module.data.conditions(1, keyed_generator("widths", index=0))
         with torch.random.fork_rng():

@@ -1,4 +1,4 @@
-"""Real images in a distillation: batches that fit the generator's, and RealUID's two coefficients.
+"""Real images in a distillation: batches that fit the generator's, the teacher's samples in their place, and RealUID.
 
 RealUID (arXiv 2509.22459, section 3) uses real images without a discriminator:
 
@@ -14,10 +14,12 @@ of online_loss then has another zero than FGM's.
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Generator, Tensor
 
 from fgm.data import Data
+from fgm.evaluation.sampling import conditioning, draw_samples, ode_sampler
 from fgm.flow import losses
 from fgm.networks import VelocityModel
 from fgm.training.memory import VelocityAt
@@ -53,6 +55,37 @@ class RealImages:
         if real is not None and wanted is not None and real.shape != wanted.shape:
             shapes = f"{tuple(real.shape[1:])}, and generated ones of {tuple(wanted.shape[1:])}"
             raise UserError(f"real images have conditions of shape {shapes}")
+
+
+class TeacherImages:
+    """Samples of the teacher's ODE in place of real images: the training stays without data.
+
+    A discriminator then teaches what the teacher draws in many steps, not what it lacks, as Z-Image Turbo's does. The samples
+    are drawn when the first batch is, a pure function of the seed, and are the same on every rank; a resumed run draws
+    them again.
+
+    Args:
+        module: the distillation, for its teacher, path, teacher_steps and seed.
+        n: number of samples; a batch picks from them.
+    """
+
+    have_conditions = True  # if generated ones have
+
+    def __init__(self, module: Any, n: int) -> None:
+        self.module, self.n, self.data = module, n, self
+        self.pool: tuple[Tensor, Tensor | None] | None = None
+
+    def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
+        """Return n of the samples, with repetition, and their conditions, on the CPU."""
+        module = self.module
+        if self.pool is None:
+            ode = ode_sampler(module.teacher, module.path, module.teacher_steps)
+            conditions = conditioning(module.data, None, module.seed).conditions
+            batch = module.config.batch_size
+            self.pool = draw_samples(ode, module.seed, self.n, module.data.shape, conditions, module.device, batch)
+        x_0, condition = self.pool
+        chosen = torch.randint(self.n, (n,), generator=generator, device=generator.device).cpu()
+        return x_0[chosen], None if condition is None else condition[chosen]
 
 
 @validated

@@ -137,7 +137,8 @@ def distill(
     config = TrainingConfig(max_steps, batch_size, **{key: options.pop(key) for key in known & options.keys()})
     if not isinstance(teacher, VelocityModel):
         teacher = Velocity(teacher, tuple(data.shape), data.num_classes)
-    settings, path = {"t_star": 0.97} | options, path or RectifiedPath()
+    settings: dict[str, Any] = {"t_star": 0.97} | options
+    path = path or RectifiedPath()
     party = Party.of(teacher, f"teacher {type(unwrap_guidance(teacher)).__name__}")
     require(Contract(data, path, teacher=party, guidance=(getattr(teacher, "scale", 1.0), "scale", party)))
     try:

@@ -116,7 +116,7 @@ def party_of(node: dict[str, Any], role: str) -> Party:
     kind = target if isclass(target) else returned(target)
     party = Party.of(kind, f"{role} {getattr(kind or target, '__name__', 'of your own')}")
     inner = next((node[key] for key in ("net", "network") if "_target_" in (node.get(key) or {})), None)
-    if kind is ClassifierFreeGuidance and inner:
+    if isclass(kind) and issubclass(kind, ClassifierFreeGuidance) and inner:
         return party_of(inner, role)
     if inner:
         party = party.over(party_of(inner, role))

@@ -143,7 +143,7 @@ def teacher(c: Contract) -> Mismatch | None:
 
 
 def path(c: Contract) -> Mismatch | None:
-    trained = c.teacher and c.distils and c.teacher.path
+    trained = c.teacher.path if c.teacher and c.distils else None
     if not c.teacher or not trained or not c.path or same_path(trained, c.path):
         return None
     theirs, ours = f"{c.teacher.name} was trained on {describe(trained)}", f"this run uses {describe(c.path)}"

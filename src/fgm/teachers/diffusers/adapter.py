@@ -16,6 +16,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from fgm.flow.paths import RectifiedPath
 from fgm.networks import VelocityModel, require_shape
 from fgm.teachers.diffusers.conditions import NEGATIVE, Condition, EncodedPrompts, batched
 from fgm.teachers.diffusers.families import Family, known_family
@@ -42,6 +43,8 @@ class TransformerVelocity(VelocityModel):
     Raises:
         UserError: the transformer needs an embedded guidance and has none, or takes none; prompts lack a part.
     """
+
+    takes_prompts, path = True, RectifiedPath()
 
     def __init__(
         self, transformer: Any, family: Family, shape: tuple[int, ...], prompts: EncodedPrompts | None = None,

@@ -91,10 +91,10 @@ def test_an_experiment_composes_and_says_command_cost_and_expectation(experiment
 
 
 def test_every_config_node_fits_its_constructor() -> None:
-    for path in CONFIGS.glob("*/*.yaml"):
-        node = yaml.safe_load(path.read_text()) or {}
-        if "_target_" in node and "${" not in path.read_text() and "???" not in path.read_text():
-            check(node | {"_partial_": True}, path.stem)
+    texts = {path: path.read_text() for path in CONFIGS.glob("*/*.yaml")}
+    nodes = {path: yaml.safe_load(text) or {} for path, text in texts.items() if "${" not in text and "???" not in text}
+    checked = [check(node | {"_partial_": True}, path.stem) for path, node in nodes.items() if "_target_" in node]
+    assert len(checked) > 30
 
 
 SAME = [

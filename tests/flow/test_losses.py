@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from fgm.flow import losses
 from fgm.flow.analytic import gaussian
-from fgm.flow.paths import ProbabilityPath, RectifiedPath, VarianceExplodingPath
+from fgm.flow.paths import ProbabilityPath
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -177,12 +177,6 @@ def test_weightings_in_closed_form(path: ProbabilityPath) -> None:
     in_x_0 = losses.flow_matching(path.x_0_from_velocity(x_t, u, t), path.x_0_from_velocity(x_t, v, t))
     weighted = [w(path, t) * losses.flow_matching(u, v) for w in WEIGHTINGS]
     assert_close(weighted, [losses.flow_matching(u, v), in_x_0, (1 - t) * in_x_0])
-
-
-@pytest.mark.parametrize("path", [RectifiedPath(), VarianceExplodingPath(5.0)])
-def test_the_x_0_weight_is_t_squared(path: ProbabilityPath) -> None:
-    """sigma / kappa = t on the rectified and the exploding path."""
-    assert_close(losses.x_0_weight(path, T), T**2)
 
 
 def test_normalizers_in_closed_form(fields: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -1,6 +1,7 @@
 """Affine paths: (x_0, eps) -> (x_t, c) can be inverted, and every derivative is one."""
 
 from collections.abc import Callable
+from math import exp, expm1, sqrt
 from typing import NamedTuple
 
 import pytest
@@ -87,18 +88,19 @@ def test_kappa_is_the_growth_of_the_noise_to_signal_ratio(path: ProbabilityPath,
     assert path.coefficients(torch.tensor(1.0)).kappa > 0
 
 
-def test_a_path_starts_at_the_data(path: ProbabilityPath) -> None:
-    """alpha_0 = 1 and sigma_0 = 0, exactly."""
-    k = path.coefficients(torch.tensor(0.0))
-    assert (k.alpha, k.sigma) == (1, 0)
-
-
 @pytest.mark.parametrize(
     ("path", "alpha", "sigma"),
-    [(RectifiedPath(), 0, 1), (TrigonometricPath(), 0, 1), (VarianceExplodingPath(7.0), 1, 7)],
+    [
+        (RectifiedPath(), 0, 1),
+        (TrigonometricPath(), 0, 1),
+        (VarianceExplodingPath(7.0), 1, 7),
+        (VariancePreservingPath(0.3, 5.0), exp(-5.3 / 4), sqrt(-expm1(-5.3 / 2))),
+    ],
 )
-def test_a_path_ends_at_its_noise(path: ProbabilityPath, alpha: float, sigma: float) -> None:
-    """alpha_1 and sigma_1 in closed form."""
+def test_a_path_leads_from_the_data_to_its_noise(path: ProbabilityPath, alpha: float, sigma: float) -> None:
+    """alpha_0 = 1 and sigma_0 = 0 exactly; alpha_1 and sigma_1 in closed form."""
+    k = path.coefficients(torch.tensor(0.0))
+    assert (k.alpha, k.sigma) == (1, 0)
     k = path.coefficients(torch.tensor(1.0))
     assert_close((k.alpha, k.sigma), (torch.tensor(float(alpha)), torch.tensor(float(sigma))))
 

@@ -26,7 +26,7 @@ TIMES = (0.2, 0.5, 0.8)
 @cache
 def grid() -> tuple[Tensor, Tensor, Tensor]:
     """z and eps (n, 1) with their weights (n,) under N(0, 1) x N(0, 1)."""
-    axis = torch.linspace(-9, 9, 181)
+    axis = torch.linspace(-9, 9, 91)
     z, eps = (g.flatten()[:, None] for g in torch.meshgrid(axis, axis, indexing="ij"))
     weight = torch.exp(-(z**2 + eps**2) / 2)[:, 0]
     return z, eps, weight / weight.sum()

@@ -84,5 +84,5 @@ def test_files_are_found_gzipped_or_raw_and_missing_ones_are_named(tmp_path: Pat
 
 def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fgm.utils.errors.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install -e '.\[parquet\]'"):
+    with pytest.raises(UserError, match=r'pip install "fgm\[parquet\]"'):
         CIFAR10Parquet("cifar10")

@@ -3,6 +3,7 @@
 import argparse
 import gzip
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,8 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fgm.cli import teacher
+from fgm.data.folders import ImageZip
+from fgm.data.latents import Latents
+from fgm.data.published import CIFAR10, read_idx
+from fgm.evaluation.frechet import Moments
 from fgm.utils.pickles import load_state, read_checkpoint, require_finite
-from fgm.utils.pretrained import require_checkpoint, require_directory
+from fgm.utils.pretrained import fingerprint, require_checkpoint, require_directory
 
 pytestmark = pytest.mark.field
 STATE = {"weight": torch.tensor([[2.0]]), "bias": torch.tensor([3.0])}
@@ -124,3 +129,27 @@ def test_weights_that_are_not_finite_are_named_at_loading(
     message = r"nan\.pt: bias has 1 values that are not finite; its training has diverged"
     one_line(message, lambda: teacher.from_file(str(tmp_path / "nan.pt"), nn.Linear(1, 1)))
     one_line(message, lambda: require_finite(read_checkpoint(tmp_path / "nan.pt"), tmp_path / "nan.pt"))
+
+
+DATA: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "Fashion-MNIST": ("train-images-idx3-ubyte.gz", lambda p: read_idx(p, 3)),
+    "Fashion-MNIST unpacked": ("train-images-idx3-ubyte", lambda p: read_idx(p, 3)),
+    "CIFAR-10": ("cifar-10-python.tar.gz", lambda p: CIFAR10(str(p.parent)).split),
+    "zip": ("x.zip", lambda p: ImageZip(str(p))),
+    "latents": ("0.safetensors", lambda p: Latents(str(p))),
+    "reference": ("r.npz", lambda p: Moments.load(p, 8)),
+    "shard of a network": ("model.safetensors", lambda p: fingerprint([p])),
+}
+
+
+@pytest.mark.parametrize(("name", "read"), DATA.values(), ids=DATA)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(LFS, "is a pointer of Git LFS"), (b"<!doctype html>", "is a web page"), (b"", "is empty")],
+    ids=["pointer", "page", "nothing"],
+)
+def test_data_that_was_not_downloaded_is_called_what_it_is(
+    name: str, read: Callable[[Path], Any], content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    one_line(rf"{re.escape(name)}.*{message}", lambda: read(tmp_path / name))

@@ -27,7 +27,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from fgm.utils.errors import UserError, first_line
+from fgm.utils.errors import UserError
+from fgm.utils.files import damage_of
 from fgm.utils.pipelines import require_parts
 from fgm.utils.pretrained import fingerprint, locate, weight_files
 from fgm.utils.validation import validated
@@ -184,7 +185,9 @@ class PromptCache:
             with safe_open(path, "pt") as file:
                 return (file.metadata() or {}).get("digest") == digest
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: damaged ({first_line(error)}); remove it and run make cache-prompts") from error
+            raise UserError(
+                f"{path}: damaged ({damage_of(path, error)}); remove it and run make cache-prompts"
+            ) from error
 
 
 @validated

@@ -27,6 +27,7 @@ from fgm.data.pixels import (
     require_classes,
 )
 from fgm.utils.errors import UserError
+from fgm.utils.files import damage_of
 from fgm.utils.random import keyed_generator
 from fgm.utils.validation import validated
 
@@ -216,7 +217,9 @@ class ImageZip(Data):
         try:
             self.archive = zipfile.ZipFile(self.path)
         except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: missing or damaged ({error}); make it with EDM's dataset_tool") from error
+            raise UserError(
+                f"{path}: missing or damaged ({damage_of(self.path, error)}); make it with EDM's dataset_tool"
+            ) from error
         self.names = image_names((entry.filename for entry in self.archive.infolist() if not entry.is_dir()), self.path)
         if not self.names:
             raise UserError(f"{path}: no PNGs")

@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 from fgm.data import Data
 from fgm.data.images import random_indices
 from fgm.utils.errors import UserError
+from fgm.utils.files import damage_of
 from fgm.utils.validation import validated
 
 
@@ -74,7 +75,9 @@ def read_latents(file: Path) -> dict[str, Tensor]:
         with safe_open(file, "pt") as opened:
             part = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: damaged safetensors file ({error}); encode its images again") from error
+        raise UserError(
+            f"{file}: damaged safetensors file ({damage_of(file, error)}); encode its images again"
+        ) from error
     latents, conditions = part.get("latents"), part.get("conditions")
     if latents is None or latents.ndim != 4 or not latents.is_floating_point() or not len(latents):
         raise UserError(f"{file}: needs float `latents` (n, channels, height, width); has {describe(part)}")

@@ -33,6 +33,7 @@ from fgm.data import Split
 from fgm.data.images import InMemoryImages, checked_labels, stack_images
 from fgm.data.pixels import decode_png
 from fgm.utils.errors import UserError, first_line, require_installed
+from fgm.utils.files import damage_of, stranger
 from fgm.utils.pickles import ARRAYS, CONTAINERS, read_pickle
 from fgm.utils.validation import validated
 
@@ -156,13 +157,14 @@ def read_idx(path: Path, axes: int) -> Tensor:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: damaged gzip file ({error}); download it again") from error
+        raise UserError(f"{path}: damaged gzip file ({damage_of(path, error)}); download it again") from error
     header = 4 + 4 * axes
     if len(content) < header or content[:4] != bytes((0, 0, 8, axes)):
-        raise UserError(f"{path}: not an IDX file of bytes with {axes} axes")
+        what = stranger(content[:512]) or f"not an IDX file of bytes with {axes} axes"
+        raise UserError(f"{path}: {what}; download it again")
     shape = struct.unpack(f">{axes}I", content[4:header])
     if len(content) != header + prod(shape):
-        raise UserError(f"{path}: truncated, {len(content) - header} of {prod(shape)} bytes; download it again")
+        raise UserError(f"{path}: has {len(content) - header} of {prod(shape)} bytes; download it again")
     return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).reshape(shape)
 
 
@@ -198,7 +200,7 @@ class CIFAR10(InMemoryImages):
                     members = [archive.extractfile(f"{datasets.CIFAR10.base_folder}/{name}") for name in names]
                     contents = [member.read() if member else b"" for member in members]
         except (OSError, EOFError, tarfile.TarError, KeyError) as error:
-            raise UserError(f"{self.path}: damaged ({first_line(error)}); download it again") from error
+            raise UserError(f"{self.path}: damaged ({damage_of(self.path, error)}); download it again") from error
         batches = zip(contents, names, strict=True)
         return concatenate(read_batch(content, f"{self.path}: {name}") for content, name in batches)
 
@@ -211,6 +213,8 @@ def read_batch(content: bytes, where: str) -> tuple[Tensor, Tensor]:
     labels = batch.get(b"labels")
     if getattr(pixels, "dtype", None) != "uint8" or pixels.shape[1:] != (3072,) or not isinstance(labels, list):
         raise UserError(f"{where}: expected data, uint8 (n, 3072), and labels, a list; download it again")
+    if not all(type(label) is int for label in labels):
+        raise UserError(f"{where}: has labels that are no integers; download it again")
     images = torch.from_numpy(pixels.copy()).reshape(-1, *CIFAR10.shape)
     return images, checked_labels(torch.tensor(labels), len(images), 10, where)
 
@@ -245,7 +249,7 @@ class CIFAR10Parquet(InMemoryImages):
             rows = parquet.read_table(file, columns=["img", "label"]).to_pylist()
             pngs, labels = [row["img"]["bytes"] for row in rows], torch.tensor([row["label"] for row in rows])
         except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's own derive from these
-            raise UserError(f"{file}: not a parquet file of img and label ({first_line(error)})") from error
+            raise UserError(f"{file}: not a parquet file of img and label ({damage_of(file, error)})") from error
         if not rows:
             raise UserError(f"{file}: no images; download it again")
         images = stack_images(

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fgm.utils.errors import UserError
-from fgm.utils.files import stranger
+from fgm.utils.files import damage_of
 from fgm.utils.random import keyed_generator
 
 RELATIVE_RANK = 1e-12  # eigenvalues below this share of the largest count as zero
@@ -91,10 +91,8 @@ class Moments:
             with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in ("mu", "sigma", "n") if key in file}
         except (ValueError, OSError, EOFError, BadZipFile, TypeError, AttributeError, zlib.error) as error:
-            what = stranger(Path(path).read_bytes()[:512])
-            raise UserError(
-                f"{path} is no npz of plain arrays{f' ({what})' if what else ''}: give a reference file in EDM's layout"
-            ) from error
+            what = damage_of(Path(path), error)
+            raise UserError(f"{path} is no npz of plain arrays ({what}): give a file in EDM's layout") from error
         if not {"mu", "sigma"} <= arrays.keys():
             raise UserError(f"{path} has no mu and sigma: give a reference file in EDM's layout")
         mu, sigma = arrays["mu"], arrays["sigma"]

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 from unicodedata import category
 
-from fgm.utils.errors import UserError, unwritable
+from fgm.utils.errors import UserError, first_line, unwritable
 
 NAME_MAX = 255  # bytes
+GZIP = b"\x1f\x8b"
 SIGNATURES = {  # beginnings of files that turn up under another file's name, and what the user can do
     b"version https://git-lfs": "is a pointer of Git LFS, not the file: run git lfs pull",
     b"<!doctype html": "is a web page: download the file itself, logged in if its host asks for it",
@@ -24,7 +25,7 @@ SIGNATURES = {  # beginnings of files that turn up under another file's name, an
     b"II*\0": "is a TIFF image",
     b"MM\0*": "is a TIFF image",
     b"\x89PNG": "is a PNG image",
-    b"\x1f\x8b": "is a gzip file: unpack it",
+    GZIP: "is a gzip file: unpack it",
     b"\x93NUMPY": "is a .npy file of numpy",
     b"\x89HDF": "is an HDF5 file",
 }
@@ -52,6 +53,16 @@ def stranger(content: bytes) -> str:
     if head[:4] == b"riff" and head[8:12] == b"webp":
         return "is a WebP image"
     return next((what for start, what in SIGNATURES.items() if head.startswith(start.lower())), "")
+
+
+def damage_of(path: Path, error: BaseException) -> str:
+    """Say why a file cannot be read: what it is by its content, or else the first line of the error."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(512)
+    except OSError:
+        return first_line(error)
+    return first_line(error) if head.startswith(GZIP) else stranger(head) or first_line(error)
 
 
 def stripped(text: str) -> str:

@@ -20,7 +20,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
 from fgm.utils.errors import UserError, first_line
-from fgm.utils.files import read_object, sha256_of, stranger
+from fgm.utils.files import damage_of, read_object, sha256_of, stranger
 from fgm.utils.pickles import require_finite
 
 EDM = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/"
@@ -96,7 +96,7 @@ def fingerprint(files: Iterable[Path]) -> str:
                     head = tensor.reshape(-1)[: HEAD // tensor.element_size()].view(torch.uint8)
                     tensors[name] = [dtype, list(tensor.shape), sha256(head.numpy().tobytes()).hexdigest()]
         except (OSError, SafetensorError) as error:
-            reason = first_line(error)
+            reason = damage_of(path, error)
             raise UserError(f"{path} is no complete .safetensors file ({reason}): fetch it again") from error
     return sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()[:16]
 

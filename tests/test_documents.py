@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from adversaries import Pictures, dit
 from documents import ALL, blocks, commands, compose, own_module, started, text_of
 from hydra.utils import instantiate
+from toy_trainings import pieces
 
 import fgm.cli.config
 import fgm.cli.table
@@ -19,6 +21,8 @@ from fgm.cli.config import CONFIGS, compose_experiment
 from fgm.cli.sweep import read_sweep
 from fgm.cli.table import BLOCK, DOCUMENTS, OVERVIEW, ROOT, header, measured, render, study_line
 from fgm.evaluation import measure
+from fgm.flow import losses
+from fgm.networks.guidance import ClassifierFreeGuidance
 from fgm.teachers.bundled import names as bundled
 from fgm.teachers.bundled import run as bundled_run
 from fgm.training.diagnostics import THRESHOLDS
@@ -62,6 +66,7 @@ EXAMPLES = {
     "python": [
         "fgm.load",
         "class MyDistillation",
+        "class DecoupledGuidance",
         "class Parabolic",
         "class Radii",
         "class Stripe",
@@ -135,6 +140,23 @@ def test_a_path_of_ones_own_is_one_file(own: Any, float64: None) -> None:
     torch.testing.assert_close(path.x_0_from_velocity(x_t, c, t), x_0)
     _, slope = torch.func.jvp(lambda t: path.interpolate(x_0, eps, t)[0], (t,), (torch.ones(9),))
     torch.testing.assert_close(slope, c)
+
+
+def test_guidance_as_a_term_at_the_times_of_the_loss_has_the_gradient_of_the_guided_teacher(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scope: dict[str, Any] = {}
+    exec(example("python", "class DecoupledGuidance"), scope)
+    parts = pieces(teacher=dit(), network=dit, data=Pictures(True))
+    module = scope["DecoupledGuidance"](**parts, t_star=0.9, guidance="none", detach=True, lambda_1=0.0)
+    x_0, eps, t = torch.randn(5, *dit().shape, requires_grad=True), torch.randn(5, *dit().shape), torch.rand(5)
+    labels, (x_t, c) = torch.arange(5) % 3, module.path.interpolate(x_0, eps, t)
+    monkeypatch.setattr(module, "noised", lambda *_: (x_t, c, t))
+    u, v = (net(x_t, t, labels) for net in (module.teacher, module.online))
+    guided = ClassifierFreeGuidance(module.teacher, 1 + module.weight)(x_t, t, labels)
+    apart = module.generator_loss(u, v, c, x_0, x_t, t, labels).sum()
+    whole = losses.fgm(guided, v, c, 0.0, detach=True).sum()
+    torch.testing.assert_close(*(torch.autograd.grad(loss, x_0, retain_graph=True) for loss in (apart, whole)))
 
 
 def test_a_metric_of_ones_own_is_one_file(own: Any) -> None:

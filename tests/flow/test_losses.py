@@ -137,6 +137,13 @@ def test_the_loss_is_a_difference_of_squares(fields: tuple[Tensor, Tensor, Tenso
     assert losses.fgm(u, v, c).shape == (7,)
 
 
+def test_online_velocity_mixed_into_the_teachers_is_a_member_of_the_family(
+    fields: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    (u, v, c), s = fields, 0.3
+    assert_close(losses.fgm(torch.lerp(u, v, s), v, c, 0.7), (1 - s) * losses.fgm(u, v, c, 0.7 * (1 - s)))
+
+
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.2])
 def test_sid_is_a_member_of_the_family(path: ProbabilityPath, alpha: float) -> None:
     """2 SiD(alpha) = (sigma/kappa)^2 ((2 - 2 alpha) L_1 + L_2), SiD's integrand being between x_0-predictions."""

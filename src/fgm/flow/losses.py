@@ -18,6 +18,9 @@ the weights inside u and v held fixed, is the gradient of that quantity, as long
     u detached     no backward pass through the teacher, of the ten passes of a cycle; x_0 is reached through v and c, as in
                    LightX2V's SGMD. Only the gradient's part (du/dx_t)^T 2 (lambda_1 (u - v) + v - c) is missing
 
+To mix a share s of v into u (DMDR's borrowed overlap, in velocities) gives no new member: u - v becomes (1 - s)(u - v), and
+L is (1 - s) times the L of lambda_1 (1 - s).
+
 Two terms use real images. RealUID (arXiv 2509.22459, section 3) mixes them into flow matching by two coefficients a, b
 in (0, 1]; with p_theta, p the laws of x_t from generated and from real x_0, and u the real one's velocity,
 

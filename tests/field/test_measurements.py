@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fgm.cli.evaluate import make_evaluation
 from fgm.data.folders import ImageFolder
 from fgm.data.pixels import encode_png
 from fgm.evaluation.evaluator import CombinedSuite, Evaluator
@@ -102,3 +103,20 @@ def test_a_directory_without_a_network_is_refused_when_it_is_configured(
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=rf"{place} has no config\.json: put the files of"):
         reads(str(tmp_path / place))
+
+
+def test_a_folder_is_measured_against_enough_images_or_not_at_all(tmp_path: Path) -> None:
+    """As in training, before features are computed, under the keys of the command."""
+    folder(tmp_path, 20)
+    node = {
+        "_target_": "fgm.evaluation.evaluator.Evaluator", "every": 0, "n": 100,
+        "suite": {
+            "_target_": "fgm.evaluation.feature_metrics.FeatureMetrics", "metrics": ["fd", "kid"],
+            "extractor": {"_target_": "fgm.evaluation.features.RandomConvolutions", "dim": 32},
+            "data": {"_target_": "fgm.data.folders.ImageFolder", "directory": str(tmp_path)},
+        },
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"data ImageFolder has 20; use evaluator\.suite\.metrics=\[kid\]$"):
+        make_evaluation(node, n=100)
+    with pytest.raises(UserError, match=r"needs 33 samples or more, not 20"):
+        make_evaluation(node | {"suite": node["suite"] | {"data": {"_target_": "fgm.data.images.Digits"}}}, n=20)

@@ -37,6 +37,7 @@ from fgm.evaluation.evaluator import key_of, record
 from fgm.evaluation.feature_metrics import FeatureMetrics
 from fgm.evaluation.frechet import Moments
 from fgm.evaluation.sources import DatasetSource, FolderSource, batches
+from fgm.training.contract import Contract, require
 from fgm.utils.distributed import on_all_ranks, ranks_of_environment
 from fgm.utils.errors import UserError
 from fgm.utils.files import replacing
@@ -68,7 +69,8 @@ def run(config: dict[str, Any], settings: Settings) -> None:
     n, seed = settings.n or node["n"], node["seed"] if settings.eval_seed is None else settings.eval_seed
 
     def ready() -> tuple[Any, list[Any]]:
-        evaluation, data, device = make_evaluation(node), make(config["data"], "data"), device_of_rank()
+        data, device = make(config["data"], "data"), device_of_rank()
+        evaluation = make_evaluation(node, data, n)
         seeds = range(seed, seed + settings.repeats)
         return evaluation, [sampler_source(config, evaluation, data, n, each, device) for each in seeds]
 
@@ -84,7 +86,8 @@ def measure_folder(config: dict[str, Any], settings: Settings) -> None:
         raise UserError(f"samples_dir = {folder} is no folder: it should hold PNGs")
 
     def ready() -> tuple[Any, list[Any]]:
-        return make_evaluation(node), [FolderSource(folder, settings.n, settings.recursive)]
+        source = FolderSource(folder, settings.n, settings.recursive)
+        return make_evaluation(node, n=source.n), [source]
 
     measure(ready, Path(config["outputs"]), folder)
 
@@ -107,10 +110,19 @@ def require_comparison(node: dict[str, Any], overrides: list[str]) -> None:
         )
 
 
-def make_evaluation(node: dict[str, Any]) -> Any:
-    """Make an evaluator; error messages name `evaluator.<key>` in place of `evaluation.<key>`."""
+def make_evaluation(node: dict[str, Any], data: Any = None, n: int | None = None) -> Any:
+    """Make an evaluator; error messages name `evaluator.<key>` in place of `evaluation.<key>`.
+
+    Args:
+        data: of the samples, if a run's are measured.
+        n: samples that are measured; None to measure none.
+    """
     try:
-        return make(node, "evaluator")
+        evaluation = make(node, "evaluator")
+        if n is not None:
+            require(Contract(data, evaluation=evaluation))
+            evaluation.require_samples(n)
+        return evaluation
     except UserError as error:
         raise UserError(re.sub(r"(?<![\w./])evaluation\.", "evaluator.", str(error))) from error
 

@@ -17,15 +17,7 @@ from torch import Generator, Tensor
 
 from fgm.data import Data, Split
 from fgm.data.images import InMemoryImages, mirror, random_indices, stack_images, uniform_labels
-from fgm.data.pixels import (
-    LABELS,
-    decode_png,
-    dequantise,
-    parse_labels,
-    read_image,
-    read_labels,
-    require_classes,
-)
+from fgm.data.pixels import LABELS, decode_png, dequantise, parse_labels, read_image, read_labels, require_classes
 from fgm.utils.errors import UserError
 from fgm.utils.files import damage_of
 from fgm.utils.random import keyed_generator

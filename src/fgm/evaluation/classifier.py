@@ -29,27 +29,16 @@ BATCH = 1000  # images at once when a whole split is read
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """One classifier.
-
-    Attributes:
-        id: name of its feature space.
-        file: name of its weights.
-        data: makes its training set.
-        side: of its images.
-        channels: of its two convolutions.
-        first_pool: whether the first convolution is pooled; the second one always is.
-        features: size of its penultimate layer.
-        iterations: of training, 128 images each.
-    """
+    """One classifier: the name of its feature space and of its file of weights, its training set, and its sizes."""
 
     id: str
     file: str
     data: Callable[..., Any]
-    side: int
-    channels: tuple[int, int]
-    first_pool: bool
-    features: int
-    iterations: int
+    side: int  # of its images
+    channels: tuple[int, int]  # of its two convolutions
+    first_pool: bool  # whether the first convolution is pooled; the second one always is
+    features: int  # of its penultimate layer
+    iterations: int  # of training, 128 images each
 
     @property
     def weights(self) -> Path:

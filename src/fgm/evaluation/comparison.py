@@ -38,16 +38,7 @@ from torch import Tensor
 
 from fgm.data import Data
 from fgm.data.pixels import Rounding, dequantise, quantise
-from fgm.evaluation.distances import (
-    K_DENSITY,
-    K_PRECISION,
-    Prdc,
-    cmmd,
-    kid,
-    normal_interval,
-    prdc,
-    wilson_interval,
-)
+from fgm.evaluation.distances import K_DENSITY, K_PRECISION, Prdc, cmmd, kid, normal_interval, prdc, wilson_interval
 from fgm.evaluation.features import FeatureExtractor, FeatureSet, MeasurementProtocol
 from fgm.evaluation.frechet import Moments, fd_infinity, frechet_distance, frechet_error, min_samples_for_line
 from fgm.utils.errors import UserError

@@ -124,19 +124,15 @@ def gather_features(
 
     @torch.no_grad()
     def extract() -> list[Features]:
-        return [features_of(source, suite, part) for part in progress(mine, console if ranks.rank == 0 else None)]
+        drawn = (source.take(part) for part in progress(mine, console if ranks.rank == 0 else None))
+        found = (suite.features(samples.x, samples.labels) for samples in drawn)
+        return [{k: x.float() if x.is_floating_point() else x for k, x in features.items()} for features in found]
 
     gathered = ranks.gather(on_all_ranks(ranks, extract))
     if gathered is None:
         return {}
     ordered = [gathered[i % ranks.world_size][i // ranks.world_size] for i in range(len(parts))]
     return {name: torch.cat([part[name] for part in ordered]) for name in ordered[0]}
-
-
-def features_of(source: SampleSource, suite: MetricSuite, part: range) -> Features:
-    samples = source.take(part)
-    features = suite.features(samples.x, samples.labels)
-    return {name: row.float() if row.is_floating_point() else row for name, row in features.items()}
 
 
 def progress(parts: list[range], console: Console | None) -> Iterator[range]:

@@ -6,14 +6,7 @@ from torch import Tensor
 
 from fgm.data.images import Digits
 from fgm.evaluation import measure
-from fgm.evaluation.comparison import (
-    BANDS,
-    diversity,
-    nearest_distance,
-    power_ratios,
-    radial_power,
-    total_variation,
-)
+from fgm.evaluation.comparison import BANDS, diversity, nearest_distance, power_ratios, radial_power, total_variation
 from fgm.evaluation.feature_metrics import DigitMetrics, blur
 from fgm.training.diagnostics import warnings_of
 from fgm.utils.random import keyed_generator

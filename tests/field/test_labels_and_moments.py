@@ -53,6 +53,14 @@ def test_wrong_label_is_named_in_folders_and_archives_before_features(
     one_line(message, lambda: ImageZip(str(tmp_path / "x.zip"), 8, 10))
 
 
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"labels": ' + "9" * 5000 + "}", "[]", "", "\ufeff{", '{"labels": 3}']
+)
+def test_file_of_labels_that_is_no_json_is_named(content: str, tmp_path: Path) -> None:
+    (folder(tmp_path / "images") / "dataset.json").write_text(content, encoding="utf-8")
+    one_line(r"dataset\.json: ", lambda: FolderSource(tmp_path / "images"))
+
+
 def test_image_with_two_labels_is_named(tmp_path: Path) -> None:
     pairs = [[f"{i:06d}.png", 0] for i in range(4)] + [["000002.png", 1]]
     (folder(tmp_path / "images") / "dataset.json").write_text(json.dumps({"labels": pairs}))
@@ -152,6 +160,8 @@ def test_geneval_reads_what_the_other_readers_do(tmp_path: Path) -> None:
 def test_prompt_without_anything_to_see_is_none(blank: str, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text(f"\ufeffa cat\n{blank}\na dog{blank}\n\u200ba dog\n", encoding="utf-8")
     assert TextFile(str(tmp_path / "p.txt")).read() == ["a cat", "a dog"]
+    (tmp_path / "none.txt").write_text(f"{blank}\n{blank}", encoding="utf-8")
+    one_line("holds no prompt|is empty", lambda: TextFile(str(tmp_path / "none.txt")).read())
     (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": blank}))
     one_line("prompt must be a text with something to see", lambda: JsonLines(str(tmp_path / "p.jsonl")).read())
     (tmp_path / "m.jsonl").write_text(json.dumps(json.loads(PROMPTS[0].line()) | {"prompt": blank}))

@@ -79,7 +79,7 @@ def decode_rgb(content: bytes, path: Path) -> NDArray[np.uint8]:
     image = ImageOps.exif_transpose(open_png(content, path))
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        if image.getchannel("A").getextrema()[0] < 255:
+        if np.asarray(image)[..., 3].min() < 255:
             raise UserError(f"{path}: has transparent pixels; put the image on a background")
     return np.asarray(image.convert("RGB"))
 

@@ -1,7 +1,7 @@
 """Prompts: where they come from, and a data set of prompts without images for data-free distillation."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ class TextFile:
 
     def read(self) -> list[str]:
         lines = read_lines(Path(self.file), "one prompt a line")
-        return list(dict.fromkeys(prompt for _, line in lines if (prompt := stripped(line))))
+        return distinct((stripped(line) for _, line in lines), self.file)
 
 
 @validated
@@ -44,7 +44,15 @@ class JsonLines:
 
     def read(self) -> list[str]:
         lines = read_lines(Path(self.file), 'a JSON object with "prompt" a line')
-        return list(dict.fromkeys(parse_prompt(line, where) for where, line in lines if stripped(line)))
+        return distinct((parse_prompt(line, where) for where, line in lines if stripped(line)), self.file)
+
+
+def distinct(prompts: Iterable[str], file: str) -> list[str]:
+    """Return the distinct prompts that are not empty, at least one."""
+    found = list(dict.fromkeys(filter(None, prompts)))
+    if not found:
+        raise UserError(f"{file} holds no prompt with something to see")
+    return found
 
 
 def parse_prompt(line: str, where: str) -> str:

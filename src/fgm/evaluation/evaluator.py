@@ -227,7 +227,11 @@ def record(
 ) -> dict[str, Any]:
     """Return the content of a results.json."""
     tf32 = device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
-    env = {"torch": torch.__version__, "python": platform.python_version(), "device": device_name(device)}
+    env: dict[str, Any] = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device_name(device),
+    }
     env |= {"world_size": world_size, "tf32": tf32}
     for package in ("torchmetrics", "torch-fidelity"):
         try:

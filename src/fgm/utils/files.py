@@ -86,6 +86,8 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets as deep
+        raise UserError(f"{where}: no JSON that can be read ({first_line(error)})") from error
     if not isinstance(content, dict):
         raise UserError(f"{where}: must be a JSON object, not {json.dumps(content)[:40]}")
     return content

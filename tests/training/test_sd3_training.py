@@ -113,7 +113,8 @@ def test_run_with_gan_resumes_bit_exactly_and_exports_a_pipeline(
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in module.state_dict().items())
     assert all(torch.equal(tensor, exported[name]) for name, tensor in module.result().state_dict().items())
     require_files(tmp_path / "parts")
-    require_drawn(parts, tmp_path)
+    if not adapters:  # those of adapters: see below, and test_publish.py
+        require_drawn(parts, tmp_path)
 
 
 def die_in_step(step: int, work: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,5 +188,5 @@ def test_points_are_not_exported_and_nan_leaves_nothing(
     points = finished(tmp_path / "points", "mixture_fgm", ["method.generator_init=random"])
     assert "draws points of shape (2,)" in refused(fgm.cli.export.main, points, capsys, monkeypatch)
     broken = asked("{nan} out={tmp}/new/png")
-    assert "20 of the samples 0 to 19 are not finite" in refused(fgm.cli.export.main, broken, capsys, monkeypatch)
-    assert list((tmp_path / "new").iterdir()) == []
+    assert "values that are not finite" in refused(fgm.cli.export.main, broken, capsys, monkeypatch)
+    assert not (tmp_path / "new").exists()

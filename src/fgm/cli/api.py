@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -143,13 +144,14 @@ def distill(
     require(Contract(data, path, teacher=party, guidance=(getattr(teacher, "scale", 1.0), "scale", party)))
     try:
         module = Distillation(
-            teacher, data, path, times or LogitNormal(), partial(adam, lr=lr), config, seed=seed,
-            **settings,
-        )  # fmt: skip
+            teacher, data, path, times or LogitNormal(), partial(adam, lr=lr), config, seed=seed, **settings
+        )
     except TypeError as error:
         raise UserError(f"distill: {str(error).partition(' ')[2]}") from error
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    trainer = trainer or Trainer(max_epochs=1, devices=1, logger=False, **quiet)  # type: ignore[arg-type]
+    trainer = trainer or Trainer(
+        max_epochs=1, devices=1, plugins=LightningEnvironment(), logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
     trainer.fit(module)
     return Generator(module.samplers()[0], data)
 

@@ -128,7 +128,7 @@ class Command(Generic[S]):
 
     def main(self) -> None:
         """Run as a program."""
-        entry(lambda arguments: void(self(arguments)), None)
+        entry(self, None)
 
 
 def require_name(override: str) -> None:
@@ -138,10 +138,6 @@ def require_name(override: str) -> None:
         raise UserError(f"{override!r} is not of the form key=value")
     if equals and name.strip("'\"") in ("", "null") and (CONFIGS / key.lstrip("+").partition("@")[0]).is_dir():
         raise UserError(f"{key}={name} chooses nothing: give {key}=<name>, or leave it out")
-
-
-def void(result: Any) -> None:
-    del result
 
 
 @contextmanager

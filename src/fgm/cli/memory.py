@@ -44,7 +44,6 @@ BLOCK, SMALL = 256, 4096  # of bitsandbytes: elements that share a largest value
 
 
 def run(config: dict[str, Any], settings: NoSettings) -> None:
-    del settings
     if "t_star" not in config["method"]:
         raise UserError(f"{config['experiment']}: only the memory of distillations is counted")
     strategy = config["strategy"]["_target_"].rpartition(".")[2]

@@ -33,7 +33,6 @@ from fgm.utils.records import Measurement, read_curves, write_json
 
 def run(config: dict[str, Any], settings: NoSettings) -> float | None:
     """Train; Hydra's sweepers optimise what this returns."""
-    del settings
     resumable()
     several = count_devices(config["trainer"]["devices"]) * config["strategy"].get("nodes", 1) > 1
     left = None if several else leave_job()
@@ -60,13 +59,7 @@ def train(config: dict[str, Any], wait: bool = False) -> float | None:
     if runs.is_done(config, run_dir):
         console.print(f"{run_dir} is done: its results.json, samples and weights are there (delete it to run again)")
         return primary_metric(run_dir)
-    require_place(run_dir)
-    if rank() == 0 and not wait:  # rank 0 holds it for the others
-        require_free(run_dir)
-    require_extras(config)
-    teacher.require(config["teacher"])
-    cache_prompts.require(config)
-    runs.require_device(config["trainer"])
+    require_ready(config, run_dir, wait)
     console.print(f"{config['experiment']}: {run_dir}")
     run = build_run(config, console)  # first: an impossible evaluation is refused before a teacher is trained
     data = contract.require_fit(config, run.evaluation)
@@ -87,6 +80,17 @@ def train(config: dict[str, Any], wait: bool = False) -> float | None:
             timing["wall_s"] = sum(timing.values()) + time.perf_counter() - trained
             finish(config, module, run, results, timing)
     return primary_metric(run_dir) if rank() == 0 else None
+
+
+def require_ready(config: dict[str, Any], run_dir: Path, wait: bool) -> None:
+    """Check what a run needs beside its config, within seconds: a place, packages, a teacher, prompts, devices."""
+    require_place(run_dir)
+    if rank() == 0 and not wait:  # rank 0 holds it for the others
+        require_free(run_dir)
+    require_extras(config)
+    teacher.require(config["teacher"])
+    cache_prompts.require(config)
+    runs.require_device(config["trainer"])
 
 
 def train_teacher(node: dict[str, Any] | None) -> None:
@@ -153,7 +157,6 @@ def run_record(config: dict[str, Any], settings: NoSettings) -> None:
     Raises:
         UserError: the run is not finished.
     """
-    del settings
     run_dir = Path(config["run_dir"])
     if not runs.is_done(config, run_dir):
         require_free(run_dir)

@@ -77,7 +77,7 @@ def missing_package(error: BaseException | None) -> str | None:
     return None
 
 
-def entry(main: Callable[[list[str]], None], usage: str | None) -> None:
+def entry(main: Callable[[list[str]], Any], usage: str | None) -> None:
     """Run a command on the process's arguments; a mistake, a missing package or a full disk is one line and exit code 2.
 
     Ranks above 0 print "error on rank <n>: ...".

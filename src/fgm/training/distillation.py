@@ -212,7 +212,7 @@ class Distillation(TrainingModule):
         return [ema, raw, *further, Sampler("start: teacher at t*", self.start, self.start.nfe, weights), ode]
 
     def networks(self) -> list[VelocityModel]:
-        nets = [g.net for g in (self.generator, self.start, *self.averages.values())]
+        nets: list[Any] = [g.net for g in (self.generator, self.start, *self.averages.values())]
         nets += [self.online, unwrap_guidance(self.teacher)]
         return list(dict.fromkeys(base_model(net) for net in nets if any(True for _ in net.parameters())))
 

@@ -90,9 +90,9 @@ class TrainingModule(LightningModule):
 
     def average(self, net: nn.Module) -> None:
         """Start every average as a copy of net. Kept on the host, they are hidden from DDP."""
-        extra = self.config.ema_extra
-        self.ema, self.extra_emas = frozen_copy(net), nn.ModuleList(frozen_copy(net) for _ in extra)
-        self.averages = {"ema": self.ema} | {f"ema_{h:g}": ema for h, ema in zip(extra, self.extra_emas, strict=True)}
+        self.ema, self.extra_emas = frozen_copy(net), nn.ModuleList(frozen_copy(net) for _ in self.config.ema_extra)
+        names = [f"ema_{half_life:g}" for half_life in self.config.ema_extra]
+        self.averages: dict[str, Any] = {"ema": self.ema} | dict(zip(names, self.extra_emas, strict=True))
         if self.config.ema_device == "cpu":
             averaged = [name for name in self.state_dict() if name.startswith(("ema.", "extra_emas."))]
             self._ddp_params_and_buffers_to_ignore += averaged

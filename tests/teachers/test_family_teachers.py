@@ -76,7 +76,7 @@ def test_published_directory_is_recognised_and_loaded_exactly(name: str, saved: 
 
 @pytest.mark.parametrize("name", TINY)
 def test_images_of_latents_are_the_stock_pipelines(name: str, saved: Callable[[str], Path]) -> None:
-    """Most values must lie within the range to which the pipeline clamps."""
+    """Up to four times what the last place of each latent does; most values lie within the range of the clamp."""
     (latents, _), (images, _) = stock(name, False), stock(name, False, "pt")
     data = FamilyPrompts(PromptFile(str(saved(name) / "prompts.safetensors")), str(saved(name)), **size(name))
     if name == "flux2_klein":  # its pipeline's latents are codes
@@ -85,7 +85,11 @@ def test_images_of_latents_are_the_stock_pipelines(name: str, saved: Callable[[s
     ours = (data.to_images(latents) / 2 + 0.5).clamp(0, 1)
     expected = images[:, images.shape[1] // 2] if name == "wan" else images
     assert ((expected > 0) & (expected < 1)).float().mean() > 0.5 and expected.std() > 0.01
-    assert_close(ours, expected, rtol=0, atol=1e-5)
+    signs = 2 * torch.randint(0, 2, latents.shape, generator=torch.Generator().manual_seed(0)) - 1
+    nudged = (data.to_images(latents * (1 + 2**-23 * signs)) / 2 + 0.5).clamp(0, 1)
+    rounding = float((nudged - ours).abs().max())
+    assert rounding < 1e-4
+    assert_close(ours, expected, rtol=0, atol=4 * rounding)
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -36,7 +36,7 @@ from fgm.networks import VelocityModel
 from fgm.training.distillation import Distillation
 from fgm.training.ema import frozen_copy
 from fgm.training.optim import learning_rate
-from fgm.training.trainer import bf16_mixed
+from fgm.training.precision import precision_plugin
 from fgm.utils.errors import UserError, entry, hint, resumable
 from fgm.utils.records import append_row, read_rows
 
@@ -179,7 +179,7 @@ def fitted(module: Distillation, problem: Problem, case: Case, precision: str) -
     config, online = module.config, module.velocities[1]
     optimizer = module.make_online_optimizer(module.online)
     rates = learning_rate(optimizer, case.reference, config.warmup_steps * module.online_steps, 0.5)
-    mixed = bf16_mixed(module.device.type) if precision == "bf16-mixed" else None
+    mixed = precision_plugin(precision, module.device.type)
     for update in range(case.reference):
         stream = module.rng("online", update)
         z, condition = sample_z(module, config.batch_size, stream)

@@ -183,6 +183,7 @@ def test_fused_step_makes_no_copy_of_the_weights() -> None:
         net, tracker = nn.Linear(1000, 1000), MemoryTracker()
         optimizer = adam(net, lr=1e-3, kernel=kernel)
         for group in optimizer.param_groups:
+            group["fused"] = kernel == "fused" or None
             group["foreach"] = None if kernel == "fused" else True
         with tracker:
             for _ in range(2):

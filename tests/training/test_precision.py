@@ -12,32 +12,84 @@ from adversaries import GAN
 from rich.console import Console
 from sd3_runs import cached
 from torch import Tensor
-from torch.backends.cuda import flash_sdp_enabled
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy_trainings import LINEAR, distillation, network, on_cpu, pieces, place
 
-from fgm.cli.build import build
-from fgm.cli.config import compose_experiment
+from fgm.cli.build import build, build_run
+from fgm.cli.config import compose_experiment, digest
+from fgm.cli.runs import is_done, with_precision, write_yaml
 from fgm.networks.dit import Attention
 from fgm.training.checkpointing import AtomicCheckpointIO
 from fgm.training.distillation import Distillation
 from fgm.training.memory_estimate import MemoryTracker, run_two_cycles
-from fgm.training.trainer import CpuMixedPrecision, build_trainer
+from fgm.training.precision import LONGEST, CpuMixedPrecision, plain_attention
+from fgm.training.trainer import build_trainer
 
 QUIET = Console(quiet=True)
 
 
-@pytest.mark.parametrize("precision, plain", [("bf16-mixed", True), ("32-true", False)])
-def test_plain_attention_is_used_within_a_bf16_step_on_a_cpu_only(precision: str, plain: bool, tmp_path: Path) -> None:
+class Operations(TorchDispatchMode):
+    """Names the operations that a call consists of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = set[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def uses_plain_attention(tokens: int) -> bool:
+    with Operations() as operations:
+        Attention(8, 2)(torch.randn(1, tokens, 8))
+    return "_softmax" in operations.seen
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_plain_attention_is_used_within_a_step_on_a_cpu_only_over_few_tokens(precision: str, tmp_path: Path) -> None:
     run = place(tmp_path, trainer=on_cpu(precision=precision))
     trainer = build_trainer(run, distillation().config, [], [], AtomicCheckpointIO(QUIET))
     assert trainer.precision == precision
     with trainer.precision_plugin.train_step_context():
-        assert torch.is_autocast_enabled("cpu") == plain and flash_sdp_enabled() != plain
+        assert torch.is_autocast_enabled("cpu") == (precision == "bf16-mixed")
+        assert uses_plain_attention(LONGEST) and not uses_plain_attention(LONGEST + 1)
     with trainer.precision_plugin.forward_context():
-        assert flash_sdp_enabled()
-    assert flash_sdp_enabled() and not torch.is_autocast_enabled("cpu")
+        assert not uses_plain_attention(LONGEST)
+    assert not uses_plain_attention(LONGEST) and not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("native, meaning", [(True, "bf16-mixed"), (False, "32-true")])
+def test_auto_is_bf16_where_the_processor_has_its_instructions_and_resume_keeps_it(
+    native: bool, meaning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    run = place(tmp_path, trainer=on_cpu(precision="auto"))
+    assert build_trainer(run, distillation().config, [], [], AtomicCheckpointIO(QUIET)).precision == meaning
+    config = compose_experiment("shapes_fgm", ["trainer.accelerator=cpu", f"run_dir={tmp_path}"])
+    began = with_precision(config, tmp_path)
+    write_yaml(began, tmp_path / "config.yaml")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: not native)
+    assert with_precision(config, tmp_path)["resolved"] == began["resolved"] == {"precision": meaning}
+    assert build_run(began, QUIET).precision == meaning
+    assert digest(began) == digest(config) and not is_done(config, tmp_path)
+
+
+def test_plain_attention_leaves_a_mask_to_torch() -> None:
+    q, k, v = torch.randn(3, 2, 5, 4).unbind(0)
+    mask = torch.ones(5, 5).tril().bool()
+    assert torch.equal(plain_attention(q, k, v, attn_mask=mask), scaled_dot_product_attention(q, k, v, mask))
+    assert torch.equal(plain_attention(q, k, v, is_causal=True), scaled_dot_product_attention(q, k, v, is_causal=True))
+
+
+def test_plain_attention_is_torchs_to_rounding() -> None:
+    q, k, v = torch.randn(3, 2, 5, 4, dtype=torch.float64).unbind(0)
+    for scale in (None, 0.3):
+        theirs = scaled_dot_product_attention(q, k, v, scale=scale)
+        assert torch.allclose(plain_attention(q, k, v, scale=scale), theirs, rtol=1e-13, atol=1e-14)
 
 
 def gradients(attention: Attention, x: Tensor) -> Tensor:

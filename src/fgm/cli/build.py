@@ -51,7 +51,7 @@ def build_run(config: dict[str, Any], console: Console) -> Run:
         return Run(
             run_dir=Path(config["run_dir"]), name=config["experiment"], console=console,
             config=config | {"config_digest": digest(config)}, evaluation=instantiate(config["evaluation"]),
-            trainer=instantiate(config["trainer"]), strategy=instantiate(config["strategy"]),
+            trainer=instantiate(config["trainer"] | config.get("resolved", {})), strategy=instantiate(config["strategy"]),
             loggers=instantiate(config["logger"]) or {}, callbacks=list((instantiate(config["callbacks"]) or {}).values()),
             allow_world_size_change=config["allow_world_size_change"],
         )  # fmt: skip

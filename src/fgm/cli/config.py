@@ -27,7 +27,7 @@ from fgm.utils.errors import UserError, entry, require_installed
 
 DEFAULT = "digits_fgm"
 IGNORED = (  # dotted paths that do not change what a run computes: where it writes, how often it reports, on what
-    "outputs", "experiments", "run_dir", "logger", "study", "record", "differs", "allow_world_size_change", "strategy",
+    "outputs", "experiments", "run_dir", "logger", "study", "record", "differs", "resolved", "allow_world_size_change", "strategy",
     "trainer.accelerator", "trainer.devices", "training.log_every_n_steps", "training.save_every_n_steps", "training.save_every_minutes",
     "training.keep_every_n_steps", "evaluation.every", "data.download", "teacher.outputs", "teacher.experiments", "teacher.train",
 )  # fmt: skip
@@ -105,7 +105,8 @@ def resolved(composed_config: DictConfig, experiment: str) -> dict[str, Any]:
         if config[folder] == "":
             raise UserError(f"{folder}= is empty: give a folder, or leave it out")
     check_arguments(config | {"run_dir": config["run_dir"] or ""}, Root, "a config", "")
-    check(config)
+    known = {"precision": "32-true"} if config["trainer"]["precision"] == "auto" else {}  # Lightning has no auto
+    check(config | {"trainer": config["trainer"] | known})
     changed = changes(plain(experiment), config)
     config["differs"] = [f"{key}={text(value)}" for key, value in changed.items() if key not in SAME_EXPERIMENT]
     folder = f"{config['outputs']}/{study['name']}" if study else config["outputs"]

@@ -50,8 +50,8 @@ def run(config: dict[str, Any], settings: NoSettings) -> None:
     if strategy not in ("Single", "DDP"):
         raise UserError("only a device that holds everything is counted: give strategy=single or ddp")
     made = without_files(config)
-    ddp, precision = strategy == "DDP", config["trainer"]["precision"]
-    estimate = estimate_memory(lambda: build_module(made), precision, ddp)
+    precision = config["trainer"]["precision"].replace("auto", "bf16-mixed")  # as on a GPU
+    estimate = estimate_memory(lambda: build_module(made), precision, strategy == "DDP")
     report(estimate, config)
     if config["record"]:
         append_row(Path(config["experiments"]) / "memory" / "runs.jsonl", row_of(estimate, config))

@@ -94,6 +94,21 @@ def is_done(config: dict[str, Any], run_dir: Path) -> bool:
     return (run_dir / RESULTS).exists()
 
 
+def with_precision(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
+    """Return the config with what trainer.precision = auto means: what the run in run_dir began with, or is fastest here.
+
+    It stands beside the config, as the device does: an `auto` run is the same run, with the same digest, on any device.
+    """
+    from fgm.training.precision import fastest_precision, kind_of_device
+
+    if config["trainer"]["precision"] != "auto":
+        return config
+    file = run_dir / "config.yaml"
+    began = read_yaml(file).get("resolved") if file.exists() else None
+    fastest = {"precision": fastest_precision(kind_of_device(config["trainer"]["accelerator"]))}
+    return config | {"resolved": began or fastest}
+
+
 def finished(config: dict[str, Any]) -> dict[str, Any]:
     """Return the config that a finished run was made with, or of the bundled weights of an experiment without a run.
 

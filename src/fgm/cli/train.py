@@ -61,6 +61,7 @@ def train(config: dict[str, Any], wait: bool = False) -> float | None:
         return primary_metric(run_dir)
     require_ready(config, run_dir, wait)
     console.print(f"{config['experiment']}: {run_dir}")
+    config = runs.with_precision(config, run_dir)
     run = build_run(config, console)  # first: an impossible evaluation is refused before a teacher is trained
     data = contract.require_fit(config, run.evaluation)
     train_teacher(config["teacher"])
@@ -104,7 +105,7 @@ def finish(config: dict[str, Any], module: Any, run: Any, results: list[Measurem
     """Write results.json, which marks the run as done, and the row if it is to be recorded."""
     samples = run.run_dir / "samples"
     save_curves(run.run_dir / "metrics.csv", samples / "curves.png")
-    row = runs.provenance(config) | {"images_seen": module.images_seen}
+    row = runs.provenance(config) | {"precision": run.precision, "images_seen": module.images_seen}
     row |= {name: round(seconds, 1) for name, seconds in timing.items()} | {"results": [m.row() for m in results]}
     if "study" in config:
         run.evaluation_callback.draw(module.samplers()[0], module, samples / "drawn.png")

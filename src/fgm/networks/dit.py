@@ -7,7 +7,8 @@ Shapes in the code: b batch, n tokens, w width, h heads.
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.nn import functional
+from torch.nn.functional import silu
 
 from fgm.networks import VelocityModel, class_labels, require_patches, require_shape, zeroed
 from fgm.networks.mlp import ConditionEmbedding
@@ -25,7 +26,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (b, h, n, w/h)
-        return self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.out(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, conv2d, interpolate, scaled_dot_product_attention, silu
+from torch.nn.functional import avg_pool2d, conv2d, interpolate, silu
 
 from fgm.teachers.edm_networks import layer_specs
 
@@ -132,7 +132,7 @@ class Block(nn.Module):
         assert self.attn_qkv is not None and self.attn_proj is not None
         qkv = self.attn_qkv(x).flatten(2).unflatten(1, (self.heads, -1, 3))  # channels are ordered (h, d, qkv)
         q, k, v = normalize(qkv, [2]).permute(3, 0, 1, 4, 2)  # each (b, h, n, d)
-        return self.attn_proj(scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(x.shape))
+        return self.attn_proj(nn.functional.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(x.shape))
 
 
 class EDM2UNet(nn.Module):

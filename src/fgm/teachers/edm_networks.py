@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, conv_transpose2d, scaled_dot_product_attention, silu
+from torch.nn.functional import conv2d, conv_transpose2d, silu
 
 
 class LayerSpec(NamedTuple):
@@ -163,7 +163,7 @@ class UNetBlock(nn.Module):
     def attention(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm2(x)).flatten(2).unflatten(1, (self.heads, -1, 3))  # channels are ordered (h, d, qkv)
         q, k, v = qkv.permute(3, 0, 1, 4, 2)  # each (b, h, n, d)
-        return self.proj(scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(x.shape))
+        return self.proj(nn.functional.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(x.shape))
 
 
 class PositionalEmbedding(nn.Module):

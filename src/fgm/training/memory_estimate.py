@@ -108,8 +108,9 @@ def register(tracker: "MemoryTracker", module: Any, ddp: bool) -> int:
 def run_two_cycles(tracker: "MemoryTracker", module: Any) -> None:
     """Run the training step twice without a trainer; the first cycle creates the optimizers' states."""
     optimizers = [chosen["optimizer"] for chosen in module.configure_optimizers()]
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["foreach"] = None if group.get("fused") else True  # as on a GPU
+    for defaults, group in ((each.defaults, group) for each in optimizers for group in each.param_groups):
+        group["fused"] = defaults.get("fused")  # as on a GPU
+        group["foreach"] = None if group["fused"] else True
     module._trainer = SimpleNamespace(strategy=None, world_size=1, global_rank=0, optimizers=optimizers)
     wrapped: list[Any] = [LightningOptimizer(optimizer) for optimizer in optimizers]
     for optimizer in wrapped:

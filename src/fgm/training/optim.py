@@ -2,7 +2,8 @@
 
 Adam and AdamW come in three kernels, of the same formula and under the same checkpoints:
 
-    auto        torch's choice: on a GPU all tensors at once, with one more copy of the weights in memory meanwhile
+    auto        on a CPU the fused one; elsewhere torch's choice, on a GPU all tensors at once, with one more copy of the
+                weights in memory meanwhile. A run that began with another one keeps it when it resumes
     fused       one pass over weights, gradients and moments; no such copy, and the fastest
     eight_bit   moments of eight bits in blocks of 256, each with its largest value (arXiv 2110.02861), by bitsandbytes:
                 2 bytes a weight in place of 8. Tensors under 4096 elements keep theirs in float32. bitsandbytes holds
@@ -57,9 +58,11 @@ def build_optimizer(kernel: Kernel, kinds: tuple[type[Optimizer], str], net: nn.
         UserError: bitsandbytes is not installed.
     """
     parameters: Any = list(net.parameters())
-    settings |= {"fused": True} if kernel == "fused" else {}
     if kernel != "eight_bit":
-        return kinds[0](parameters, **settings)
+        optimizer = kinds[0](parameters, **settings, fused=kernel == "fused" or None)
+        for group in optimizer.param_groups:
+            group["fused"] = group["fused"] or all(p.device.type == "cpu" for p in parameters) or None
+        return optimizer
     require_installed("bitsandbytes", "optimizer.kernel = eight_bit")
     return getattr(import_module("bitsandbytes").optim, kinds[1])(parameters, **settings)
 

@@ -1,8 +1,7 @@
 """From a module to a trained module: the Trainer, its callbacks, and resuming from a checkpoint."""
 
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar, Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fgm.evaluation.evaluator import Evaluator
 from fgm.training.callbacks import (
@@ -42,6 +39,7 @@ from fgm.training.distributed import SINGLE, Strategy
 from fgm.training.evaluation import EvaluationCallback
 from fgm.training.loggers import AppendingCSVLogger, build_loggers
 from fgm.training.module import DivergenceError, TrainingModule
+from fgm.training.precision import fastest_precision, kind_of_device, precision_plugin
 from fgm.utils.errors import RESUMABLE, UserError, unwritable
 
 
@@ -69,7 +67,10 @@ class Run:
 
     @property
     def precision(self) -> str:
-        return self.trainer.keywords.get("precision", "32-true")
+        """What Lightning calls it; what auto means on this device."""
+        given = self.trainer.keywords
+        precision = given.get("precision", "32-true")
+        return fastest_precision(kind_of_device(given.get("accelerator", "auto"))) if precision == "auto" else precision
 
     @property
     def evaluation_callback(self) -> EvaluationCallback:
@@ -146,14 +147,13 @@ def build_trainer(run: Run, config: TrainingConfig, loggers: Any, callbacks: Any
     plugins = [checkpoint_io, *(given.get("plugins") or [])]
     if count_devices(devices) * run.strategy.nodes == 1:
         plugins.append(LightningEnvironment())  # whatever allocation the process runs in
-    if run.precision == "bf16-mixed":
-        on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
-        plugins.append(bf16_mixed("cpu" if on_cpu else "cuda"))
+    precision = precision_plugin(run.precision, kind_of_device(accelerator))
+    plugins += [precision] if precision else []
     defaults = {"enable_progress_bar": run.console.is_terminal, "enable_model_summary": False}
     own = {
         "max_epochs": 1, "devices": devices, "accelerator": accelerator, "num_nodes": run.strategy.nodes,
         "strategy": run.strategy.build(count_devices(devices)), "plugins": plugins,
-        "precision": None if run.precision == "bf16-mixed" else run.precision,
+        "precision": None if precision else run.precision,
         "logger": loggers, "callbacks": callbacks, "log_every_n_steps": config.log_every_n_steps,
         "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
         "num_sanity_val_steps": 0, "limit_val_batches": 0, "use_distributed_sampler": False,
@@ -179,23 +179,3 @@ def count_devices(devices: int | str | list[int]) -> int:
             raise UserError(f"trainer.devices = {devices}: give a number of devices, a list of indices, or auto")
         return len(indices) if "," in devices else int(devices)
     return len(devices) if isinstance(devices, list) else devices
-
-
-class CpuMixedPrecision(MixedPrecision):
-    """bf16-mixed on a CPU, with attention as plain matrix products within a training step.
-
-    The backward of torch's fused attention has no bfloat16 kernel on the CPU: with the small MM-DiT's 76 tokens it takes half
-    of a step's time (`make bench` measures it).
-    """
-
-    def __init__(self) -> None:
-        super().__init__("bf16-mixed", "cpu")
-
-    @contextmanager
-    def train_step_context(self) -> Generator[None, None, None]:
-        with super().train_step_context(), sdpa_kernel(SDPBackend.MATH):
-            yield
-
-
-def bf16_mixed(device: str) -> MixedPrecision:
-    return CpuMixedPrecision() if device == "cpu" else MixedPrecision("bf16-mixed", device)

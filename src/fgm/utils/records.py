@@ -3,7 +3,7 @@
 A row is one finished run:
 
     experiment, commit, config_digest, seed, images_seen, wall_s, device, date, results
-    differs (overrides, if there are any)
+    differs (overrides, if there are any), precision (what trainer.precision = auto meant on the device)
 
 and each result is a Measurement, which has a protocol and n. Rows are appended, never edited. Rows of a study's runs also
 have what was swept and learning curves; a run that failed is a row with the reason and without results:

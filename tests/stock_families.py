@@ -2,15 +2,20 @@
 
 import inspect
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from tiny_families import TINY, pipeline, rows
 from torch import Tensor
 
+from fgm.teachers.diffusers.adapter import TransformerVelocity, pretrained
+from fgm.teachers.diffusers.conditions import load_prompts, save_prompts
 from fgm.teachers.diffusers.families import FAMILIES
 
 BATCH = {"prx": 1}  # stock PRX fails on larger guided batches: it gives its transformer two times for 2 n images
+TEXTS = ["", "a red cube", "two cats"]
+PACKED = ("flux_schnell", "flux_dev", "qwen_image", "chroma", "longcat")
 pipe_of = cache(pipeline)
 
 
@@ -44,7 +49,7 @@ def stock(name: str, guided: bool, output_type: str = "latent") -> tuple[Tensor,
     if "negative_prompt" in inspect.signature(pipe.__call__).parameters:
         given["negative_prompt"] = None  # SANA's default is the empty prompt
     given = {key: value if listed or value is None else torch.stack(value) for key, value in given.items()}
-    z, packed = noise(name), name in ("flux_schnell", "flux_dev", "qwen_image", "chroma")
+    z, packed = noise(name), name in PACKED
     side = TINY[name].shape[-1] * pipe_side(name)
     drawn = pipe(
         **tiny.call | (tiny.guided if guided else tiny.unguided) | schedule(pipe) | given, output_type=output_type,
@@ -60,3 +65,21 @@ def stock(name: str, guided: bool, output_type: str = "latent") -> tuple[Tensor,
 def pipe_side(name: str) -> int:
     """Pixels a side that one latent covers."""
     return {"sana": 32, "flux2_klein": 16}.get(name, 8)
+
+
+def save(name: str, directory: Path) -> Path:
+    """A pipeline as published, with its encoded prompts beside the parts."""
+    pipe_of(name).save_pretrained(directory)
+    save_prompts(rows(name), TEXTS, directory / "prompts.safetensors")
+    return directory
+
+
+def size(name: str) -> dict[str, int]:
+    side = TINY[name].shape[-1] * pipe_side(name)
+    return {"height": side, "width": side} | ({"frames": 5} if name == "wan" else {})
+
+
+def load(name: str, directory: Path) -> TransformerVelocity:
+    guidance = 3.5 if name == "flux_dev" else None
+    prompts = load_prompts(str(directory / "prompts.safetensors"))
+    return pretrained(str(directory), prompts, **size(name), embedded_guidance=guidance)

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from documents import blocks
 from stock_families import batch, noise, pipe_of, pipe_side, stock
-from tiny_families import TINY, rows
+from tiny_families import HEADS, KL_VAE, ROPE, TINY, WORDS, Tiny, rows
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -136,3 +137,26 @@ def test_embedded_guidance_is_an_input_of_flux_dev() -> None:
         family = FAMILIES["FluxPipeline"]
         with pytest.raises(UserError, match="embedded_guidance"):
             TransformerVelocity(pipe_of(name).transformer, family, (4, 4, 4), embedded_guidance=scale)
+
+
+def test_family_of_the_documentation_passes_parity(monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = [block for block in blocks("docs/teachers.md", "python") if "LongCatImagePipeline" in block]
+    arguments = {"in_channels": 16, "joint_attention_dim": 16, "pooled_projection_dim": 8} | HEADS | ROPE
+    monkeypatch.setitem(TINY, "longcat", Tiny(
+        "LongCatImagePipeline",
+        ("LongCatImageTransformer2DModel", arguments | {"num_layers": 1, "num_single_layers": 1}), KL_VAE, WORDS,
+        call={"enable_prompt_rewrite": False}, parts=("text_encoder", "tokenizer", "text_processor"),
+    ))  # fmt: skip
+    encode = pipe_of("longcat").encode_prompt  # stock counts the prompts' texts, also where it is given encodings
+
+    def encode_given(prompt: Any, prompt_embeds: Tensor, num_images_per_prompt: int) -> Any:
+        return encode([""] * len(prompt_embeds), num_images_per_prompt, prompt_embeds)
+
+    monkeypatch.setattr(pipe_of("longcat"), "encode_prompt", encode_given)
+    try:
+        exec(code, {})
+        for guided in (False, True):
+            expected, times = stock("longcat", guided)
+            assert_close(ours("longcat", guide(velocity("longcat"), guided), times), expected, rtol=1e-5, atol=1e-5)
+    finally:
+        FAMILIES.pop("LongCatImagePipeline", None)

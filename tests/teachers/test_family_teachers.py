@@ -1,9 +1,8 @@
-"""Published pipelines of any family as teachers: recognised, loaded, encoded and decoded as stock; two steps of distillation."""
+"""Published pipelines of any family as teachers: recognised, loaded, encoded and decoded as stock."""
 
 import inspect
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any
@@ -11,24 +10,19 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from stock_families import batch, pipe_of, pipe_side, stock
+from stock_families import TEXTS, load, pipe_of, pipe_side, save, size, stock
 from tiny_families import TINY, rows
 from torch import Tensor
 from torch.testing import assert_close
-from toy_trainings import CONFIG, moved, pieces, run, weights
 
 from fgm.flow.times import shift_time
-from fgm.networks.lora import LoRA
-from fgm.teachers.diffusers.adapter import TransformerVelocity, geometry, pretrained
+from fgm.teachers.diffusers.adapter import TransformerVelocity, geometry
 from fgm.teachers.diffusers.conditions import EncodedPrompts, PromptFile, encode_prompts, load_prompts, save_prompts
 from fgm.teachers.diffusers.dataset import FamilyPrompts
 from fgm.teachers.diffusers.families import FAMILIES
-from fgm.teachers.diffusers.guidance import FamilyGuidance
 from fgm.teachers.diffusers.latents import FamilyAutoencoder
-from fgm.training.distillation import Distillation
 from fgm.utils.errors import UserError
 
-TEXTS = ["", "a red cube", "two cats"]
 MASKED = [name for name, tiny in TINY.items() if any("mask" in a for a in FAMILIES[tiny.pipeline].arguments)]
 
 
@@ -36,25 +30,7 @@ MASKED = [name for name, tiny in TINY.items() if any("mask" in a for a in FAMILI
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The directory of a pipeline as published, with its encoded prompts beside the parts."""
 
-    @cache
-    def save(name: str) -> Path:
-        directory = tmp_path_factory.mktemp(name)
-        pipe_of(name).save_pretrained(directory)
-        save_prompts(rows(name), TEXTS, directory / "prompts.safetensors")
-        return directory
-
-    return save
-
-
-def size(name: str) -> dict[str, int]:
-    side = TINY[name].shape[-1] * pipe_side(name)
-    return {"height": side, "width": side} | ({"frames": 5} if name == "wan" else {})
-
-
-def load(name: str, directory: Path) -> TransformerVelocity:
-    guidance = 3.5 if name == "flux_dev" else None
-    prompts = load_prompts(str(directory / "prompts.safetensors"))
-    return pretrained(str(directory), prompts, **size(name), embedded_guidance=guidance)
+    return cache(lambda name: save(name, tmp_path_factory.mktemp(name)))
 
 
 def inputs(net: TransformerVelocity, n: int = 2) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,26 +143,6 @@ def test_lengths_without_a_mask_are_rejected(saved: Callable[[str], Path]) -> No
         net(*inputs(net))
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["whole", "adapters"])
-@pytest.mark.parametrize("name", TINY)
-def test_two_steps_of_distillation_train_generator_and_online_network(
-    name: str, whole: bool, saved: Callable[[str], Path], tmp_path: Path
-) -> None:
-    teacher = FamilyGuidance(load(name, saved(name)), 1.5)
-    data = FamilyPrompts(PromptFile(str(saved(name) / "prompts.safetensors")), str(saved(name)), **size(name))
-    config = replace(CONFIG, max_steps=2, batch_size=2)
-    adapters = None if whole else LoRA(rank=2, alpha=2.0, targets=teacher.family.lora_targets)
-    module = Distillation(
-        **pieces(teacher=teacher, data=data, config=config), t_star=0.9, guidance="long_and_short", adapters=adapters
-    )
-    before, frozen = weights(module), {key: value.clone() for key, value in teacher.state_dict().items()}
-    assert isinstance(module.velocities[1], FamilyGuidance)
-    run(module, tmp_path)
-    assert moved(before, weights(module)) >= {"generator", "online"} and int(module.step) == 2
-    assert all(torch.equal(value, teacher.state_dict()[key]) for key, value in frozen.items())
-    assert module(torch.zeros(1, *data.shape), batch(name)[:1]).isfinite().all()
-
-
 def other_pipeline(directory: Path) -> None:
     (directory / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
 
@@ -194,7 +150,7 @@ def other_pipeline(directory: Path) -> None:
 BAD: dict[str, tuple[Callable[[Path], Any], dict[str, int], str]] = {
     "another family": (other_pipeline, {}, "StableDiffusionPipeline is no pipeline of a known family"),
     "no index": (lambda d: (d / "model_index.json").unlink(), {}, "model_index.json"),
-    "no autoencoder": (lambda d: (d / "vae" / "config.json").unlink(), {}, "no vae/ on this machine"),
+    "no autoencoder": (lambda d: (d / "vae" / "config.json").unlink(), {}, "no whole vae/ on this machine"),
     "a size that does not fit": (lambda d: None, {"height": 40}, "height = 40: give a multiple of 16"),
 }
 

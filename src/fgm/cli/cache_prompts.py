@@ -19,6 +19,7 @@ from fgm.cli.checks import make
 from fgm.cli.command import Command
 from fgm.data.encodings import INDEX, CacheIndex, PromptCache
 from fgm.teachers import require_models
+from fgm.teachers.diffusers.conditions import PromptFile
 from fgm.utils.errors import UserError
 from fgm.utils.printing import plain_console
 
@@ -33,6 +34,8 @@ def run(config: dict[str, Any], settings: Settings) -> None:
     cache = cache_of(config)
     if cache is None:
         raise UserError(f"{config['experiment']} uses no prompts; sd3_fgm does")
+    if not isinstance(cache, PromptCache):
+        raise UserError(f"{config['experiment']} reads the file of encoded prompts that docs/teachers.md makes")
     console = plain_console()
     if (Path(cache.directory) / INDEX).exists():
         console.print(describe(cache, cache.read_index(), "is done"))
@@ -40,7 +43,7 @@ def run(config: dict[str, Any], settings: Settings) -> None:
         console.print(describe(cache, encode(cache, settings, console), "is written"))
 
 
-def cache_of(config: dict[str, Any]) -> PromptCache | None:
+def cache_of(config: dict[str, Any]) -> PromptCache | PromptFile | None:
     """Return the cache of encoded prompts that an experiment uses, if any."""
     node = config["data"].get("cache")
     return make(node, "data.cache") if isinstance(node, dict) else None
@@ -51,8 +54,8 @@ def require(config: dict[str, Any]) -> None:
     require_models(config)
     cache = cache_of(config)
     if cache is not None:
-        size, network = config["data"]["size"], config["network"].get("size")
-        if network is not None and size != network:
+        size, network = config["data"].get("size"), config["network"].get("size")
+        if None not in (size, network) and size != network:
             raise UserError(f"data.size = {size} and network.size = {network} differ: give network.size only")
         cache.read_index()
 

@@ -135,6 +135,8 @@ def stripped(node: Any) -> Any:
         return node | {"data": None}  # the experiment's own, of the same shape
     if node.get("_target_") == "fgm.networks.sd3.pretrained":
         return node | {"random_init": True}
+    if node.get("_target_") == "fgm.teachers.diffusers.adapter.pretrained":
+        raise UserError("network=transformer: its encoded prompts are a file, without which nothing can be counted")
     if node.get("kernel") == "eight_bit":
         return node | {"_target_": f"{MODULE}.byte_moments"}
     return node

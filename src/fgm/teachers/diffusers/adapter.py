@@ -10,6 +10,7 @@ indices (n,) int64 into `prompts`, of which 0 is the null prompt. Training takes
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from fgm.teachers.diffusers.families import Family, known_family
 from fgm.teachers.diffusers.latents import pixels_per_code
 from fgm.utils.errors import UserError
 from fgm.utils.files import read_object
-from fgm.utils.pipelines import load_part, require_parts
+from fgm.utils.pipelines import load_diffusers
+from fgm.utils.pretrained import has_network, locate
 from fgm.utils.validation import validated
 
 
@@ -106,12 +108,14 @@ class Geometry:
     """A published pipeline at one size, from its configurations alone.
 
     Attributes:
+        folder: its diffusers directory.
         shape: of one x_t: channels, frames of a video, rows, columns.
         shift: of its scheduler, see families.py.
         pixels_per_latent: along a side.
         autoencoder: diffusers class.
     """
 
+    folder: Path
     family: Family
     shape: tuple[int, ...]
     shift: float
@@ -130,7 +134,12 @@ def geometry(model: str, height: PositiveInt, width: PositiveInt, frames: Positi
     Raises:
         UserError: a part is missing, the family is unknown, or the size does not fit.
     """
-    folder = require_parts(model, ("transformer", "vae"))
+    folder = locate(model)
+    if missing := [f"{part}/" for part in ("transformer", "vae") if not has_network(folder / part)]:
+        raise UserError(
+            f"{model}: no whole {' and '.join(missing)} on this machine; run hf download {model}, or give network.model="
+            "<its diffusers directory>"
+        )
     index, transformer, vae, scheduler = (
         read_object(folder / file, "a part of a published pipeline")
         for file in (
@@ -148,25 +157,33 @@ def geometry(model: str, height: PositiveInt, width: PositiveInt, frames: Positi
     rows, columns, channels = height // pixels, width // pixels, family.layout.channels(transformer["in_channels"])
     length = () if frames is None else ((frames - 1) // vae.get("scale_factor_temporal", 4) + 1,)
     shift = family.shift(scheduler, rows * columns // patch**2, channels)
-    return Geometry(family, (channels, *length, rows, columns), shift, pixels, vae["_class_name"])
+    return Geometry(folder, family, (channels, *length, rows, columns), shift, pixels, vae["_class_name"])
 
 
 @validated
 def pretrained(
     model: str, prompts: EncodedPrompts | None, height: PositiveInt, width: PositiveInt,
     frames: PositiveInt | None = None, embedded_guidance: PositiveFloat | None = None, checkpointing: bool = False,
+    random_init: bool = False,
 ) -> TransformerVelocity:  # fmt: skip
     """Load published weights of any known family in float32.
 
     Args:
         model, height, width, frames: see geometry.
         prompts, embedded_guidance, checkpointing: see TransformerVelocity.
+        random_init: random weights in the model's shape.
 
     Raises:
         UserError: see geometry and TransformerVelocity; or the weights are incomplete.
     """
     at = geometry(model, height, width, frames)
-    transformer = load_part(at.family.transformer, model, "transformer", torch.float32)
+    if random_init:
+        import diffusers  # takes seconds to import
+
+        network: Any = getattr(diffusers, at.family.transformer)
+        transformer = network.from_config(network.load_config(at.folder / "transformer"))
+    else:
+        transformer = load_diffusers(at.family.transformer, at.folder / "transformer", torch.float32)
     return TransformerVelocity(
         transformer, at.family, at.shape, prompts, embedded_guidance, at.shift, at.pixels_per_latent, checkpointing
     )

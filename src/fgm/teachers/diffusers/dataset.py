@@ -12,7 +12,7 @@ from fgm.teachers.diffusers.adapter import geometry
 from fgm.teachers.diffusers.conditions import PromptFile
 from fgm.teachers.diffusers.latents import FamilyAutoencoder
 from fgm.utils.errors import UserError
-from fgm.utils.pipelines import load_part
+from fgm.utils.pipelines import load_diffusers
 from fgm.utils.validation import validated
 
 
@@ -35,7 +35,7 @@ class FamilyPrompts(Data):
         self, cache: PromptFile, model: str, height: PositiveInt, width: PositiveInt,
         frames: PositiveInt | None = None, std: PositiveFloat = 1.0,
     ) -> None:  # fmt: skip
-        self.index, self.model, self.at = cache.read_index(), model, geometry(model, height, width, frames)
+        self.at, self.index = geometry(model, height, width, frames), cache.read_index()
         self.shape, self.num_classes, self.std = self.at.shape, 0, std  # type: ignore[misc]
 
     def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
@@ -71,9 +71,8 @@ class FamilyPrompts(Data):
 
     @cached_property
     def autoencoder(self) -> FamilyAutoencoder:
-        return FamilyAutoencoder(
-            load_part(self.at.autoencoder, self.model, "vae", torch.float32), self.at.family.latents
-        )
+        vae = load_diffusers(self.at.autoencoder, self.at.folder / "vae", torch.float32)
+        return FamilyAutoencoder(vae, self.at.family.latents)
 
     def to_images(self, x_0: Tensor) -> Tensor:
         """Return images (n, 3, height, width) of latents (n, *shape), on their device; of a video its middle frame."""

@@ -73,6 +73,8 @@ EXAMPLES = {
         "class MyLogger",
         "class MyCallback",
         "class MyTeacher",
+        "def encode(model",  # this and the next: tests/teachers
+        "LongCatImagePipeline",
     ],
     "yaml": ["EXP=spirals_fgm"],
 }

@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from documents import blocks
 from stock_families import TEXTS, load, pipe_of, pipe_side, save, size, stock
 from tiny_families import TINY, rows
 from torch import Tensor
@@ -98,28 +99,44 @@ def test_shift_is_that_of_the_pipelines_schedule(name: str, schedule: dict, monk
     assert_close(shift_time(evenly, shift), sigmas[:-1], rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("name", TINY)
-def test_encodings_carry_the_names_of_the_pipelines_arguments(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pipeline's own encode_prompt, given encodings in place of encoders, returns them in its order."""
-    pipe, known = pipe_of(name), dict(zip(TEXTS, rows(name), strict=True))
-    family, original = FAMILIES[TINY[name].pipeline], pipe.encode_prompt
+def with_encodings(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The pipeline, whose own encode_prompt is given encodings of TEXTS in place of encoders."""
+    pipe, known, listed = pipe_of(name), dict(zip(TEXTS, rows(name), strict=True)), FAMILIES[TINY[name].pipeline].listed
+    original, stack = pipe.encode_prompt, list if listed else torch.stack
 
     @wraps(original)
     def encode(prompt: list[str], **options: Any) -> Any:
-        table, guided = [known[text] for text in prompt], options.get("do_classifier_free_guidance")
-        stack = list if family.listed else torch.stack
+        table = [known[text] for text in prompt]
         given = {key: stack([row[key] for row in table]) for key in table[0]}
-        if guided:  # the positive prompt is another one, and must not be taken for the null prompt
+        if options.get("do_classifier_free_guidance"):  # the positive prompt must not be taken for the null prompt
             given |= {f"negative_{key}": value for key, value in given.items()}
             given |= {key: stack([known[TEXTS[1]][key]]) for key in table[0]}
         takes = inspect.signature(original).parameters
         return original(prompt=prompt, **options | {key: value for key, value in given.items() if key in takes})
 
     monkeypatch.setattr(pipe, "encode_prompt", encode)
-    made = encode_prompts(pipe, TEXTS[1:])
-    for row, text in zip(made, TEXTS, strict=True):
-        assert row.keys() == family.arguments.keys()
-        assert all(torch.equal(row[key], known[text][key]) for key in row)
+    return pipe
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_encodings_carry_the_names_of_the_pipelines_arguments(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = encode_prompts(with_encodings(name, monkeypatch), TEXTS[1:])
+    for row, known in zip(made, rows(name), strict=True):
+        assert row.keys() == FAMILIES[TINY[name].pipeline].arguments.keys()
+        assert all(torch.equal(row[key], known[key]) for key in row)
+
+
+def test_documented_function_encodes_prompts_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, names = with_encodings("sd3", monkeypatch), {}
+    monkeypatch.setattr(pipe, "to", lambda device: pipe)
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", lambda model, **parts: pipe)
+    (code,) = [block for block in blocks("docs/teachers.md", "python") if "def encode(model" in block]
+    exec(code, names)
+    names["encode"]("model", TEXTS[1:], tmp_path / "prompts.safetensors")
+    file = PromptFile(str(tmp_path / "prompts.safetensors"))
+    assert file.read_index().prompts == TEXTS
+    for row, known in zip(file.read().rows, rows("sd3"), strict=True):
+        assert all(torch.equal(row[key], known[key]) for key in known)
 
 
 @pytest.mark.parametrize("name", [*MASKED, "z_image"])

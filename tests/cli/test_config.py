@@ -44,8 +44,8 @@ BAD = {
         "no Inception weights",
     ),
     "missing reference": (
-        ["evaluation=random_features", "+evaluation.suite.reference=/no/edm.npz"],
-        "there is no file /no/edm.npz",
+        ["evaluation=random_features", "evaluation.suite.metrics=[fd]", "evaluation.suite.reference=/no/edm.npz"],
+        "there is no reference file /no/edm.npz",
     ),
     "no such protocol": (
         ["evaluation=fid_edm", "evaluation.suite.protocol=fid"],

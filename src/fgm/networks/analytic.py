@@ -12,6 +12,8 @@ from fgm.utils.validation import validated
 class GaussianMixtureVelocity(VelocityModel):
     """v(x_t, t) = E[c | x_t] for mixture data on a path, x_t (batch, dim); a condition is ignored."""
 
+    path: ProbabilityPath
+
     def __init__(self, mixture: GaussianMixture, path: ProbabilityPath) -> None:
         super().__init__()
         self.path, self.shape, self.num_classes = path, tuple(mixture.means.shape[1:]), 0

@@ -49,6 +49,7 @@ class DiffusersVelocity(VelocityModel):
         ValueError: predicts is velocity and path is not the rectified one.
     """
 
+    path: ProbabilityPath
     takes_prompts, null_condition = False, False
 
     def __init__(self, net: Any, path: ProbabilityPath, predicts: Predicts, alpha_bar: Tensor | None = None) -> None:

@@ -58,6 +58,8 @@ class EDMVelocity(VelocityModel):
         data_std: s_d.
     """
 
+    path: ProbabilityPath
+    data_std: float
     takes_prompts = False
 
     def __init__(

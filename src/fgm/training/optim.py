@@ -48,7 +48,9 @@ def adamw(net: nn.Module, lr: Positive, weight_decay: float = 0.0, kernel: Kerne
     return build_optimizer(kernel, (AdamW, "AdamW8bit"), net, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay)
 
 
-def build_optimizer(kernel: Kernel, kinds: tuple[type[Optimizer], str], net: nn.Module, **settings: Any) -> Optimizer:
+def build_optimizer(
+    kernel: Kernel, kinds: tuple[Callable[..., Optimizer], str], net: nn.Module, **settings: Any
+) -> Optimizer:
     """
     Args:
         kernel: see above.

@@ -78,9 +78,11 @@ def test_the_same_command_again_says_that_it_is_done(
     assert (finished[0] / "results.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("defect", ["garbage", "another architecture"])
+@pytest.mark.parametrize(
+    "defect, message", [("garbage", "is no file of tensors"), ("architecture", "does not hold the weights of this DiT")]
+)
 def test_a_teacher_file_that_does_not_fit_is_refused(
-    defect: str, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+    defect: str, message: str, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "teacher.safetensors"
     if defect == "garbage":
@@ -88,7 +90,7 @@ def test_a_teacher_file_that_does_not_fit_is_refused(
     else:
         save_file({"weight": torch.zeros(2)}, file)
     arguments = ["teacher=file", f"teacher.file={file}", f"outputs={tmp_path}/outputs"]
-    assert "does not hold the weights of this DiT" in refused(train.main, arguments, capsys, monkeypatch)
+    assert message in refused(train.main, arguments, capsys, monkeypatch)
     assert not (tmp_path / "outputs").exists()
 
 

@@ -35,7 +35,6 @@ from fgm.flow.times import Annealed, Uniform
 from fgm.networks import VelocityModel
 from fgm.networks.guidance import ClassifierFreeGuidance, Guidance, apply_guidance, unwrap_guidance
 from fgm.networks.mlp import VelocityMLP
-from fgm.training import initialize
 from fgm.training.distillation import Distillation
 from fgm.training.optim import adam
 from fgm.training.real_images import RealUID
@@ -252,46 +251,3 @@ def test_trained_step_is_drawn_evenly_and_is_the_same_on_every_rank(monkeypatch:
 def test_samplers_of_a_four_step_generator_need_four_evaluations() -> None:
     samplers = distillation(steps=4).samplers()
     assert [(s.nfe, s.weights) for s in samplers] == [(4, "ema"), (4, "raw"), (4, "start"), (50, "teacher")]
-
-
-# initial weights
-
-
-def test_network_fitted_to_an_exact_teacher_is_close_to_it(monkeypatch: Any) -> None:
-    monkeypatch.setattr(initialize, "FIT_ITERATIONS", 300)
-    monkeypatch.setattr(initialize, "FIT_POOL", 1000)
-    module = distillation()
-    torch.manual_seed(0)
-    net = initialize.initialize("fit", module, module.teacher, lambda: VelocityMLP(dim=2, width=64, depth=2))
-    x, t = torch.randn(500, 2), Uniform(0.3, 1.0).sample(500, torch.Generator().manual_seed(0))
-    exact = module.teacher(x, t)
-    assert (net(x, t) - exact).square().mean() < 0.1 * exact.square().mean()
-    with pytest.raises(ValueError, match="has no weights to copy"):
-        distillation(generator_init="teacher")
-    with pytest.raises(ValueError, match="teacher, fit"):
-        distillation(online_init="best")
-
-
-def test_network_is_fitted_under_the_conditions_of_its_data(monkeypatch: Any) -> None:
-    """Captions have no classes to be balanced over."""
-    conditions: list[Tensor | None] = []
-
-    class Captioned(Ring):
-        def conditions(self, n: int, generator: torch.Generator) -> Tensor:  # type: ignore[override]
-            return torch.randint(9, (n,), generator=generator)
-
-    class Recording(VelocityModel):
-        shape, num_classes = (2,), 0
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = torch.nn.Parameter(torch.ones(()))
-
-        def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-            conditions.append(condition)
-            return -self.scale * x_t
-
-    for name, value in {"FIT_ITERATIONS": 1, "FIT_POOL": 8, "FIT_STEPS": 1}.items():
-        monkeypatch.setattr(initialize, name, value)
-    initialize.initialize("fit", distillation(data=Captioned()), Recording(), Recording)
-    assert len(conditions) == 3 and all(condition is not None for condition in conditions)

@@ -6,7 +6,7 @@ import os
 import pytest
 from torch import nn
 
-from fgm.utils.errors import first_line, hint, last_line, unwritable
+from fgm.utils.errors import first_line, hint, last_line, missing_package, unwritable
 from fgm.utils.printing import plain_console
 
 
@@ -47,3 +47,12 @@ def test_printed_text_is_unchanged_by_markup(capsys: pytest.CaptureFixture[str])
     text = "pip install -e '.[dashboard]', then look into [/tmp/x] for [red]"
     plain_console().print(text)
     assert capsys.readouterr().out == f"{text}\n"
+
+
+def test_a_circle_of_causes_is_followed_once() -> None:
+    first, second = ValueError("first"), ValueError("second")
+    first.__context__, second.__cause__ = second, first
+    assert missing_package(first) is None
+    second.__context__ = ModuleNotFoundError("no diffusers", name="diffusers")
+    second.__cause__ = second.__context__
+    assert missing_package(first) == "diffusers"

@@ -88,7 +88,9 @@ def sampler_name(m: Measurement) -> str:
         return m.protocol.partition(";")[0] if ";" in m.protocol else "floor: fresh against fresh"
     if m.weights == "teacher" and m.nfe > 1:
         return "teacher's ODE"
-    return "start: teacher at t*" if m.weights in ("start", "teacher") else f"{counted(m.nfe, 'step')}, {m.weights}"
+    if m.weights in ("start", "teacher"):
+        return "start: before training" if (m.weights, m.nfe) == ("start", 1) else "start: teacher at t*"
+    return f"{counted(m.nfe, 'step')}, {m.weights}"
 
 
 def benchmark_tables(runs: Sequence[Row]) -> list[str]:

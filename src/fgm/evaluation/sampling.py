@@ -56,6 +56,14 @@ def generator_sampler(generator: Any, weights: str) -> Sampler:
     return Sampler(f"{counted(generator.nfe, 'step')}, {weights}", generator, generator.nfe, weights)
 
 
+def start_sampler(generator: Any, regressed: bool) -> Sampler:
+    """Return the samples of a generator before its distillation, regressed onto the teacher's ODE or not."""
+    if regressed:
+        return Sampler("start: before training", generator, generator.nfe, "start")
+    weights = "teacher" if generator.nfe == 1 else "start"
+    return Sampler("start: teacher at t*", generator, generator.nfe, weights)
+
+
 @torch.no_grad()
 def draw(
     sampler: Sampler, seed: int, indices: Tensor, shape: tuple[int, ...], condition: Tensor | None, device: torch.device

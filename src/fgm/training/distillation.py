@@ -25,11 +25,11 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from fgm.data import Data
-from fgm.evaluation.sampling import Sampler, generator_sampler, ode_sampler
+from fgm.evaluation.sampling import Sampler, generator_sampler, ode_sampler, start_sampler
 from fgm.flow import losses
 from fgm.flow.paths import ProbabilityPath
 from fgm.flow.times import TimestepDensity
@@ -40,7 +40,7 @@ from fgm.networks.lora import LoRA, base_model, trainable_module
 from fgm.training.config import TrainingConfig
 from fgm.training.discriminator import GANTerm
 from fgm.training.ema import align, frozen_copy
-from fgm.training.initialize import Init, MakeNetwork, initialize_pair
+from fgm.training.initialize import Init, MakeNetwork, initialize_pair, regress_on_ode
 from fgm.training.memory import VelocityAt, cached_prompts, two_stage
 from fgm.training.module import Loss, Scalars, TrainingModule
 from fgm.training.optim import MakeOptimizer, with_lr_ratio
@@ -59,7 +59,7 @@ class Distillation(TrainingModule):
         path, times: where x_t comes from.  online_times: density of t in online updates, if it differs.
         optimizer, online_optimizer: from a network to its optimizer; the online one, the generator's if None, has
             online_lr_ratio times its learning rate.
-        network: makes a fresh velocity network, for inits other than "teacher", see initialize.py.
+        network: makes a fresh velocity network, for inits other than "teacher".  ode_iterations: see initialize.py.
         t_star, c_in, steps: how the generator reads its network, see FewStepGenerator.
         lambda_1, detach, weighting, normalizer: the objective, see losses.py.  online_steps: K.  ida_decay: see align in ema.py.
         guidance: which velocities the teacher's guidance scale applies to, see guidance.py.
@@ -80,7 +80,7 @@ class Distillation(TrainingModule):
         weighting: losses.Weighting = losses.velocity_weight, normalizer: losses.Weighting = losses.no_normalizer,
         online_steps: PositiveInt = 1, online_times: TimestepDensity | None = None,
         online_optimizer: MakeOptimizer | None = None, online_lr_ratio: PositiveFloat = 1.0,
-        generator_init: Init = "teacher", online_init: Init = "teacher",
+        generator_init: Init = "teacher", online_init: Init = "teacher", ode_iterations: NonNegativeInt = 0,
         guidance: Guidance = "teacher", adapters: LoRA | None = None, low_memory: bool = False,
         discriminator: Callable[..., GANTerm] | None = None, real_uid: RealUID | None = None,
         teacher_dtype: Literal["float32", "bfloat16"] = "float32", teacher_steps: PositiveInt = 50,
@@ -92,15 +92,16 @@ class Distillation(TrainingModule):
             raise ValueError("teacher_dtype is for whole networks: adapters.base is the dtype of what adapters share")
         self.lambda_1, self.detach, self.weighting, self.normalizer = lambda_1, detach, weighting, normalizer
         self.online_steps, self.online_times, self.teacher_steps = online_steps, online_times or times, teacher_steps
-        self.make_optimizer = optimizer
+        self.make_optimizer, self.regressed = optimizer, ode_iterations > 0
         self.make_online_optimizer = with_lr_ratio(online_optimizer or optimizer, online_lr_ratio)
         self.low_memory, self.guidance, self.ida_decay = low_memory or adapters is not None, guidance, ida_decay
         reading = partial(FewStepGenerator, path=path, t_star=t_star, c_in=c_in, data_std=data.std, steps=steps)
         net, self.online = initialize_pair(self, teacher, network, generator_init, online_init, adapters)
-        shared = generator_init == "teacher" and adapters is None
+        self.generator = reading(net)
+        regress_on_ode(self, teacher, self.generator, ode_iterations)
+        shared = generator_init == "teacher" and adapters is None and not self.regressed
         start = reading(unwrap_guidance(teacher) if shared else frozen_copy(net)).eval()
         self.frozen = (teacher, start)  # neither registered nor in a checkpoint
-        self.generator = reading(net)
         self.average(self.generator)
         self.velocities = apply_guidance(guidance, teacher, self.online)
         self.real_uid = real_uid if real_uid and real_uid.enabled(data) else None
@@ -208,8 +209,7 @@ class Distillation(TrainingModule):
         """Return what is measured and shown: ema, raw weights, further averages, start, and the teacher's ODE."""
         ema, *further = (generator_sampler(net, name) for name, net in self.averages.items())
         raw, ode = generator_sampler(self.generator, "raw"), ode_sampler(self.teacher, self.path, self.teacher_steps)
-        weights = "teacher" if self.start.nfe == 1 else "start"
-        return [ema, raw, *further, Sampler("start: teacher at t*", self.start, self.start.nfe, weights), ode]
+        return [ema, raw, *further, start_sampler(self.start, self.regressed), ode]
 
     def networks(self) -> list[VelocityModel]:
         nets: list[Any] = [g.net for g in (self.generator, self.start, *self.averages.values())]

@@ -6,6 +6,11 @@ fit       a fresh network, regressed onto the teacher's velocity around the teac
 random    a fresh network
 
 If a network's weights are constrained (EDM2's rows), the copy satisfies the constraint from the start.
+
+From there a one-step generator can first be regressed onto the teacher's ODE, E|g(z) - x_0(z)|^2 with x_0(z) where the
+ODE takes the noise z (the pairs of rectified flow, arXiv 2209.03003, and of DMD's regression loss, arXiv 2311.18828).
+At t* near 1 the teacher's own x_0-prediction sends every z near the data's mean, and a map that unfolds from one point
+can fold over itself; the ODE's map is invertible, and says which z belongs where.
 """
 
 from collections.abc import Callable
@@ -13,11 +18,13 @@ from copy import deepcopy
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from fgm.evaluation.sampling import conditioning, draw_samples, ode_sampler
 from fgm.flow.times import Uniform
 from fgm.networks import VelocityModel
+from fgm.networks.generator import FewStepGenerator
 from fgm.networks.guidance import unwrap_guidance
 from fgm.networks.lora import LoRA
 from fgm.training.optim import constrain, learning_rate
@@ -28,6 +35,7 @@ MakeNetwork = Callable[[], VelocityModel]
 
 FIT_ITERATIONS, FIT_BATCH, FIT_RATE = 1000, 256, 2e-3
 FIT_POOL, FIT_STEPS = 10_000, 50
+ODE_PAIRS = 20_000  # at FIT_STEPS network calls each
 
 
 def initialize(
@@ -105,3 +113,35 @@ def fit(module: Any, teacher: VelocityModel | None, network: MakeNetwork) -> Vel
         optimizer.step()
         schedule.step()
     return net
+
+
+def regress_on_ode(module: Any, teacher: VelocityModel, generator: FewStepGenerator, iterations: int) -> None:
+    """Regress a one-step generator onto pairs of noise and the sample that the teacher's ODE makes of it.
+
+    Raises:
+        ValueError: the generator has several steps.
+    """
+    if not iterations:
+        return
+    if generator.nfe > 1:
+        raise ValueError(f"ode_iterations = {iterations} is for one step, and steps = {generator.nfe}")
+    ode, rng = ode_sampler(teacher, module.path, FIT_STEPS).model, keyed_generator(module.seed, "ode", index=0)
+    n = min(ODE_PAIRS, iterations * FIT_BATCH)
+    z, conditions = torch.randn((n, *module.data.shape), generator=rng), module.data.conditions(n, rng)
+
+    def rows(chosen: Tensor) -> Tensor | None:
+        return None if conditions is None else conditions[chosen]
+
+    with torch.no_grad():
+        x_0 = torch.cat([ode(z[part], rows(part)) for part in torch.arange(n).split(1000)])
+    optimizer = torch.optim.Adam([p for p in generator.parameters() if p.requires_grad], FIT_RATE, betas=(0.9, 0.99))
+    schedule = learning_rate(optimizer, iterations, 50, 1.0)
+    for _ in range(iterations):
+        chosen = torch.randint(n, (FIT_BATCH,), generator=rng)
+        optimizer.zero_grad()
+        with generator.adapter_active():
+            mse_loss(generator(z[chosen], rows(chosen)), x_0[chosen]).backward()
+        optimizer.step()
+        schedule.step()
+    constrain(generator.net)
+    generator.zero_grad()

@@ -69,7 +69,9 @@ def install(package: str) -> str:
 
 def missing_package(error: BaseException | None) -> str | None:
     """Return the package of EXTRAS whose absence is the error's cause, else None."""
-    while error is not None:
+    seen: list[BaseException] = []  # a chain of causes and contexts can be a circle
+    while error is not None and error not in seen:
+        seen.append(error)
         package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
         if package in EXTRAS:
             return package

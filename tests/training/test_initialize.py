@@ -57,8 +57,8 @@ def test_network_is_fitted_under_the_conditions_of_its_data(monkeypatch: Any) ->
 
 
 def test_a_regressed_generator_sends_fresh_noise_where_the_ode_of_the_teacher_does(monkeypatch: Any) -> None:
-    monkeypatch.setattr(initialize, "ODE_PAIRS", 2000)
-    start, regressed = (distillation(t_star=1.0, c_in="one", ode_iterations=n) for n in (0, 200))
+    monkeypatch.setattr(initialize, "ODE_ITERATIONS", 200)
+    start, regressed = (distillation(t_star=1.0, c_in="one", ode_pairs=n) for n in (0, 2000))
     z = torch.randn(500, 2, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         target = ode_sampler(start.teacher, start.path, 50).model(z)
@@ -70,12 +70,13 @@ def test_a_regressed_generator_sends_fresh_noise_where_the_ode_of_the_teacher_do
     assert [sampler.weights for sampler in regressed.samplers()] == ["ema", "raw", "start", "teacher"]
     assert start.samplers()[2].weights == "teacher"
     with pytest.raises(ValueError, match="is for one step, and steps = 2"):
-        distillation(steps=2, ode_iterations=1)
+        distillation(steps=2, ode_pairs=1)
 
 
-def test_regression_onto_the_ode_moves_the_adapters_of_the_generator_alone() -> None:
+def test_regression_onto_the_ode_moves_the_adapters_of_the_generator_alone(monkeypatch: Any) -> None:
+    monkeypatch.setattr(initialize, "ODE_ITERATIONS", 3)
     start = {"generator_init": "teacher", "online_init": "teacher", "adapters": LINEAR}
-    fresh, regressed = (distillation(teacher=network(3), ode_iterations=n, **start) for n in (0, 3))
+    fresh, regressed = (distillation(teacher=network(3), ode_pairs=n, **start) for n in (0, 8))
     assert_close(regressed.online.state_dict(), fresh.online.state_dict(), rtol=0, atol=0)
     moved = [
         name for name, p in regressed.generator.named_parameters() if not p.equal(fresh.generator.get_parameter(name))

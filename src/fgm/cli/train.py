@@ -12,6 +12,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from rich.console import Console
 
 from fgm.analysis.tables import summary
 from fgm.cli import cache_prompts, contract, runs, sweep, teacher
@@ -22,6 +23,7 @@ from fgm.evaluation.plots import save_curves
 from fgm.teachers import bundled
 from fgm.training.checkpointing import export_weights
 from fgm.training.loggers import log_results
+from fgm.training.module import TrainingModule
 from fgm.training.trainer import count_devices, fit
 from fgm.utils.distributed import leave_job
 from fgm.utils.errors import UserError, rank, resumable
@@ -65,7 +67,7 @@ def train(config: dict[str, Any], wait: bool = False) -> float | None:
     run = build_run(config, console)  # first: an impossible evaluation is refused before a teacher is trained
     data = contract.require_fit(config, run.evaluation)
     train_teacher(config["teacher"])
-    module = build_module(config, data)
+    module, built = initial_module(config, data, console)
     contract.require_built(config, module)
     waiting = (lambda other: console.print(f"waiting for {run_dir}: {other} trains it")) if wait else None
     with locked(run_dir, waiting) if rank() == 0 else nullcontext():
@@ -78,9 +80,18 @@ def train(config: dict[str, Any], wait: bool = False) -> float | None:
         results = run.evaluation_callback.measure_all(module, known_measurements(config))
         run.evaluation_callback.show(module.samplers(), module, run_dir / "samples" / "final.png")
         if rank() == 0:
+            timing["train_s"] += built
             timing["wall_s"] = sum(timing.values()) + time.perf_counter() - trained
             finish(config, module, run, results, timing)
     return primary_metric(run_dir) if rank() == 0 else None
+
+
+def initial_module(config: dict[str, Any], data: Any, console: Console) -> tuple[TrainingModule, float]:
+    """Return the module and the seconds that it took: initial weights may be trained, by fit or on ode_pairs."""
+    pairs, began = config["method"].get("ode_pairs"), time.perf_counter()
+    if pairs:
+        console.print(f"the generator starts from {pairs} samples of its teacher's ODE: a minute or more")
+    return build_module(config, data), time.perf_counter() - began
 
 
 def require_ready(config: dict[str, Any], run_dir: Path, wait: bool) -> None:

@@ -59,7 +59,7 @@ class Distillation(TrainingModule):
         path, times: where x_t comes from.  online_times: density of t in online updates, if it differs.
         optimizer, online_optimizer: from a network to its optimizer; the online one, the generator's if None, has
             online_lr_ratio times its learning rate.
-        network: makes a fresh velocity network, for inits other than "teacher".  ode_iterations: see initialize.py.
+        network: makes a fresh velocity network, for inits other than "teacher".  ode_pairs: see initialize.py.
         t_star, c_in, steps: how the generator reads its network, see FewStepGenerator.
         lambda_1, detach, weighting, normalizer: the objective, see losses.py.  online_steps: K.  ida_decay: see align in ema.py.
         guidance: which velocities the teacher's guidance scale applies to, see guidance.py.
@@ -80,7 +80,7 @@ class Distillation(TrainingModule):
         weighting: losses.Weighting = losses.velocity_weight, normalizer: losses.Weighting = losses.no_normalizer,
         online_steps: PositiveInt = 1, online_times: TimestepDensity | None = None,
         online_optimizer: MakeOptimizer | None = None, online_lr_ratio: PositiveFloat = 1.0,
-        generator_init: Init = "teacher", online_init: Init = "teacher", ode_iterations: NonNegativeInt = 0,
+        generator_init: Init = "teacher", online_init: Init = "teacher", ode_pairs: NonNegativeInt = 0,
         guidance: Guidance = "teacher", adapters: LoRA | None = None, low_memory: bool = False,
         discriminator: Callable[..., GANTerm] | None = None, real_uid: RealUID | None = None,
         teacher_dtype: Literal["float32", "bfloat16"] = "float32", teacher_steps: PositiveInt = 50,
@@ -92,13 +92,13 @@ class Distillation(TrainingModule):
             raise ValueError("teacher_dtype is for whole networks: adapters.base is the dtype of what adapters share")
         self.lambda_1, self.detach, self.weighting, self.normalizer = lambda_1, detach, weighting, normalizer
         self.online_steps, self.online_times, self.teacher_steps = online_steps, online_times or times, teacher_steps
-        self.make_optimizer, self.regressed = optimizer, ode_iterations > 0
+        self.make_optimizer, self.regressed = optimizer, ode_pairs > 0
         self.make_online_optimizer = with_lr_ratio(online_optimizer or optimizer, online_lr_ratio)
         self.low_memory, self.guidance, self.ida_decay = low_memory or adapters is not None, guidance, ida_decay
         reading = partial(FewStepGenerator, path=path, t_star=t_star, c_in=c_in, data_std=data.std, steps=steps)
         net, self.online = initialize_pair(self, teacher, network, generator_init, online_init, adapters)
         self.generator = reading(net)
-        regress_on_ode(self, teacher, self.generator, ode_iterations)
+        regress_on_ode(self, teacher, self.generator, ode_pairs)
         shared = generator_init == "teacher" and adapters is None and not self.regressed
         start = reading(unwrap_guidance(teacher) if shared else frozen_copy(net)).eval()
         self.frozen = (teacher, start)  # neither registered nor in a checkpoint

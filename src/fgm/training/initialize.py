@@ -35,7 +35,7 @@ MakeNetwork = Callable[[], VelocityModel]
 
 FIT_ITERATIONS, FIT_BATCH, FIT_RATE = 1000, 256, 2e-3
 FIT_POOL, FIT_STEPS = 10_000, 50
-ODE_PAIRS = 20_000  # at FIT_STEPS network calls each
+ODE_ITERATIONS = 2000
 
 
 def initialize(
@@ -115,18 +115,17 @@ def fit(module: Any, teacher: VelocityModel | None, network: MakeNetwork) -> Vel
     return net
 
 
-def regress_on_ode(module: Any, teacher: VelocityModel, generator: FewStepGenerator, iterations: int) -> None:
-    """Regress a one-step generator onto pairs of noise and the sample that the teacher's ODE makes of it.
+def regress_on_ode(module: Any, teacher: VelocityModel, generator: FewStepGenerator, n: int) -> None:
+    """Regress a one-step generator onto n pairs of noise and sample of the teacher's ODE, FIT_STEPS calls each.
 
     Raises:
         ValueError: the generator has several steps.
     """
-    if not iterations:
+    if not n:
         return
     if generator.nfe > 1:
-        raise ValueError(f"ode_iterations = {iterations} is for one step, and steps = {generator.nfe}")
+        raise ValueError(f"ode_pairs = {n} is for one step, and steps = {generator.nfe}")
     ode, rng = ode_sampler(teacher, module.path, FIT_STEPS).model, keyed_generator(module.seed, "ode", index=0)
-    n = min(ODE_PAIRS, iterations * FIT_BATCH)
     z, conditions = torch.randn((n, *module.data.shape), generator=rng), module.data.conditions(n, rng)
 
     def rows(chosen: Tensor) -> Tensor | None:
@@ -135,8 +134,8 @@ def regress_on_ode(module: Any, teacher: VelocityModel, generator: FewStepGenera
     with torch.no_grad():
         x_0 = torch.cat([ode(z[part], rows(part)) for part in torch.arange(n).split(1000)])
     optimizer = torch.optim.Adam([p for p in generator.parameters() if p.requires_grad], FIT_RATE, betas=(0.9, 0.99))
-    schedule = learning_rate(optimizer, iterations, 50, 1.0)
-    for _ in range(iterations):
+    schedule = learning_rate(optimizer, ODE_ITERATIONS, 50, 1.0)
+    for _ in range(ODE_ITERATIONS):
         chosen = torch.randint(n, (FIT_BATCH,), generator=rng)
         optimizer.zero_grad()
         with generator.adapter_active():

@@ -14,6 +14,14 @@ BAD = {
     "unknown experiment": (["experiment=digits_fmg"], "there is no experiment=digits_fmg; did you mean digits_fgm?"),
     "mistyped key": (["method.t_starr=0.5"], "did you mean method.t_star"),
     "mistyped key, appended": (["+method.t_starr=0.5"], "did you mean t_star"),
+    "key that another experiment sets": (
+        ["experiment=digits_teacher", "method.guidance=2"],
+        "there is no setting method.guidance; this experiment does not set it: +method.guidance=... adds it",
+    ),
+    "mistyped key of another experiment": (
+        ["experiment=digits_teacher", "method.label_dropouts=0.1"],
+        "did you mean method.label_dropout?",
+    ),
     "unknown root key": (["learning_rate=1"], "no setting learning_rate"),
     "t_star too large": (["method.t_star=1.5"], "method.t_star = 1.5: must lie in (0, 1]"),
     "t_star zero": (["method.t_star=0"], "must lie in (0, 1]"),

@@ -58,6 +58,18 @@ def test_encoder_with_weights_that_are_not_finite_is_refused(plan: PromptCache, 
     assert not list(Path(plan.directory).glob("*.safetensors"))
 
 
+def test_encodings_that_overflow_are_refused_and_not_written(plan: PromptCache, model: Path, tmp_path: Path) -> None:
+    """T5's last normalisation has values of root mean square 1: one above 1.14, times 3e38, is infinite."""
+    large = shutil.copytree(model, tmp_path / "large")
+    file = large / "text_encoder_3" / "model.safetensors"
+    weights = load_file(file)
+    weights["encoder.final_layer_norm.weight"].fill_(3e38)
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"t5 is not finite; try data\.cache\.dtype=float32"):
+        written(replace(plan, model=str(large)))
+    assert not list(Path(plan.directory).glob("*.safetensors"))
+
+
 def test_an_encoder_that_lacks_a_file_is_refused_and_never_replaced_by_zeros(
     plan: PromptCache, model: Path, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ shell completion are its own. A mistake is one line on stderr and exit code 2.
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Generic, TypeVar
@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from fgm.cli.checks import check_arguments
-from fgm.cli.config import CONFIGS, DEFAULT, keys_of, one_line_errors, resolved
+from fgm.cli.config import CONFIGS, DEFAULT, experiment_names, keys_of, one_line_errors, resolved
 from fgm.utils.errors import UserError, entry
 
 S = TypeVar("S")
@@ -77,7 +77,7 @@ class Command(Generic[S]):
         for override in rest:
             require_name(override)
         self.store()
-        with one_line_errors(self.keys), argv(rest):
+        with one_line_errors(lambda: self.keys(rest)), argv(rest):
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=self.config_name())(job)()
         if errors:
             raise errors[0]
@@ -123,8 +123,11 @@ class Command(Generic[S]):
         key = argument.partition("=")[0]
         return f"{self.groups[key]}@{argument}" if key in self.groups else argument
 
-    def keys(self) -> list[str]:
-        return [*self.own, *self.groups, *(keys_of(self.experiment) if self.experiment else [])]
+    def keys(self, arguments: Iterable[str] = ()) -> list[str]:
+        """List the keys of the command, of its default experiment, and of those that the arguments choose."""
+        known = experiment_names()
+        chosen = {self.experiment, *(a.partition("=")[2] for a in arguments if a.startswith("experiment="))}
+        return [*self.own, *self.groups, *dict.fromkeys(key for e in known if e in chosen for key in keys_of(e))]
 
     def main(self) -> None:
         """Run as a program."""

@@ -79,4 +79,6 @@ def remedy(key: str, known: Callable[[], list[str]]) -> str:
         if f"{key}.".startswith(f"{old}."):
             return f"it is called {new}{key.removeprefix(old)} now"
     keys = known()
+    if key in keys:  # of the default experiment, not of this one
+        return f"this experiment does not set it: +{key}=... adds it"
     return hint(key, keys, f"at the root there are {', '.join(k for k in keys if '.' not in k)}")

@@ -290,7 +290,8 @@ def loadable(c: Contract) -> Mismatch | None:
     for name, theirs, ours in differences(c.exported, c.loaded) if c.exported and c.loaded else ():
         owner = f"the weights of {c.teacher.name if c.teacher else 'this run'}"
         built = f"network= builds {ours or 'none'}, which could not load them"
-        return f"{owner} have {name} {theirs or 'nowhere'}", built, "use the network= of these weights"
+        remedy = "use a network= with these weights, or name one of your own by network._target_"
+        return f"{owner} have {name} {theirs or 'nowhere'}", built, remedy
     return None
 
 

@@ -9,8 +9,8 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-RECORDED, LONG = 'Path("../experiments")', '"training.max_steps=600"'
-SHORT = '"training.max_steps=5", "method.generator_init=random", "method.online_init=random"'
+RECORDED, LONG = 'Path("../experiments")', '"training.max_steps=400"'
+SHORT = '"training.max_steps=5", "method.generator_init=random", "method.online_init=random", "method.ode_pairs=0"'
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -13,8 +13,8 @@ from hatchling.build import build_wheel
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = ("diffusers", "transformers", "wandb", "torch_fidelity", "jinja2", "pyarrow")
-TINY = ["training.max_steps=2", "method.generator_init=random", "method.online_init=random", "evaluation.n=100",
-        "evaluation.every=0", "trainer.accelerator=cpu", "logger=csv"]  # fmt: skip
+TINY = ["training.max_steps=2", "method.generator_init=random", "method.online_init=random", "method.ode_pairs=0",
+        "evaluation.n=100", "evaluation.every=0", "trainer.accelerator=cpu", "logger=csv"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ TINY = [
     "experiment=mixture_fgm", "training.max_steps=2", "training.batch_size=8", "training.log_every_n_steps=1",
     "evaluation.every=0", "evaluation.n=64", "evaluation.n_in_training=64", "evaluation.batch=64",
     "method.teacher_steps=2", "network.width=8", "network.depth=1", "method.generator_init=random",
-    "method.online_init=random", "logger=csv",
+    "method.online_init=random", "method.ode_pairs=0", "logger=csv",
 ]  # fmt: skip
 
 

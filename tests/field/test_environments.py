@@ -25,7 +25,7 @@ pytestmark = pytest.mark.field
 TINY = [
     "experiment=mixture_fgm", "training.max_steps=2", "training.batch_size=8", "evaluation.every=0", "evaluation.n=64",
     "evaluation.n_in_training=64", "method.teacher_steps=2", "network.width=8", "network.depth=1",
-    "method.generator_init=random", "method.online_init=random",
+    "method.generator_init=random", "method.online_init=random", "method.ode_pairs=0",
 ]  # fmt: skip
 HOMELESS = """
 import os, pwd, runpy, sys

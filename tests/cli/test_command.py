@@ -43,7 +43,7 @@ def test_a_value_is_returned_and_nothing_is_written_by_hydra(ran: Ran, tmp_path:
 
 
 def test_a_grid_is_run_point_by_point(ran: Ran) -> None:
-    train.main(["-m", "experiment=mixture_fgm", "method.t_star=0.5,0.9", "seed=range(2)"])
+    train.main(["-m", "experiment=mixture_fgm", "method.t_star=0.5,1.0", "seed=range(2)"])
     assert [Path(config["run_dir"]).name for config in ran] == [
         "mixture_fgm__method.t_star-0.5", "mixture_fgm__method.t_star-0.5__seed-1",
         "mixture_fgm", "mixture_fgm__seed-1",

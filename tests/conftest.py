@@ -22,6 +22,10 @@ from fgm.utils.errors import SIGNALS
 
 PATHS = (RectifiedPath(), TrigonometricPath(), VariancePreservingPath(), VarianceExplodingPath())
 
+for number in SIGNALS:  # those that nohup or a shell's & had the suite ignore would be ignored by what it starts, too
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+
 
 @pytest.fixture(params=PATHS, ids=["rectified", "trigonometric", "preserving", "exploding"])
 def path(request: pytest.FixtureRequest) -> ProbabilityPath:

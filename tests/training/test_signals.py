@@ -44,14 +44,11 @@ def without_other_ranks() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def no_signal_is_ignored() -> Iterator[None]:
+def no_signal_is_ignored(handlers: None) -> None:
     """The suite may run below nohup, which ignores SIGHUP: signals that a process was started to ignore stay ignored."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number in (number for number, handler in before.items() if handler is signal.SIG_IGN):
-        signal.signal(number, signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    for number in SIGNALS:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def train(folder: Path, steps: int, pause: float = 0.0, change: bool = False, **config: Any) -> None:

@@ -43,14 +43,6 @@ def without_other_ranks() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def no_signal_is_ignored(handlers: None) -> None:
-    """The suite may run below nohup, which ignores SIGHUP: signals that a process was started to ignore stay ignored."""
-    for number in SIGNALS:
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-
-
 def train(folder: Path, steps: int, pause: float = 0.0, change: bool = False, **config: Any) -> None:
     """On as many ranks as the environment says; rank r writes its step to <r>.txt, rank 0 prints to printed.txt."""
     folder.mkdir(exist_ok=True)

@@ -1,11 +1,12 @@
 """Prompts: where they come from, and a data set of prompts without images for data-free distillation."""
 
 import json
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
@@ -89,9 +90,38 @@ class ShapesCaptions:
         return list(dict.fromkeys(draw_captions(self.n, keyed_generator(self.seed, "prompts", index=0)).prompts()))
 
 
+class PromptsWithoutImages(Data):
+    """What every data set of encoded prompts does alike; `index` has the prompts in the order of their conditions."""
+
+    name: ClassVar[str]  # of the config
+    index: Any
+
+    def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
+        """
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"data = {self.name} has no images: it can be distilled on, not trained on")
+
+    def reference(self, n: int, generator: Generator) -> Tensor:
+        """Return no examples, (0, *shape)."""
+        del n, generator
+        return torch.empty(0, *self.shape)
+
+    @property
+    def prompts(self) -> PromptCodec:
+        return self
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str]) -> Tensor: ...
+
+    def decode(self, conditions: Tensor) -> list[str]:
+        return [self.index.prompts[i] for i in conditions.tolist()]
+
+
 @validated
 @dataclass(frozen=True)
-class PromptDataset(Data):
+class PromptDataset(PromptsWithoutImages):
     """Encoded prompts without images: x_0 is a scaled latent, a condition is a prompt's index in the cache.
 
     The prompts to train on have indices from 1 and are equally likely; 0 is the empty prompt.
@@ -113,6 +143,7 @@ class PromptDataset(Data):
     std: PositiveFloat = 1.0
     vae_dtype: Literal["float32", "bfloat16"] = "float32"
 
+    name: ClassVar[str] = "prompts"
     num_classes = 0
 
     def __post_init__(self) -> None:
@@ -131,24 +162,8 @@ class PromptDataset(Data):
     def training_prompts(self) -> int:
         return len(self.cache.prompts.read())
 
-    def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
-        """
-        Raises:
-            UserError: always.
-        """
-        raise UserError("data = prompts has no images: it can be distilled on, not trained on")
-
     def conditions(self, n: int, generator: Generator) -> Tensor:
         return torch.randint(1, 1 + self.training_prompts, (n,), generator=generator, device=generator.device)
-
-    def reference(self, n: int, generator: Generator) -> Tensor:
-        """Return no examples, (0, *shape)."""
-        del n, generator
-        return torch.empty(0, *self.shape)
-
-    @property
-    def prompts(self) -> PromptCodec:
-        return self
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """
@@ -163,9 +178,6 @@ class PromptDataset(Data):
                 "cache-prompts"
             )
         return torch.tensor([self.indices[prompt] for prompt in prompts], dtype=torch.int64)
-
-    def decode(self, conditions: Tensor) -> list[str]:
-        return [self.index.prompts[i] for i in conditions.tolist()]
 
     @cached_property
     def indices(self) -> dict[str, int]:

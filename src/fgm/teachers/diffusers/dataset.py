@@ -7,7 +7,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from fgm.data import Data, PromptCodec
+from fgm.data.prompts import PromptsWithoutImages
 from fgm.teachers.diffusers.adapter import geometry
 from fgm.teachers.diffusers.conditions import PromptFile
 from fgm.teachers.diffusers.latents import FamilyAutoencoder
@@ -17,7 +17,7 @@ from fgm.utils.validation import validated
 
 
 @validated
-class FamilyPrompts(Data):
+class FamilyPrompts(PromptsWithoutImages):
     """Prompts without images: x_0 is a latent, a condition is a prompt's index in the file.
 
     The prompts to train on have indices from 1 and are equally likely; 0 is the null prompt.
@@ -31,6 +31,8 @@ class FamilyPrompts(Data):
         UserError: the file is damaged, or see adapter.geometry.
     """
 
+    name = "family_prompts"
+
     def __init__(
         self, cache: PromptFile, model: str, height: PositiveInt, width: PositiveInt,
         frames: PositiveInt | None = None, std: PositiveFloat = 1.0,
@@ -38,24 +40,8 @@ class FamilyPrompts(Data):
         self.at, self.index = geometry(model, height, width, frames), cache.read_index()
         self.shape, self.num_classes, self.std = self.at.shape, 0, std  # type: ignore[misc]
 
-    def draw(self, n: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
-        """
-        Raises:
-            UserError: always.
-        """
-        raise UserError("data = family_prompts has no images: it can be distilled on, not trained on")
-
     def conditions(self, n: int, generator: Generator) -> Tensor:
         return torch.randint(1, len(self.index.prompts), (n,), generator=generator, device=generator.device)
-
-    def reference(self, n: int, generator: Generator) -> Tensor:
-        """Return no examples, (0, *shape)."""
-        del n, generator
-        return torch.empty(0, *self.shape)
-
-    @property
-    def prompts(self) -> PromptCodec:
-        return self
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """
@@ -65,9 +51,6 @@ class FamilyPrompts(Data):
         if missing := [prompt for prompt in prompts if prompt not in self.index.prompts]:
             raise UserError(f"{missing[0]!r} is not among the encoded prompts: encode it too, see docs/teachers.md")
         return torch.tensor([self.index.prompts.index(prompt) for prompt in prompts], dtype=torch.int64)
-
-    def decode(self, conditions: Tensor) -> list[str]:
-        return [self.index.prompts[i] for i in conditions.tolist()]
 
     @cached_property
     def autoencoder(self) -> FamilyAutoencoder:
